@@ -1,0 +1,489 @@
+package resilient
+
+import (
+	"container/list"
+	"context"
+	"fmt"
+	"hash/maphash"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// Limiter holds a request back until it may be sent. *rate.Limiter is one. An
+// error ends the call without a further attempt; when the context did not end,
+// it reaches the caller as a [*LimitError].
+type Limiter interface{ Wait(context.Context) error }
+
+// WithRateLimit puts a token bucket in front of every attempt: limit attempts a
+// second in the long run, burst of them at once. Each limit key has a bucket of
+// its own (see [WithLimitKey]), shared by all requests through the Transport.
+// It panics if limit is not above 0 or burst is less than 1. rate.Inf is no
+// limit, which is the default.
+//
+// It holds for a whole Transport and cannot be set in [ContextWithOptions]. It
+// does not see what net/http sends again by itself.
+func WithRateLimit(limit rate.Limit, burst int) Option {
+	mustBe(limit > 0, "WithRateLimit", "a limit above 0", limit) // NaN is not above 0
+	mustBe(burst >= 1 || limit == rate.Inf, "WithRateLimit", "a burst of at least 1", burst)
+	return func(c *config) { c.shared.limit, c.shared.burst = limit, burst }
+}
+
+// WithLimiter makes every attempt wait for l, after the Transport's own rate
+// limit and pauses. The context l is given ends with the request's, or after
+// [WithMaxWait]. A limiter that has a method Allow() bool, as *rate.Limiter has,
+// is asked by that first. It panics if l is nil. The default is none.
+func WithLimiter(l Limiter) Option {
+	mustBe(l != nil, "WithLimiter", "not nil", l)
+	return func(c *config) { c.limiter = l }
+}
+
+// WithLimitKey sets what shares a rate limit, a pause and a retry budget: all
+// requests for which f returns the same string. It panics if f is nil.
+//
+// The default is scheme, host and credential: the userinfo of the URL, the
+// X-Api-Key header, and the Authorization header up to the first comma or
+// colon, which is all of a Basic or Bearer credential and the part of a signed
+// one (SigV4, Digest, SharedKey) that stays the same. Credentials are kept as
+// a seeded hash. A credential that the base adds is not seen. The 1,024 keys
+// used last are remembered.
+func WithLimitKey(f func(*http.Request) string) Option {
+	mustBe(f != nil, "WithLimitKey", "not nil", "nil")
+	return func(c *config) { c.limitKey = f }
+}
+
+// LimitError is the refusal to wait for a rate limit or a pause: the wait would
+// have been longer than [WithMaxWait], or than the context lasts. Nothing was
+// sent. It is neither a timeout nor an [*APIError], which are a server's.
+type LimitError struct {
+	Reason string        // "rate limit", "pause" or "limiter", as in WaitInfo
+	Wait   time.Duration // the wait that was refused, estimated; 0: not known
+	Err    error         // what the Limiter of WithLimiter returned; else nil
+}
+
+// Error returns the reason and the wait.
+func (e *LimitError) Error() string {
+	msg := "resilient: not sent: the client-side " + e.Reason + " does not let the request go in time"
+	if e.Wait > 0 {
+		msg += fmt.Sprintf(" (wait: %v)", e.Wait)
+	}
+	if e.Err != nil {
+		msg += ": " + e.Err.Error()
+	}
+	return msg
+}
+
+// Unwrap returns the limiter's own error.
+func (e *LimitError) Unwrap() error { return e.Err }
+
+// maxKeys bounds the keys remembered, so that a stream of new hosts or
+// credentials cannot grow memory. The oldest goes first.
+const maxKeys = 1024
+
+// limitKey names a limit: scheme, host and hashed credential, or the string of
+// WithLimitKey in host.
+type limitKey struct {
+	scheme, host string
+	credential   uint64
+}
+
+// keyState is what is known about a limit key.
+type keyState struct {
+	key    limitKey
+	gate   gate
+	budget budget
+}
+
+// keyTable holds the state of the keys used last. Its zero value is ready.
+type keyTable struct {
+	known  atomic.Bool // false: no key was ever added, so none need be looked up
+	seed   atomic.Pointer[maphash.Seed]
+	mu     sync.Mutex
+	states map[limitKey]*list.Element // of *keyState
+	recent list.List                  // the key used last in front
+}
+
+// find returns the state of the key of req, or nil if there is none.
+func (t *keyTable) find(cfg *config, req *http.Request) *keyState {
+	if !t.known.Load() {
+		return nil
+	}
+	key := t.keyOf(cfg, req)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e := t.states[key]; e != nil {
+		t.recent.MoveToFront(e)
+		return e.Value.(*keyState) //nolint:forcetypeassert // recent holds nothing else
+	}
+	return nil
+}
+
+// findOrAdd returns the state of the key of req, a new one if there is none.
+func (t *keyTable) findOrAdd(cfg *config, req *http.Request) *keyState {
+	if s := t.find(cfg, req); s != nil {
+		return s
+	}
+	key := t.keyOf(cfg, req)
+	// The strings may be parts of a longer one, a URL with its query.
+	key.scheme, key.host = strings.Clone(key.scheme), strings.Clone(key.host)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e := t.states[key]; e != nil { // added since we looked
+		return e.Value.(*keyState) //nolint:forcetypeassert // recent holds nothing else
+	}
+	s := &keyState{key: key, budget: newBudget()}
+	if l := cfg.shared.limit; l > 0 && l != rate.Inf {
+		s.gate.bucket = rate.NewLimiter(l, cfg.shared.burst)
+	}
+	if t.states == nil {
+		t.states = make(map[limitKey]*list.Element)
+	}
+	t.states[key] = t.recent.PushFront(s)
+	t.known.Store(true)
+	t.evict()
+	return s
+}
+
+// evict drops the key not used for longest. A key with waiters stays: there are
+// no more of those than calls, and dropping it would set its next caller free.
+func (t *keyTable) evict() {
+	for e := t.recent.Back(); e != nil && len(t.states) > maxKeys; {
+		s, before := e.Value.(*keyState), e.Prev() //nolint:forcetypeassert // recent holds nothing else
+		if !s.gate.hasWaiters() {
+			t.recent.Remove(e)
+			delete(t.states, s.key)
+		}
+		e = before
+	}
+}
+
+// keyOf returns the limit key of req, without allocating.
+func (t *keyTable) keyOf(cfg *config, req *http.Request) limitKey {
+	if cfg.limitKey != nil {
+		return limitKey{host: cfg.limitKey(req)}
+	}
+	key := limitKey{scheme: req.URL.Scheme, host: strings.ToLower(req.URL.Host)}
+	authorization, apiKey := req.Header.Get("Authorization"), req.Header.Get("X-Api-Key")
+	if i := strings.IndexAny(authorization, ",:"); i >= 0 {
+		authorization = authorization[:i]
+	}
+	user := req.URL.User.Username()
+	if authorization == "" && apiKey == "" && user == "" {
+		return key
+	}
+	var h maphash.Hash
+	h.SetSeed(t.hashSeed())
+	for _, s := range [...]string{authorization, apiKey, user} {
+		_, _ = h.WriteString(s) // never fails
+		_ = h.WriteByte(0)
+	}
+	key.credential = h.Sum64()
+	return key
+}
+
+func (t *keyTable) hashSeed() maphash.Seed {
+	if s := t.seed.Load(); s != nil {
+		return *s
+	}
+	s := maphash.MakeSeed()
+	t.seed.CompareAndSwap(nil, &s)
+	return *t.seed.Load()
+}
+
+// gate decides when an attempt of one limit key may be sent. Three things hold
+// attempts back, each before the next:
+//
+//   - a pause: the server said until when it refuses everything;
+//   - the reopening after a pause: at first one attempt, its scout, may go; each
+//     accepted one lets two more follow, so the flow doubles with every round
+//     trip until nobody waits, and a limit that is still in force costs one
+//     refusal, not one for each waiter. An attempt that hangs must not hold up
+//     the rest, so each second lets one more go;
+//   - the token bucket.
+//
+// Whoever is held back stands in line, first attempts before retries. The line
+// is served by a timer that is set to the next instant at which somebody may
+// go, or by an attempt that is accepted. There is no goroutine while nobody
+// waits, and at most one token is reserved ahead, for whoever is first in line
+// when it falls due: a waiter that gives up takes nothing with it.
+//
+// All times are given, so the arithmetic holds in virtual time.
+type gate struct {
+	mu          sync.Mutex
+	bucket      *rate.Limiter // nil: no limit
+	token       *rate.Reservation
+	pausedUntil time.Time
+	refusedTill time.Time // what the server said, which may be longer than we pause
+	reopening   bool
+	credit      int       // attempts that may go while reopening
+	creditAt    time.Time // when credit last grew with time
+	line        [2][]*waiter
+	timer       *time.Timer
+}
+
+// waiter is an attempt that stands in line; pass is closed when it may be sent.
+type waiter struct{ pass chan struct{} }
+
+const (
+	firstAttempt = 0 // index into gate.line
+	retryAttempt = 1
+
+	// reopenPace is how long an attempt may hang before the next one may go
+	// while a key is reopened: as slow as the slowest limits in use, one a
+	// second, since nothing else is known.
+	reopenPace = time.Second
+)
+
+// wait returns when an attempt may be sent, or why it may not. It calls onWait
+// before it waits.
+func (g *gate) wait(ctx context.Context, class int, maxWait time.Duration, onWait func(reason string, d time.Duration)) error {
+	now := time.Now()
+	g.mu.Lock()
+	if g.allowed(now) {
+		g.mu.Unlock()
+		return nil
+	}
+	d, reason := g.estimate(now, class)
+	if d > maxWait || maxWait == 0 || pastDeadline(ctx, now, d) {
+		g.mu.Unlock()
+		return &LimitError{Reason: reason, Wait: d}
+	}
+	w := &waiter{pass: make(chan struct{})}
+	g.line[class] = append(g.line[class], w)
+	g.serve(now)
+	g.mu.Unlock()
+
+	onWait(reason, d)
+	// The estimate may prove too short: a pause begins, first attempts go
+	// before a retry. Then maxWait is enforced here.
+	timer := time.NewTimer(maxWait)
+	defer timer.Stop()
+	var err error
+	select {
+	case <-w.pass:
+		return nil
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	case <-timer.C:
+		err = &LimitError{Reason: reason, Wait: maxWait}
+		g.mu.Lock()
+		g.serve(time.Now()) // its turn may have come in this same instant
+		g.mu.Unlock()
+	}
+	if !g.leave(class, w) {
+		return nil
+	}
+	return err
+}
+
+// allowed reports whether an attempt may go at once, and counts it if so.
+func (g *gate) allowed(now time.Time) bool {
+	if len(g.line[firstAttempt]) > 0 || len(g.line[retryAttempt]) > 0 || now.Before(g.pausedUntil) {
+		return false
+	}
+	g.grow(now)
+	if g.reopening && g.credit <= 0 {
+		return false
+	}
+	if g.bucket != nil && !g.bucket.AllowN(now, 1) {
+		return false
+	}
+	if g.reopening {
+		g.credit--
+	}
+	return true
+}
+
+// serve lets everybody go who may go now, and sets the timer for the next. It
+// is called with g.mu held whenever something changed.
+func (g *gate) serve(now time.Time) {
+	if g.timer != nil {
+		g.timer.Stop()
+		g.timer = nil
+	}
+	for {
+		class := firstAttempt
+		if len(g.line[class]) == 0 {
+			class = retryAttempt
+		}
+		if len(g.line[class]) == 0 {
+			if g.token != nil { // reserved for somebody who has left
+				g.token.CancelAt(now)
+				g.token = nil
+			}
+			return
+		}
+		if d := g.blocked(now); d > 0 {
+			g.timer = time.AfterFunc(d, func() {
+				g.mu.Lock()
+				defer g.mu.Unlock()
+				g.serve(time.Now())
+			})
+			return
+		}
+		close(g.line[class][0].pass)
+		g.line[class] = slices.Delete(g.line[class], 0, 1)
+		g.token = nil
+		if g.reopening {
+			g.credit--
+		}
+	}
+}
+
+// blocked returns how long the first in line has to wait as things stand; at 0
+// it may go, and its token is the one reserved.
+func (g *gate) blocked(now time.Time) time.Duration {
+	if d := g.pausedUntil.Sub(now); d > 0 {
+		return d
+	}
+	g.grow(now)
+	if g.reopening && g.credit <= 0 {
+		return g.creditAt.Add(reopenPace).Sub(now)
+	}
+	if g.bucket == nil {
+		return 0
+	}
+	if g.token == nil {
+		g.token = g.bucket.ReserveN(now, 1)
+	}
+	return g.token.DelayFrom(now)
+}
+
+// grow adds the credit that time brings while the key is reopened.
+func (g *gate) grow(now time.Time) {
+	if n := now.Sub(g.creditAt) / reopenPace; g.reopening && n > 0 {
+		g.credit = max(g.credit, 0) + int(min(n, 1<<20))
+		g.creditAt = g.creditAt.Add(n * reopenPace)
+	}
+}
+
+// estimate returns how long an attempt that arrives now would wait at least,
+// and for what. The reopening after a pause is not foreseen: how long it takes
+// is up to the server.
+func (g *gate) estimate(now time.Time, class int) (time.Duration, string) {
+	if now.Before(g.pausedUntil) {
+		return g.refusedTill.Sub(now), "pause"
+	}
+	if g.reopening && g.credit <= 0 && g.bucket == nil {
+		return max(g.creditAt.Add(reopenPace).Sub(now), 0), "pause"
+	}
+	if g.bucket == nil {
+		return 0, "pause"
+	}
+	ahead := len(g.line[firstAttempt])
+	if class == retryAttempt {
+		ahead += len(g.line[retryAttempt])
+	}
+	missing := float64(ahead+1) - g.bucket.TokensAt(now)
+	if g.token != nil {
+		missing-- // taken out of the bucket already, for whoever is first
+	}
+	return time.Duration(max(missing, 0) / float64(g.bucket.Limit()) * float64(time.Second)), "rate limit"
+}
+
+// foresee returns how long a retry would be held back.
+func (g *gate) foresee(now time.Time) time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	d, _ := g.estimate(now, retryAttempt)
+	return d
+}
+
+// leave takes w out of the line and reports whether it was still in it.
+func (g *gate) leave(class int, w *waiter) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	i := slices.Index(g.line[class], w)
+	if i < 0 {
+		return false
+	}
+	g.line[class] = slices.Delete(g.line[class], i, i+1)
+	g.serve(time.Now())
+	return true
+}
+
+// pause stops the key because the server refuses everything for d. The pause is
+// at most maxWait, so that a hint gone wrong does not shut the key for a day:
+// until then callers are told at once that the wait is too long for them, and
+// then one goes and finds out.
+func (g *gate) pause(now time.Time, d, maxWait time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.refusedTill = later(g.refusedTill, now.Add(d))
+	until := now.Add(min(d, maxWait))
+	if !until.After(g.pausedUntil) {
+		return
+	}
+	g.pausedUntil, g.creditAt = until, until
+	g.reopening, g.credit = true, 1
+	g.serve(now)
+}
+
+// accepted tells the gate of an answer that was not a rejection, to an attempt
+// sent at the given time. What was sent before the pause ended says nothing
+// about the time after it.
+func (g *gate) accepted(sent, now time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.reopening || sent.Before(g.pausedUntil) {
+		return
+	}
+	g.credit = max(g.credit, 0) + 2
+	g.serve(now)
+	if len(g.line[firstAttempt]) == 0 && len(g.line[retryAttempt]) == 0 {
+		g.reopening = false // nobody was left to hold back
+	}
+}
+
+func (g *gate) paused(now time.Time) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return now.Before(g.pausedUntil)
+}
+
+func (g *gate) hasWaiters() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.line[firstAttempt]) > 0 || len(g.line[retryAttempt]) > 0
+}
+
+// waitFor waits for the Limiter of WithLimiter. That one's errors cannot be
+// told apart by type (x/time/rate has none), so they are told apart by whose
+// time has run out.
+func waitFor(ctx context.Context, l Limiter, maxWait time.Duration, onWait func(reason string, d time.Duration)) error {
+	if a, ok := l.(interface{ Allow() bool }); ok && a.Allow() {
+		return nil
+	}
+	limited, cancel := context.WithTimeout(ctx, maxWait)
+	defer cancel()
+	start := time.Now()
+	err := l.Wait(limited)
+	if err == nil {
+		if d := time.Since(start); d > 0 {
+			onWait("limiter", d)
+		}
+		return nil
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return &LimitError{Reason: "limiter", Err: err}
+}
+
+// pastDeadline reports whether the context will have ended after d.
+func pastDeadline(ctx context.Context, now time.Time, d time.Duration) bool {
+	deadline, ok := ctx.Deadline()
+	return ok && !now.Add(d).Before(deadline)
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}

@@ -1,0 +1,1045 @@
+package resilient
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+)
+
+const (
+	defaultMaxAttempts = 4
+	defaultMaxWait     = time.Minute
+
+	// Half a second doubled: the third retry comes 3.5 s after the first
+	// failure, which outlives a restart or a failover and is not yet annoying.
+	defaultInitialInterval = 500 * time.Millisecond
+	defaultMultiplier      = 2
+	defaultMaxInterval     = 30 * time.Second
+
+	defaultBudgetRatio = 0.05
+	defaultBudgetFloor = 0.2
+
+	// peekTimeout bounds how long a response is held to read the beginning of
+	// its error body. Bodies of errors are small and come with the headers; one
+	// that takes longer than a second is not worth waiting for.
+	peekTimeout = time.Second
+)
+
+func defaultBackOff() backoff.BackOff {
+	return backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(defaultInitialInterval),
+		backoff.WithMultiplier(defaultMultiplier),
+		backoff.WithMaxInterval(defaultMaxInterval),
+		backoff.WithMaxElapsedTime(0), // attempts and the context bound a call; the package's default is 15 minutes
+	)
+}
+
+// WithBackOff sets the backoff policy. newBackOff is called once for each
+// request that is retried, since policies keep state; its Reset is called
+// first. A policy that returns backoff.Stop ends the call, as does a nil one.
+// The MaxInterval of a *backoff.ExponentialBackOff is never exceeded, jitter
+// included; of a policy that is wrapped, it cannot be seen. WithBackOff panics
+// if newBackOff is nil.
+//
+// After a hint of the server, a random part of the interval is added to it.
+//
+// The default is exponential: 500 ms, doubled each time up to 30 s, each with
+// 50 % jitter.
+func WithBackOff(newBackOff func() backoff.BackOff) Option {
+	mustBe(newBackOff != nil, "WithBackOff", "not nil", "nil")
+	return func(c *config) { c.newBackOff = newBackOff }
+}
+
+// WithMaxWait bounds each single wait. When the server asks for a longer one,
+// the call ends at once with its response; when the rate limit or a pause would
+// take longer, with a [*LimitError]. A backoff interval that no server asked
+// for is shortened to it. At 0 nothing is ever waited for, so nothing that would
+// need a wait is retried. It panics if d is negative. The default is 1 minute.
+func WithMaxWait(d time.Duration) Option {
+	mustBe(d >= 0, "WithMaxWait", "0 or more", d)
+	return func(c *config) { c.maxWait = d }
+}
+
+// WithRetryNonIdempotent, given true, retries requests of any method after any
+// temporary failure, also if they may have been processed: POSTs are then sent
+// twice. The default is false.
+func WithRetryNonIdempotent(on bool) Option {
+	return func(c *config) { c.retryNonIdempotent = on }
+}
+
+// WithIdempotencyKey sends an Idempotency-Key header with each request whose
+// method is not idempotent, which may then be retried like one that is. f is
+// called once for each call, and all attempts carry the same key. An
+// Idempotency-Key or X-Idempotency-Key of the caller's is left alone, and if f
+// returns "" there is none. net/http also goes by the header, and may send such
+// a request again by itself when a reused connection turns out dead. The API
+// must honour the key: see draft-ietf-httpapi-idempotency-key-header. It panics
+// if f is nil. The default is none.
+func WithIdempotencyKey(f func(*http.Request) string) Option {
+	mustBe(f != nil, "WithIdempotencyKey", "not nil", "nil")
+	return func(c *config) { c.idempotencyKey = f }
+}
+
+// WithReplayBuffer records up to maxBytes of each request body that has no
+// GetBody, as the first attempt reads it, so that it can be sent again. A body
+// that turns out longer is streamed on and sent once. It panics if maxBytes is
+// negative; 0 is the default, nothing is recorded.
+func WithReplayBuffer(maxBytes int64) Option {
+	mustBe(maxBytes >= 0, "WithReplayBuffer", "0 or more", maxBytes)
+	return func(c *config) { c.replayBuffer = maxBytes }
+}
+
+// WithRetryBudget bounds the retries of temporary failures, for each limit key,
+// to a share of the traffic: each call that is answered at the first attempt
+// earns ratio tokens, and minPerSecond tokens a second come by themselves, so
+// that a small client can always retry. A retry that fails costs a token; a
+// call that succeeds in the end gets back what it paid. Without a token a
+// failure is returned at once. Rejections for rate are not counted: the
+// limiter governs those.
+//
+// It panics if a value is negative or NaN; a ratio of math.Inf(1) switches the
+// budget off. The default is 0.05 and 0.2, and 10 tokens to begin with. It holds
+// for a whole Transport and cannot be set in [ContextWithOptions].
+func WithRetryBudget(ratio, minPerSecond float64) Option {
+	mustBe(ratio >= 0, "WithRetryBudget", "a ratio of 0 or more", ratio)
+	mustBe(minPerSecond >= 0 && finite(minPerSecond), "WithRetryBudget", "a rate of 0 or more", minPerSecond)
+	return func(c *config) { c.shared.budgetRatio, c.shared.budgetFloor = ratio, minPerSecond }
+}
+
+// RetryError is the end, without a response, of a call that had been attempted
+// more than once or was waiting for another attempt. errors.Is and errors.As
+// find what ended it and, if the attempt before was different, that one's
+// outcome too, so that a context that ended does not hide the server's answer.
+type RetryError struct {
+	Attempts int   // attempts made
+	Err      error // what ended the call: a transport's error, a context's cause, a *LimitError
+	Last     error // the outcome of the last attempt before that, an *APIError if there was a response; may be nil
+}
+
+// Error returns the attempts, what ended the call, and the last outcome.
+func (e *RetryError) Error() string {
+	msg := fmt.Sprintf("resilient: gave up after attempt %d: %v", e.Attempts, e.Err)
+	if e.Last != nil {
+		msg += fmt.Sprintf(" (before: %v)", e.Last)
+	}
+	return msg
+}
+
+// Unwrap returns Err and Last.
+func (e *RetryError) Unwrap() []error {
+	if e.Last == nil {
+		return []error{e.Err}
+	}
+	return []error{e.Err, e.Last}
+}
+
+// Timeout reports whether what ended the call was a timeout. *url.Error asks
+// for it one level down and no further.
+func (e *RetryError) Timeout() bool {
+	t, ok := errors.AsType[net.Error](e.Err)
+	return ok && t.Timeout()
+}
+
+// call is one RoundTrip: what its attempts share.
+type call struct {
+	t          *Transport
+	cfg        *config
+	req        *http.Request // the caller's, never written to
+	header     http.Header   // sent in place of the caller's, with an idempotency key; nil: the caller's
+	idempotent bool          // may be sent again though it may have been processed
+	record     *recording    // of a body without GetBody; nil: none
+	key        *keyState     // nil: nothing is known about the limit key yet
+	policy     backoff.BackOff
+	last       error // the outcome of the attempt before the one under way
+	paid       int   // tokens of the budget this call has used up
+	prepaid    bool  // the attempt under way is paid for
+	begin      time.Time
+	answered   time.Time // when the last attempt ended
+}
+
+func newCall(t *Transport, cfg *config, req *http.Request) call {
+	c := call{t: t, cfg: cfg, req: req, begin: time.Now()}
+	c.idempotent = cfg.retryNonIdempotent || idempotent(req)
+	if cfg.idempotencyKey != nil && !idempotent(req) && method(req) != http.MethodConnect {
+		if key := cfg.idempotencyKey(req); key != "" {
+			c.header = req.Header.Clone()
+			c.header.Set("Idempotency-Key", key)
+			c.idempotent = true
+		}
+	}
+	if hasBody(req) && req.GetBody == nil && cfg.replayBuffer > 0 {
+		c.record = newRecording(req.Body, cfg.replayBuffer)
+	}
+	if cfg.shared.limit > 0 {
+		c.key = t.keys.findOrAdd(cfg, req)
+	}
+	return c
+}
+
+// run is the loop: wait, send, judge, and again. Whatever ends it, the body in
+// hand is closed, and there is one Done.
+func (c *call) run() (*http.Response, error) {
+	if c.record != nil {
+		defer c.record.end()
+	}
+	body := c.firstBody()
+	for n := 1; ; n++ {
+		if err := c.admit(n); err != nil {
+			closeBody(body)
+			return c.failed(n-1, err)
+		}
+		resp, a := c.attempt(n, body)
+		c.observe(&a, resp)
+		if a.Err == nil && a.APIError == nil {
+			return c.done(resp, &a, "success")
+		}
+		wait, next, why := c.next(&a)
+		if why != "" {
+			return c.done(resp, &a, why)
+		}
+		body, c.last = next, a.Err
+		if resp != nil {
+			c.last = a.APIError
+			closeBody(resp.Body) // what is worth reading of it has been read, see peek
+		}
+		if err := c.sleep(wait, &a); err != nil {
+			closeBody(body)
+			return c.failed(n, err)
+		}
+	}
+}
+
+// admit waits until attempt n may be sent: the gate of its key, then the
+// caller's Limiter. A pause that began while that one held the attempt back is
+// waited for too.
+func (c *call) admit(n int) error {
+	ctx := c.req.Context()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	class := firstAttempt
+	if n > 1 {
+		class = retryAttempt
+	}
+	if c.key == nil {
+		c.key = c.t.keys.find(c.cfg, c.req)
+	}
+	if c.key != nil {
+		if err := c.key.gate.wait(ctx, class, c.cfg.maxWait, c.onWait(n)); err != nil {
+			return err
+		}
+	}
+	if c.cfg.limiter == nil {
+		return nil
+	}
+	if err := waitFor(ctx, c.cfg.limiter, c.cfg.maxWait, c.onWait(n)); err != nil {
+		return err
+	}
+	if c.key = c.t.keys.find(c.cfg, c.req); c.key != nil && c.key.gate.paused(time.Now()) {
+		return c.key.gate.wait(ctx, class, c.cfg.maxWait, c.onWait(n))
+	}
+	return nil
+}
+
+// attempt sends the request once and judges what came of it.
+func (c *call) attempt(n int, body io.ReadCloser) (*http.Response, AttemptInfo) {
+	a := AttemptInfo{Request: c.req, Attempt: n}
+	if h := c.cfg.hooks; h != nil && h.AttemptStart != nil {
+		h.AttemptStart(a)
+	}
+	start := time.Now()
+	resp, neverSent, err := c.send(n, body)
+	c.answered = time.Now()
+	a.Duration = c.answered.Sub(start)
+	switch {
+	case err != nil:
+		a.Err = err
+		a.Verdict = classifyError(c.req, err, neverSent)
+	case resp.StatusCode < 400:
+		a.StatusCode = resp.StatusCode
+		a.Verdict = classifyStatus(resp.StatusCode, 0, false)
+	default:
+		a.StatusCode = resp.StatusCode
+		a.APIError = peek(c.req.Context(), resp, n, c.answered)
+		a.Verdict = classifyStatus(resp.StatusCode, a.APIError.RetryAfter, a.APIError.hinted)
+	}
+	if c.cfg.classifier != nil && (err != nil || a.APIError != nil) && c.req.Context().Err() == nil {
+		a.Verdict = c.cfg.classifier(a)
+		if a.APIError != nil && a.Verdict.Kind != 0 {
+			a.APIError.Kind = a.Verdict.Kind
+		}
+	}
+	if h := c.cfg.hooks; h != nil && h.AttemptDone != nil {
+		h.AttemptDone(a)
+	}
+	return resp, a
+}
+
+// send hands the request to the base. The first attempt is the caller's own
+// *Request if nothing has to be different about it; else a shallow copy, since
+// Request.Clone would copy Trailer, which the caller fills in while the body is
+// read. neverSent is proven, not guessed.
+func (c *call) send(n int, body io.ReadCloser) (resp *http.Response, neverSent bool, err error) {
+	ctx := c.req.Context()
+	var limit *attemptLimit
+	if c.cfg.attemptTimeout > 0 {
+		limit, ctx = newAttemptLimit(ctx, c.cfg.attemptTimeout)
+	}
+	var d *delivery
+	if !c.idempotent {
+		d = new(delivery)
+		ctx = httptrace.WithClientTrace(ctx, d.trace())
+	}
+	out := c.req
+	if n > 1 || limit != nil || d != nil || c.header != nil || c.record != nil {
+		out = c.req.WithContext(ctx)
+		out.Body = body
+		if c.header != nil {
+			out.Header = c.header
+		}
+		if c.record != nil {
+			out.GetBody = c.record.open // HTTP/2 replays through it after GOAWAY
+		}
+	}
+	resp, err = c.t.roundTripper().RoundTrip(out)
+	resp, err = repair(resp, err)
+	if limit != nil {
+		resp, err = limit.stop(resp, err)
+	}
+	if err != nil {
+		if c.record != nil && c.record.failure() != nil {
+			err = &bodyReadError{err}
+		}
+		return nil, d.provesUnsent(err), err
+	}
+	if out != c.req {
+		resp.Request = c.req // as if the caller's had been sent
+	}
+	return resp, false, nil
+}
+
+// repair makes of a base that breaks the contract of http.RoundTripper one that
+// keeps it: a response or an error, and a body in a response.
+func repair(resp *http.Response, err error) (*http.Response, error) {
+	switch {
+	case err != nil:
+		if resp != nil {
+			closeBody(resp.Body)
+		}
+		return nil, err
+	case resp == nil:
+		return nil, errNoAnswer
+	case resp.Body == nil:
+		resp.Body = http.NoBody
+	}
+	return resp, nil
+}
+
+// observe tells the limiter and the budget of the key what came of an attempt.
+// Nothing is remembered of a key that never failed.
+func (c *call) observe(a *AttemptInfo, resp *http.Response) {
+	v := a.Verdict
+	rejected := resp != nil && v.Unprocessed && v.RetryAfter > 0
+	temporary := v.Retry && v.Kind != KindRateLimit
+	if c.key == nil && (rejected || temporary) {
+		c.key = c.t.keys.findOrAdd(c.cfg, c.req)
+	}
+	if c.key == nil {
+		return
+	}
+	now := time.Now()
+	switch {
+	case rejected:
+		c.key.gate.pause(now, v.RetryAfter-now.Sub(c.answered), c.cfg.maxWait)
+	case resp != nil && v.Kind != KindRateLimit:
+		c.key.gate.accepted(c.answered.Add(-a.Duration), now)
+	}
+	switch {
+	case v.Kind == KindRateLimit || a.Err != nil && !v.Retry:
+		// Not the budget's business, nor a sign of the server's health.
+	case temporary && a.Attempt > 1:
+		c.paid++
+		c.key.budget.failed(now, c.prepaid)
+	case !temporary && a.Attempt > 1:
+		c.key.budget.earn(now, &c.cfg.shared, float64(c.paid)+boolToFloat(c.prepaid), true)
+	case !temporary:
+		c.key.budget.earn(now, &c.cfg.shared, c.cfg.shared.budgetRatio, false)
+	}
+	c.prepaid = false
+}
+
+// next decides whether a failed attempt is followed by another: after which
+// wait and with which body, or why not. Nothing is spent until all else agrees.
+func (c *call) next(a *AttemptInfo) (wait time.Duration, body io.ReadCloser, why string) {
+	v := a.Verdict
+	ctx := c.req.Context()
+	if ctx.Err() != nil {
+		return 0, nil, "canceled"
+	}
+	if !v.Retry {
+		return 0, nil, v.Why
+	}
+	if a.Attempt >= c.cfg.maxAttempts {
+		return 0, nil, "attempts"
+	}
+	if !v.Unprocessed && !c.idempotent || method(c.req) == http.MethodConnect {
+		return 0, nil, "method" // it may have been processed, or is a tunnel
+	}
+	if !c.replayable() {
+		return 0, nil, "body not replayable"
+	}
+	wait, why = c.backoff(v)
+	if why != "" {
+		return 0, nil, why
+	}
+	// The rate limit's wait comes on top. Better to give the caller this
+	// response now than an error later.
+	if c.key != nil {
+		if held := c.key.gate.foresee(time.Now()); held > c.cfg.maxWait {
+			return 0, nil, "max wait"
+		} else if pastDeadline(ctx, time.Now(), held) {
+			return 0, nil, "deadline"
+		}
+	}
+	if body, why = c.freshBody(); why != "" {
+		return 0, nil, why
+	}
+	if v.Kind != KindRateLimit {
+		ok := false
+		if ok, c.prepaid = c.key.budget.take(time.Now(), &c.cfg.shared); !ok {
+			closeBody(body)
+			return 0, nil, "budget"
+		}
+	}
+	return wait, body, ""
+}
+
+// backoff returns how long to wait before the next attempt, or why there is
+// none. A hint is a floor: jitter, a random part of the policy's interval, is
+// only added, and only as far as the deadline and WithMaxWait have room.
+func (c *call) backoff(v Verdict) (wait time.Duration, why string) {
+	if c.policy == nil && c.cfg.newBackOff != nil {
+		if c.policy = c.cfg.newBackOff(); c.policy != nil {
+			c.policy.Reset()
+		}
+	}
+	if c.policy == nil {
+		return 0, "backoff stopped"
+	}
+	interval := c.policy.NextBackOff()
+	if interval < 0 { // Stop is -1
+		return 0, "backoff stopped"
+	}
+	if e, ok := c.policy.(*backoff.ExponentialBackOff); ok && e.MaxInterval > 0 {
+		interval = min(interval, e.MaxInterval) // it applies its jitter after the cap
+	}
+	hint := v.RetryAfter
+	if hint > c.cfg.maxWait || c.cfg.maxWait == 0 {
+		return 0, "max wait"
+	}
+	ctx, now := c.req.Context(), time.Now()
+	if hint > 0 {
+		wait = min(hint+time.Duration(rand.Float64()*float64(interval)), c.cfg.maxWait)
+		if pastDeadline(ctx, now, wait) {
+			wait = hint
+		}
+	} else {
+		wait = min(interval, c.cfg.maxWait)
+	}
+	if pastDeadline(ctx, now, wait) {
+		return 0, "deadline"
+	}
+	return wait, ""
+}
+
+// sleep waits for the next attempt, or until the context ends. The wait runs
+// from the answer, so the time it took to read that one's body is not added.
+func (c *call) sleep(d time.Duration, a *AttemptInfo) error {
+	if d -= time.Since(c.answered); d <= 0 {
+		return nil
+	}
+	reason := "backoff"
+	if a.Verdict.RetryAfter > 0 {
+		reason = "retry-after"
+	}
+	c.onWait(a.Attempt+1)(reason, d)
+	ctx := c.req.Context()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// onWait returns a function that calls the Wait hook of attempt n.
+func (c *call) onWait(n int) func(reason string, d time.Duration) {
+	h := c.cfg.hooks
+	if h == nil || h.Wait == nil {
+		return func(string, time.Duration) {}
+	}
+	req := c.req
+	return func(reason string, d time.Duration) {
+		if d > 0 {
+			h.Wait(WaitInfo{Request: req, Attempt: n, Reason: reason, Duration: d})
+		}
+	}
+}
+
+// done ends a call with the outcome of its last attempt.
+func (c *call) done(resp *http.Response, a *AttemptInfo, why string) (*http.Response, error) {
+	err := a.Err
+	if err != nil && a.Attempt > 1 {
+		err = &RetryError{Attempts: a.Attempt, Err: err, Last: c.last}
+	}
+	if a.APIError != nil && c.cfg.statusErrors {
+		closeBody(resp.Body)
+		resp, err = nil, a.APIError
+	}
+	c.report(a.Attempt, a.StatusCode, err, why)
+	return resp, err
+}
+
+// failed ends a call that could not wait for attempt n+1.
+func (c *call) failed(n int, err error) (*http.Response, error) {
+	why := "canceled"
+	if isType[*LimitError](err) {
+		why = "limited"
+	}
+	if n > 0 {
+		err = &RetryError{Attempts: n, Err: err, Last: c.last}
+	}
+	c.report(n, 0, err, why)
+	return nil, err
+}
+
+func (c *call) report(attempts, status int, err error, why string) {
+	if h := c.cfg.hooks; h != nil && h.Done != nil {
+		h.Done(DoneInfo{
+			Request: c.req, Attempts: attempts, StatusCode: status,
+			Err: err, Why: why, Duration: time.Since(c.begin),
+		})
+	}
+}
+
+func boolToFloat(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// budget bounds retries of temporary failures for one limit key.
+//
+// While the last retry to end was a success, or there was none lately, failures
+// look isolated: a retry is let go on credit and costs its token only if it
+// fails. A burst of 64 unlucky requests is then retried whole. Once a retry has
+// failed, failures look correlated, and each retry must pay in advance, so an
+// outage soon uses up the balance and is left to the tokens that come with
+// time. Above its floor the balance fades within about budgetWindow: what was
+// earned in a good hour is not there to be spent on a bad minute.
+type budget struct {
+	mu      sync.Mutex
+	balance float64
+	at      time.Time // when balance was right
+	wary    time.Time // until when retries pay in advance
+}
+
+const (
+	// budgetStart covers the retries of three calls that all fail: enough for
+	// a client that makes a call now and then, and for 100 clients that each
+	// make 10 calls a second, 3 % of an outage of 30 s.
+	budgetStart = 10
+
+	budgetWindow = 10 * time.Second
+)
+
+func newBudget() budget { return budget{balance: budgetStart, at: time.Now()} }
+
+// take reports whether a retry may be made, and whether it has been paid for.
+func (b *budget) take(now time.Time, cfg *sharedConfig) (ok, prepaid bool) {
+	if math.IsInf(cfg.budgetRatio, 1) {
+		return true, false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.settle(now, cfg)
+	if b.balance < 1 {
+		return false, false
+	}
+	if !now.Before(b.wary) {
+		return true, false
+	}
+	b.balance--
+	return true, true
+}
+
+// failed charges for a retry that failed, unless it was paid for.
+func (b *budget) failed(now time.Time, prepaid bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.wary = now.Add(budgetWindow)
+	if !prepaid {
+		b.balance = max(b.balance-1, 0)
+	}
+}
+
+// earn adds tokens for a call that was answered, by a retry or at once.
+func (b *budget) earn(now time.Time, cfg *sharedConfig, tokens float64, byRetry bool) {
+	if math.IsInf(cfg.budgetRatio, 1) {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.settle(now, cfg)
+	b.balance += tokens
+	if byRetry {
+		b.wary = time.Time{}
+	}
+}
+
+// settle brings the balance up to now: it rises to budgetStart by the floor's
+// rate, and falls to it exponentially.
+func (b *budget) settle(now time.Time, cfg *sharedConfig) {
+	elapsed := now.Sub(b.at)
+	b.at = now
+	if b.balance < budgetStart {
+		b.balance = min(b.balance+cfg.budgetFloor*elapsed.Seconds(), budgetStart)
+		return
+	}
+	b.balance = budgetStart + (b.balance-budgetStart)*math.Exp(-float64(elapsed)/float64(budgetWindow))
+}
+
+// delivery watches whether anything of a request was written, by the hooks of
+// net/http/httptrace. It may be called by other goroutines, and after the
+// attempt.
+type delivery struct{ sought, connected, wrote atomic.Bool }
+
+func (d *delivery) trace() *httptrace.ClientTrace {
+	return &httptrace.ClientTrace{
+		GetConn: func(string) { d.sought.Store(true) },
+		GotConn: func(httptrace.GotConnInfo) { d.connected.Store(true) },
+		// Called when a field is put into the buffer, so before any of the
+		// header can be on the wire.
+		WroteHeaderField: func(string, []string) { d.wrote.Store(true) },
+		WroteHeaders:     func() { d.wrote.Store(true) },
+		WroteRequest: func(i httptrace.WroteRequestInfo) {
+			if i.Err == nil {
+				d.wrote.Store(true)
+			}
+		},
+	}
+}
+
+// provesUnsent reports whether it is certain that the server got nothing of an
+// attempt that ended with err. A nil delivery knows only the error.
+func (d *delivery) provesUnsent(err error) bool {
+	if d != nil && d.wrote.Load() {
+		return false // perhaps by an earlier connection of the base's
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok && (op.Op == "dial" || op.Op == "proxyconnect") {
+		return true
+	}
+	if d == nil || !d.sought.Load() {
+		return false // the base does not report to httptrace
+	}
+	if isType[*attemptTimeoutError](err) {
+		return !d.connected.Load() // a writer may just have begun
+	}
+	return true
+}
+
+// attemptLimit ends an attempt that has no response headers in time.
+type attemptLimit struct {
+	ctx     context.Context //nolint:containedctx // lives as long as the attempt
+	cancel  context.CancelCauseFunc
+	timer   *time.Timer
+	timeout *attemptTimeoutError
+}
+
+func newAttemptLimit(parent context.Context, d time.Duration) (*attemptLimit, context.Context) {
+	l := &attemptLimit{timeout: &attemptTimeoutError{d}}
+	l.ctx, l.cancel = context.WithCancelCause(parent)
+	l.timer = time.AfterFunc(d, func() { l.cancel(l.timeout) })
+	return l, l.ctx
+}
+
+// stop ends the limit when the base has returned. The context of a response
+// must outlive it until the body is read, or the body would be cut.
+func (l *attemptLimit) stop(resp *http.Response, err error) (*http.Response, error) {
+	inTime := l.timer.Stop()
+	if err == nil && inTime {
+		if resp.Body == http.NoBody {
+			l.cancel(nil)
+			return resp, nil
+		}
+		if _, upgraded := resp.Body.(io.Writer); !upgraded {
+			resp.Body = &releasingBody{resp.Body, l.cancel}
+		}
+		// An upgraded connection is the caller's, body and all, and must keep
+		// its type: the context goes when its parent does.
+		return resp, nil
+	}
+	if err == nil {
+		closeBody(resp.Body)
+		err = l.timeout
+	}
+	l.cancel(nil) // too late to be the cause if there is one
+	if context.Cause(l.ctx) == error(l.timeout) {
+		err = l.timeout
+	}
+	return nil, err
+}
+
+// releasingBody releases the context of an attempt once its body is done with.
+type releasingBody struct {
+	io.ReadCloser
+	cancel context.CancelCauseFunc
+}
+
+func (b *releasingBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.cancel(nil)
+	}
+	return n, err
+}
+
+func (b *releasingBody) Close() error {
+	defer b.cancel(nil)
+	return b.ReadCloser.Close()
+}
+
+// attemptTimeoutError is an attempt that had no response headers in time. It
+// is a net.Error.
+type attemptTimeoutError struct{ after time.Duration }
+
+func (e *attemptTimeoutError) Error() string {
+	return fmt.Sprintf("resilient: no response headers after %v", e.after)
+}
+func (e *attemptTimeoutError) Timeout() bool   { return true }
+func (e *attemptTimeoutError) Temporary() bool { return true }
+
+// bodyReadError is a failure to read the caller's request body.
+type bodyReadError struct{ err error }
+
+func (e *bodyReadError) Error() string { return e.err.Error() }
+func (e *bodyReadError) Unwrap() error { return e.err }
+
+func hasBody(req *http.Request) bool { return req.Body != nil && req.Body != http.NoBody }
+
+func closeBody(body io.Closer) {
+	if body != nil {
+		_ = body.Close()
+	}
+}
+
+// firstBody returns the body of the first attempt: the caller's own, or what
+// records it.
+func (c *call) firstBody() io.ReadCloser {
+	if c.record == nil {
+		return c.req.Body
+	}
+	body, _ := c.record.open() // cannot fail before anything was read
+	return body
+}
+
+// replayable reports whether the body can be sent again from its beginning.
+func (c *call) replayable() bool {
+	return !hasBody(c.req) || c.req.GetBody != nil || c.record != nil && !c.record.overflown()
+}
+
+// freshBody returns a body for another attempt: never the one before, which the
+// base may still be reading.
+func (c *call) freshBody() (body io.ReadCloser, why string) {
+	if !hasBody(c.req) {
+		return c.req.Body, ""
+	}
+	open := c.req.GetBody
+	if c.record != nil {
+		open = c.record.open
+	}
+	body, err := open()
+	if err != nil || body == nil {
+		return nil, "body error"
+	}
+	return body, ""
+}
+
+// recording is a request body that can be read several times, as it is passed
+// on: nothing is read before the base asks for it. Its readers take turns at
+// the source, so one that is abandoned in the middle of a read loses nothing.
+type recording struct {
+	src   io.ReadCloser
+	limit int64
+	turn  chan struct{} // held while reading src
+
+	mu     sync.Mutex
+	buf    []byte
+	err    error       // of src
+	only   *bodyReader // once the limit was passed, the reader that may go on
+	opened int         // readers not closed yet
+	ended  bool        // the call is over: the last reader closes src
+}
+
+var errNotReplayable = errors.New("resilient: the request body is larger than the replay buffer")
+
+func newRecording(src io.ReadCloser, limit int64) *recording {
+	return &recording{src: src, limit: limit, turn: make(chan struct{}, 1)}
+}
+
+// open returns a reader from the beginning. It is a Request.GetBody.
+func (r *recording) open() (io.ReadCloser, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.only != nil {
+		return nil, errNotReplayable
+	}
+	r.opened++
+	return &bodyReader{rec: r}, nil
+}
+
+func (r *recording) overflown() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.only != nil
+}
+
+// failure returns the error that src ended with, if it was not io.EOF.
+func (r *recording) failure() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.err == io.EOF { //nolint:errorlint // readers return it bare
+		return nil
+	}
+	return r.err
+}
+
+// end says that there will be no further attempt.
+func (r *recording) end() {
+	r.mu.Lock()
+	r.ended = true
+	last := r.opened == 0
+	r.mu.Unlock()
+	if last {
+		closeBody(r.src)
+	}
+}
+
+// bodyReader reads a recording from its beginning.
+type bodyReader struct {
+	rec    *recording
+	off    int
+	closed bool
+}
+
+func (b *bodyReader) Read(p []byte) (int, error) {
+	r := b.rec
+	r.turn <- struct{}{}
+	defer func() { <-r.turn }()
+	if n, err, ok := b.recorded(p); ok {
+		return n, err
+	}
+	n, err := r.src.Read(p)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.err = err
+	if r.only == nil && int64(len(r.buf)+n) > r.limit {
+		r.only, r.buf = b, nil
+	}
+	if r.only == nil {
+		r.buf = append(r.buf, p[:n]...)
+		b.off += n
+	}
+	return n, err
+}
+
+// recorded reads what is known without asking the source, and reports whether
+// there is any such thing.
+func (b *bodyReader) recorded(p []byte) (n int, err error, ok bool) { //nolint:revive // ok last, as for maps
+	r := b.rec
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case b.closed:
+		return 0, http.ErrBodyReadAfterClose, true
+	case r.only == b:
+		return 0, r.err, r.err != nil
+	case r.only != nil:
+		return 0, errNotReplayable, true
+	case b.off < len(r.buf):
+		n = copy(p, r.buf[b.off:])
+		b.off += n
+		return n, nil, true
+	}
+	return 0, r.err, r.err != nil
+}
+
+func (b *bodyReader) Close() error {
+	r := b.rec
+	r.mu.Lock()
+	if b.closed {
+		r.mu.Unlock()
+		return nil
+	}
+	b.closed = true
+	r.opened--
+	last := r.ended && r.opened == 0
+	r.mu.Unlock()
+	if last {
+		return r.src.Close() // also unblocks a Read of it
+	}
+	return nil
+}
+
+// errorBody is the body of an error response. It keeps the first maxPrefix
+// bytes that come through it, read ahead or by the caller, so that the error
+// object can be parsed at any time and the caller still reads every byte, and
+// the error at the end, as they came.
+type errorBody struct {
+	rc       io.ReadCloser
+	attempts int
+	received time.Time
+	ahead    chan struct{} // closed when nobody is reading ahead
+
+	mu     sync.Mutex
+	buf    []byte
+	off    int   // where the caller reads in buf
+	err    error // of rc
+	enough bool  // reading ahead is to stop
+	closed bool
+}
+
+func newErrorBody(resp *http.Response, attempts int, received time.Time) *errorBody {
+	size := int64(512)
+	if resp.ContentLength > 0 {
+		size = min(resp.ContentLength, maxPrefix)
+	}
+	return &errorBody{
+		rc: resp.Body, attempts: attempts, received: received,
+		ahead: make(chan struct{}), buf: make([]byte, 0, size),
+	}
+}
+
+// peek parses the error object of resp and leaves its body whole. It takes at
+// most peekTimeout: of a body that drips, it parses what has come so far.
+// Reading ahead needs a goroutine, as a Read cannot be bounded in time; it ends
+// with its Read, at the latest when the body is closed.
+func peek(ctx context.Context, resp *http.Response, attempt int, received time.Time) *APIError {
+	var prefix []byte
+	if resp.Body != http.NoBody {
+		b := newErrorBody(resp, attempt, received)
+		resp.Body = b
+		go func() {
+			defer close(b.ahead)
+			b.fill()
+		}()
+		timer := time.NewTimer(peekTimeout)
+		defer timer.Stop()
+		select {
+		case <-b.ahead:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		prefix = b.snapshot()
+	}
+	e := newAPIError(resp, prefix, received)
+	e.Attempts = attempt
+	return e
+}
+
+// fill reads until the prefix is full, the body ends or it has enough.
+func (b *errorBody) fill() {
+	for empty := 0; ; {
+		b.mu.Lock()
+		if b.enough || b.closed || b.err != nil || len(b.buf) >= maxPrefix {
+			b.mu.Unlock()
+			return
+		}
+		if len(b.buf) == cap(b.buf) {
+			b.buf = slices.Grow(b.buf, 512)
+		}
+		spare := b.buf[len(b.buf):min(cap(b.buf), maxPrefix)]
+		b.mu.Unlock()
+
+		n, err := b.rc.Read(spare)
+		if empty++; n > 0 {
+			empty = 0
+		} else if err == nil && empty == 100 {
+			err = io.ErrNoProgress
+		}
+		b.mu.Lock()
+		b.buf, b.err = b.buf[:len(b.buf)+n], err
+		b.mu.Unlock()
+	}
+}
+
+// snapshot returns what was read so far, and stops reading ahead.
+func (b *errorBody) snapshot() []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.enough = true
+	return slices.Clip(b.buf)
+}
+
+// prefix returns the first bytes of the body, reading on if need be.
+func (b *errorBody) prefix() []byte {
+	<-b.ahead
+	b.mu.Lock()
+	b.enough = false
+	b.mu.Unlock()
+	b.fill()
+	return b.snapshot()
+}
+
+func (b *errorBody) Read(p []byte) (int, error) {
+	if n, err, ok := b.kept(p); ok {
+		return n, err
+	}
+	<-b.ahead
+	if n, err, ok := b.kept(p); ok {
+		return n, err
+	}
+	n, err := b.rc.Read(p)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.buf = append(b.buf, p[:min(n, maxPrefix-len(b.buf))]...)
+	b.off, b.err = len(b.buf), err
+	return n, err
+}
+
+// kept reads from what is there already, and reports whether there is any.
+func (b *errorBody) kept(p []byte) (n int, err error, ok bool) { //nolint:revive // ok last, as for maps
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.closed:
+		return 0, http.ErrBodyReadAfterClose, true
+	case b.off < len(b.buf):
+		n = copy(p, b.buf[b.off:])
+		b.off += n
+		return n, nil, true
+	}
+	return 0, b.err, b.err != nil
+}
+
+func (b *errorBody) Close() error {
+	b.mu.Lock()
+	b.closed = true
+	b.mu.Unlock()
+	return b.rc.Close()
+}

@@ -1,0 +1,467 @@
+// Package resilient is an [http.RoundTripper] that knows what an API's
+// documented errors mean: it retries what can succeed, fails fast on what
+// cannot, paces itself, and hands the caller the parsed error object.
+//
+// Set it as the Transport of an http.Client, your own or the one an SDK takes:
+//
+//	client := &http.Client{Transport: resilient.NewTransport(nil)}
+//	resp, err := client.Do(req)
+//	if err != nil {
+//		return err // no response at all
+//	}
+//	defer resp.Body.Close()
+//	if apiErr, ok := resilient.ErrorFromResponse(resp); ok {
+//		return apiErr // 400, 402, 403, 404, 429, 500 ..., parsed
+//	}
+//
+// # Retries
+//
+// 429 and 500 are retried, like 408, 425, 502, 503 and 504; every other status
+// from 400 on is final after one attempt, and statuses below 400 pass through
+// untouched, whatever headers they carry. What may be sent twice is decided by
+// what is known about the first time:
+//
+//   - rejected unprocessed (429; 503 with Retry-After, RFC 9110 section 15.6.4):
+//     any method;
+//   - provably never sent (the dial failed, or net/http/httptrace shows that
+//     nothing was written): any method;
+//   - anything else (500, a lost connection, an attempt that timed out): the
+//     idempotent methods of RFC 9110 section 9.2.2, and requests that carry an
+//     Idempotency-Key or X-Idempotency-Key header.
+//
+// Certificates that do not verify, unknown hosts, malformed requests and the
+// caller's own cancellation are never retried. The wait is the server's hint,
+// to which jitter only adds, or the interval of a backoff policy
+// ([WithBackOff]). A wait that cannot end well, because it is longer than
+// [WithMaxWait] or than the context's deadline, is not begun: the caller gets
+// the response at once, hint included. Retries are bounded by [WithMaxAttempts]
+// and by a budget ([WithRetryBudget]), so that an outage is not amplified.
+//
+// # Rate limits
+//
+// [WithRateLimit] puts a token bucket in front of every attempt, retries
+// included, for each limit key: scheme, host and credential, unless
+// [WithLimitKey] says otherwise. Waiters are served in order, first attempts
+// before retries. A rejection that names a wait pauses its key for all
+// goroutines, and the release is paced: one request goes ahead, and each one
+// that is accepted lets two more follow. A wait that would be too long is
+// refused at once with a [*LimitError], and nothing is sent.
+//
+// # Errors
+//
+// By default an error status is a response with a nil error, as the contract of
+// http.RoundTripper asks and generated SDKs expect; the last response arrives
+// as it was received, its body whole. The parsed error object is had in three
+// ways: [ErrorFromResponse]; [WithStatusErrors], which turns statuses from 400
+// on into Go errors; and a [Trace] in the request's context
+// ([ContextWithOptions]), which works through any SDK that passes the context
+// on. All three give an [*APIError], which matches [ErrRateLimit] and its
+// sisters with errors.Is.
+//
+// A call that ends without a response returns the base's own error after one
+// attempt, and a [*RetryError] around it after several. http.Client wraps both
+// in a *url.Error, whose text holds the URL with its query: a transport cannot
+// redact that.
+//
+// # Bodies
+//
+// A request body is replayed from Request.GetBody, which http.NewRequest sets
+// for the in-memory readers; else from up to [WithReplayBuffer] bytes recorded
+// while the first attempt reads them; else the request is sent once. Every
+// attempt reads its own copy, since the base may still be reading the last
+// one. A discarded response is read up to 64 KiB and for at most a second,
+// which overlaps the wait, then closed, so that its connection is reused.
+//
+// # Compatibility
+//
+// The caller's request is never written to. The first attempt of an idempotent
+// request is the caller's own *Request and costs nothing: no allocation, copy
+// or goroutine. Streams, upgraded connections (101), trailers, redirects and
+// cookies are left alone. net/http may send a request again by itself, below
+// this package and unseen by its counters and limits: on a reused connection
+// that turns out dead (also a POST, if it has an idempotency key), and after an
+// HTTP/2 GOAWAY or REFUSED_STREAM, without pause until the context ends
+// (go.dev/issue/52459). Set a deadline or [WithAttemptTimeout].
+package resilient
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net/http"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	"golang.org/x/time/rate"
+)
+
+var _ http.RoundTripper = (*Transport)(nil)
+
+// Transport is an http.RoundTripper that retries, paces and explains the
+// requests it passes to another one. Make it with [NewTransport]; the zero
+// Transport sends each request once through http.DefaultTransport.
+//
+// A Transport is safe for concurrent use, and is meant to be shared: its rate
+// limits, pauses and retry budgets hold across all requests that go through it.
+// It must not be copied after first use.
+type Transport struct {
+	base http.RoundTripper
+	cfg  config
+	keys keyTable
+}
+
+// NewTransport returns a Transport that sends its requests through base. A nil
+// base is http.DefaultTransport, looked up at each call. Nil options are
+// skipped; of two that set the same thing, the last one wins.
+func NewTransport(base http.RoundTripper, opts ...Option) *Transport {
+	cfg := config{
+		maxAttempts: defaultMaxAttempts,
+		newBackOff:  defaultBackOff,
+		maxWait:     defaultMaxWait,
+		shared: sharedConfig{
+			budgetRatio: defaultBudgetRatio,
+			budgetFloor: defaultBudgetFloor,
+		},
+	}
+	cfg.apply(opts)
+	return &Transport{base: base, cfg: cfg}
+}
+
+// RoundTrip implements http.RoundTripper. It returns the last response as it
+// was received, also when its status is an error (but see [WithStatusErrors]),
+// or the error that left the call without one: never both, never neither.
+func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if err := checkRequest(req); err != nil {
+		closeBody(req.Body)
+		return nil, err
+	}
+	c := newCall(t, t.settings(req.Context()), req)
+	return c.run()
+}
+
+// CloseIdleConnections closes the idle connections of the base, if the base
+// has such a method. http.Client.CloseIdleConnections calls it; the Transport
+// itself never does.
+func (t *Transport) CloseIdleConnections() {
+	if c, ok := t.roundTripper().(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+}
+
+func (t *Transport) roundTripper() http.RoundTripper {
+	if t.base == nil {
+		return http.DefaultTransport
+	}
+	return t.base
+}
+
+// checkRequest refuses what cannot be looked at without a panic. Everything
+// else that may be wrong with a request is the base's to say.
+func checkRequest(req *http.Request) error {
+	if req.URL == nil {
+		return errors.New("resilient: nil Request.URL")
+	}
+	if req.Header == nil {
+		return errors.New("resilient: nil Request.Header")
+	}
+	return nil
+}
+
+// settings returns the configuration in force for a request with this context.
+func (t *Transport) settings(ctx context.Context) *config {
+	opts, _ := ctx.Value(optionsKey{}).([]Option)
+	if len(opts) == 0 {
+		return &t.cfg
+	}
+	cfg := t.cfg
+	cfg.apply(opts)
+	return &cfg
+}
+
+// Option configures a [Transport], or through [ContextWithOptions] a request.
+// An option panics when it is given a value that makes no sense, so that the
+// stack names the line.
+type Option func(*config)
+
+type config struct {
+	maxAttempts        int
+	newBackOff         func() backoff.BackOff
+	maxWait            time.Duration
+	attemptTimeout     time.Duration
+	retryNonIdempotent bool
+	idempotencyKey     func(*http.Request) string
+	replayBuffer       int64
+	classifier         Classifier
+	statusErrors       bool
+	limiter            Limiter
+	limitKey           func(*http.Request) string
+	trace              *Trace
+	logTrace           *Trace // the hooks of WithLogger, apart because the last logger wins
+	hooks              *Trace // trace and logTrace together, see apply
+	shared             sharedConfig
+}
+
+// sharedConfig is what holds for all requests of a Transport together and so
+// cannot be set for one of them.
+type sharedConfig struct {
+	limit       rate.Limit // 0: none
+	burst       int
+	budgetRatio float64
+	budgetFloor float64
+}
+
+func (c *config) apply(opts []Option) {
+	for _, opt := range opts {
+		if opt != nil {
+			opt(c)
+		}
+	}
+	c.hooks = c.trace.compose(c.logTrace)
+}
+
+// WithMaxAttempts sets how often a request is sent at most, the first time
+// included; 1 switches retries off. It panics if n is less than 1. The default
+// is 4.
+func WithMaxAttempts(n int) Option {
+	mustBe(n >= 1, "WithMaxAttempts", "at least 1", n)
+	return func(c *config) { c.maxAttempts = n }
+}
+
+// WithAttemptTimeout bounds each attempt until its response headers arrive. It
+// never cuts a body that is being read, and the next attempt starts afresh on
+// the caller's context. When the last attempt times out, the error's Timeout
+// method reports true, but it is not context.DeadlineExceeded, which is the
+// caller's own. It panics if d is negative; 0 is the default, no timeout.
+//
+// http.Client.Timeout is another thing: it bounds all attempts and waits of a
+// call together, the reading of the body included.
+func WithAttemptTimeout(d time.Duration) Option {
+	mustBe(d >= 0, "WithAttemptTimeout", "0 or more", d)
+	return func(c *config) { c.attemptTimeout = d }
+}
+
+// WithStatusErrors, given true, makes RoundTrip return a nil response and an
+// [*APIError] for every status from 400 on. The error holds up to 64 KiB of the
+// body, which is closed. It is meant for code that calls an http.Client itself:
+// generated SDKs expect the response, and some take an error for a lost
+// connection and retry. The default is false.
+func WithStatusErrors(on bool) Option {
+	return func(c *config) { c.statusErrors = on }
+}
+
+// WithTrace adds hooks that are called for every request. Traces add up: those
+// of the Transport and those of a request's context are all called. It panics
+// if t is nil. The default is none.
+func WithTrace(t *Trace) Option {
+	mustBe(t != nil, "WithTrace", "not nil", t)
+	return func(c *config) { c.trace = c.trace.compose(t) }
+}
+
+// WithLogger writes what a [Trace] would see as records to l: an attempt and a
+// call that went well at debug level, a call that needed retries and a wait at
+// info, a failed attempt and a call that failed at warn. Records name the
+// method, the host and the path, never header values, userinfo, query strings
+// or bodies. The default is nil: silent.
+func WithLogger(l *slog.Logger) Option {
+	var hooks *Trace
+	if l != nil {
+		hooks = logTrace(l)
+	}
+	return func(c *config) { c.logTrace = hooks }
+}
+
+type optionsKey struct{}
+
+// ContextWithOptions returns a context whose requests are sent with opts on top
+// of the Transport's own options, and of those that ctx already carries. It
+// reaches through any SDK that passes the context on. Options that hold for all
+// requests of a Transport together cannot be set for one: ContextWithOptions
+// panics if opts has [WithRateLimit] or [WithRetryBudget].
+func ContextWithOptions(ctx context.Context, opts ...Option) context.Context {
+	var probe config
+	probe.apply(opts)
+	mustBe(probe.shared == sharedConfig{}, "ContextWithOptions",
+		"without WithRateLimit and WithRetryBudget, which hold for a whole Transport", len(opts))
+	outer, _ := ctx.Value(optionsKey{}).([]Option)
+	all := make([]Option, 0, len(outer)+len(opts))
+	all = append(append(all, outer...), opts...)
+	return context.WithValue(ctx, optionsKey{}, all)
+}
+
+// mustBe panics if ok is false, as time.NewTicker does: a nonsense value is a
+// mistake in the program, and the stack should name its line.
+func mustBe(ok bool, name, want string, got any) {
+	if !ok {
+		panic(fmt.Sprintf("resilient: %s must be %s, got %v", name, want, got))
+	}
+}
+
+func finite(f float64) bool { return !math.IsNaN(f) && !math.IsInf(f, 0) }
+
+// Trace is a set of hooks that are called in the course of a request, in the
+// manner of httptrace.ClientTrace; any may be nil. They run in the goroutine of
+// the request and hold it up, so they should be quick. The Request they are
+// given is the caller's own, the same pointer for all hooks of one call, and
+// must not be changed.
+type Trace struct {
+	// AttemptStart is called before each attempt is handed to the base, once
+	// the rate limit let it through. Only Request and Attempt are set.
+	AttemptStart func(AttemptInfo)
+
+	// AttemptDone is called after each attempt, when the response headers have
+	// arrived or there is an error, with the verdict. It is not called when no
+	// attempt was made, because the limiter refused or the context had ended.
+	AttemptDone func(AttemptInfo)
+
+	// Wait is called before each wait longer than 0, never after the decision
+	// to give up. With a [Limiter] of the caller's, whose waits nobody can
+	// foretell, it is called when the wait is over.
+	Wait func(WaitInfo)
+
+	// Done is called last, once for each call, before RoundTrip returns. It is
+	// not called for a request that is malformed (nil URL or Header).
+	Done func(DoneInfo)
+}
+
+// AttemptInfo is one attempt and what was made of it.
+type AttemptInfo struct {
+	Request    *http.Request // the caller's
+	Attempt    int           // 1 is the first
+	StatusCode int           // 0: no response
+	APIError   *APIError     // the parsed error object; nil below 400
+	Err        error         // why there is no response
+	Verdict    Verdict
+	Duration   time.Duration // until the response headers, or the error
+}
+
+// WaitInfo is a wait that begins.
+type WaitInfo struct {
+	Request *http.Request // the caller's
+	Attempt int           // the attempt that waits: 1 waits for a limiter only
+
+	// Reason is one of
+	//
+	//	"backoff"      the interval of the backoff policy
+	//	"retry-after"  the server's hint for this request, and jitter
+	//	"rate limit"   for a token of WithRateLimit
+	//	"pause"        a rejection stopped the key, or it is being reopened
+	//	"limiter"      for the Limiter of WithLimiter
+	Reason string
+
+	// Duration is how long the wait will be. For "rate limit" and "pause" it
+	// is an estimate: others may go first.
+	Duration time.Duration
+}
+
+// DoneInfo is how a call ended.
+type DoneInfo struct {
+	Request    *http.Request // the caller's
+	Attempts   int           // attempts made; 0: nothing was sent
+	StatusCode int           // of the response; 0: none
+	Err        error         // what RoundTrip returns
+
+	// Why is the reason for there being no further attempt: "success", the
+	// reason of a verdict that is final, or one of
+	//
+	//	"attempts"             WithMaxAttempts is reached
+	//	"method"               not idempotent, and maybe processed
+	//	"body not replayable"  no GetBody, and no WithReplayBuffer or a larger body
+	//	"body error"           GetBody returned an error
+	//	"budget"               the retry budget is used up
+	//	"backoff stopped"      the backoff policy returned backoff.Stop
+	//	"max wait"             the wait is longer than WithMaxWait
+	//	"deadline"             the wait is longer than the context lasts
+	//	"limited"              the limiter refused; Err is or wraps a LimitError
+	//	"canceled"             the context ended
+	Why string
+
+	Duration time.Duration // of the whole call, up to the response headers
+}
+
+// compose returns a Trace that calls the hooks of t, then those of u; either
+// may be nil.
+func (t *Trace) compose(u *Trace) *Trace {
+	if t == nil {
+		return u
+	}
+	if u == nil {
+		return t
+	}
+	return &Trace{
+		AttemptStart: both(t.AttemptStart, u.AttemptStart),
+		AttemptDone:  both(t.AttemptDone, u.AttemptDone),
+		Wait:         both(t.Wait, u.Wait),
+		Done:         both(t.Done, u.Done),
+	}
+}
+
+func both[T any](f, g func(T)) func(T) {
+	if f == nil {
+		return g
+	}
+	if g == nil {
+		return f
+	}
+	return func(v T) { f(v); g(v) }
+}
+
+// logTrace returns hooks that write to l. A log is read by more people than a
+// response, so it holds the codes an error object carries, not its message.
+func logTrace(l *slog.Logger) *Trace {
+	write := func(req *http.Request, level slog.Level, msg string, attrs ...slog.Attr) {
+		ctx := req.Context()
+		if !l.Enabled(ctx, level) {
+			return
+		}
+		all := append([]slog.Attr{
+			slog.String("method", method(req)),
+			slog.String("host", req.URL.Host),
+			slog.String("path", req.URL.Path),
+		}, attrs...)
+		l.LogAttrs(ctx, level, msg, all...)
+	}
+	return &Trace{
+		AttemptStart: func(a AttemptInfo) {
+			write(a.Request, slog.LevelDebug, "attempt started", slog.Int("attempt", a.Attempt))
+		},
+		AttemptDone: func(a AttemptInfo) {
+			level := slog.LevelDebug
+			if a.Err != nil || a.APIError != nil {
+				level = slog.LevelWarn
+			}
+			attrs := []slog.Attr{
+				slog.Int("attempt", a.Attempt),
+				slog.Int("status", a.StatusCode),
+				slog.Duration("duration", a.Duration),
+				slog.String("why", a.Verdict.Why),
+			}
+			if e := a.APIError; e != nil {
+				attrs = append(attrs, slog.String("kind", e.Kind.String()),
+					slog.String("type", oneLine(e.Type, 64)), slog.String("code", oneLine(e.Code, 64)),
+					slog.String("request_id", oneLine(e.RequestID, 128)))
+			}
+			if a.Err != nil {
+				attrs = append(attrs, slog.String("error", errorText(a.Err)))
+			}
+			write(a.Request, level, "attempt done", attrs...)
+		},
+		Wait: func(w WaitInfo) {
+			write(w.Request, slog.LevelInfo, "waiting", slog.Int("attempt", w.Attempt),
+				slog.String("reason", w.Reason), slog.Duration("duration", w.Duration))
+		},
+		Done: func(d DoneInfo) {
+			level := slog.LevelDebug
+			switch {
+			case d.Err != nil || d.StatusCode >= 400:
+				level = slog.LevelWarn
+			case d.Attempts > 1:
+				level = slog.LevelInfo
+			}
+			write(d.Request, level, "call done", slog.Int("attempts", d.Attempts),
+				slog.Int("status", d.StatusCode), slog.Duration("duration", d.Duration),
+				slog.String("why", d.Why))
+		},
+	}
+}
