@@ -424,18 +424,22 @@ func (g *gate) pause(now time.Time, d, maxWait time.Duration) {
 	g.serve(now)
 }
 
-// accepted tells the gate of an answer that was not a rejection, to an attempt
-// sent at the given time. What was sent before the pause ended says nothing
-// about the time after it.
-func (g *gate) accepted(sent, now time.Time) {
+// ended tells the gate of an attempt, sent at the given time, that was not
+// rejected: it was accepted, or got no answer, which leaves things as they were
+// before it. What was sent before the pause ended says nothing about the time
+// after it.
+func (g *gate) ended(sent, now time.Time, accepted bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !g.reopening || sent.Before(g.pausedUntil) {
 		return
 	}
-	g.credit = max(g.credit, 0) + 2
+	g.credit++
+	if accepted {
+		g.credit++
+	}
 	g.serve(now)
-	if len(g.line[firstAttempt]) == 0 && len(g.line[retryAttempt]) == 0 {
+	if accepted && len(g.line[firstAttempt]) == 0 && len(g.line[retryAttempt]) == 0 {
 		g.reopening = false // nobody was left to hold back
 	}
 }

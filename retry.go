@@ -363,8 +363,8 @@ func (c *call) observe(a *AttemptInfo, resp *http.Response) {
 	switch {
 	case rejected:
 		c.key.gate.pause(now, v.RetryAfter-now.Sub(c.answered), c.cfg.maxWait)
-	case resp != nil && v.Kind != KindRateLimit:
-		c.key.gate.accepted(c.answered.Add(-a.Duration), now)
+	case v.Kind != KindRateLimit:
+		c.key.gate.ended(c.answered.Add(-a.Duration), now, resp != nil)
 	}
 	switch {
 	case v.Kind == KindRateLimit || a.Err != nil && !v.Retry:

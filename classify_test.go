@@ -1,0 +1,447 @@
+package resilient_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/resilienthttp/resilient"
+)
+
+var inf, nan = math.Inf(1), math.NaN()
+
+func TestStatusTable(t *testing.T) {
+	const all = 4 // the default attempts
+	for _, tt := range []struct {
+		status    int
+		header    []string
+		get, post int
+		kind      resilient.Kind
+		sentinel  error
+		why       string
+	}{
+		{400, nil, 1, 1, resilient.KindInvalidRequest, resilient.ErrInvalidRequest, "a parameter stays wrong"},
+		{402, nil, 1, 1, resilient.KindPaymentRequired, resilient.ErrPaymentRequired, "the account stays unpaid"},
+		{403, nil, 1, 1, resilient.KindAuthentication, resilient.ErrAuthentication, "the credentials stay wrong"},
+		{404, nil, 1, 1, resilient.KindNotFound, resilient.ErrNotFound, "the URI stays unknown"},
+		{429, nil, all, all, resilient.KindRateLimit, resilient.ErrRateLimit, "rejected unprocessed"},
+		{500, nil, all, 1, resilient.KindServer, resilient.ErrServer, "a POST may have been processed"},
+		{502, nil, all, 1, resilient.KindServer, resilient.ErrServer, "as 500"},
+		{503, nil, all, 1, resilient.KindServer, resilient.ErrServer, "as 500"},
+		{504, nil, all, 1, resilient.KindServer, resilient.ErrServer, "as 500"},
+		{408, nil, all, 1, resilient.KindServer, resilient.ErrServer, "as 500"},
+		{425, nil, all, 1, resilient.KindServer, resilient.ErrServer, "as 500"},
+		{503, []string{"Retry-After", "1"}, all, all, resilient.KindServer, resilient.ErrServer, "turned away until a stated time"},
+		{503, []string{"Retry-After", "0"}, all, all, resilient.KindServer, resilient.ErrServer, "0 is a hint too"},
+		{503, []string{"Retry-After", "soon"}, all, 1, resilient.KindServer, resilient.ErrServer, "that is no hint"},
+		{500, []string{"Retry-After", "1"}, all, 1, resilient.KindServer, resilient.ErrServer, "only a 503 is a rejection"},
+		{401, nil, 1, 1, resilient.KindAuthentication, resilient.ErrAuthentication, "undocumented: final"},
+		{405, nil, 1, 1, resilient.KindInvalidRequest, resilient.ErrInvalidRequest, "undocumented: final"},
+		{409, nil, 1, 1, resilient.KindInvalidRequest, resilient.ErrInvalidRequest, "undocumented: final"},
+		{410, nil, 1, 1, resilient.KindNotFound, resilient.ErrNotFound, "undocumented: final"},
+		{413, []string{"Retry-After", "1"}, 1, 1, resilient.KindInvalidRequest, resilient.ErrInvalidRequest, "a hint does not make it temporary"},
+		{422, nil, 1, 1, resilient.KindInvalidRequest, resilient.ErrInvalidRequest, "undocumented: final"},
+		{501, nil, 1, 1, resilient.KindServer, resilient.ErrServer, "undocumented: final"},
+		{505, nil, 1, 1, resilient.KindServer, resilient.ErrServer, "undocumented: final"},
+		{999, nil, 1, 1, resilient.KindServer, resilient.ErrServer, "net/http lets it through"},
+	} {
+		t.Run(strconv.Itoa(tt.status)+strings.Join(tt.header, " "), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				for method, want := range map[string]int{"GET": tt.get, "POST": tt.post} {
+					base := newScript(answer(tt.status, tt.header...))
+					resp, err := resilient.NewTransport(base, unbounded()).RoundTrip(newRequest(t, method, "http://api.test/", ""))
+					require.NoError(t, err)
+					require.Equal(t, want, base.count(), "%s: %s", method, tt.why)
+					apiErr, ok := resilient.ErrorFromResponse(resp)
+					require.True(t, ok)
+					require.Equal(t, tt.status, apiErr.StatusCode)
+					require.Equal(t, tt.kind, apiErr.Kind)
+					require.ErrorIs(t, apiErr, tt.sentinel)
+					require.Equal(t, want, apiErr.Attempts)
+					require.NotEqual(t, "none", apiErr.Kind.String())
+					for _, other := range []error{
+						resilient.ErrInvalidRequest, resilient.ErrPaymentRequired, resilient.ErrAuthentication,
+						resilient.ErrNotFound, resilient.ErrRateLimit, resilient.ErrServer,
+					} {
+						require.Equal(t, other == tt.sentinel, errors.Is(apiErr, other))
+					}
+					require.NoError(t, resp.Body.Close())
+				}
+			})
+		})
+	}
+	require.Equal(t, "none", resilient.Kind(0).String())
+	require.NotErrorIs(t, &resilient.APIError{}, resilient.ErrServer, "the zero error is of no kind")
+}
+
+func TestErrorObject(t *testing.T) {
+	limit := []resilient.InvalidParam{{Name: "limit", Reason: "too big"}}
+	for _, tt := range []struct {
+		name, body string
+		want       resilient.APIError
+	}{
+		{
+			"documented", `{"code":"400","type":"T","message":"m","invalid":[{"name":"limit","reason":"too big"}]}`,
+			resilient.APIError{Code: "400", Type: "T", Message: "m", Invalid: limit},
+		},
+		{"code as number", `{"code":12345678901234567890}`, resilient.APIError{Code: "12345678901234567890"}},
+		{"code as an absurd number", `{"code":1e400,"message":"m"}`, resilient.APIError{Code: "1e400", Message: "m"}},
+		{"code of another type", `{"code":{"x":1},"message":"m"}`, resilient.APIError{Message: "m"}},
+		{"message of another type", `{"code":"c","message":["m"]}`, resilient.APIError{Code: "c"}},
+		{"invalid null", `{"code":"c","invalid":null}`, resilient.APIError{Code: "c"}},
+		{"invalid empty", `{"code":"c","invalid":[]}`, resilient.APIError{Code: "c", Invalid: []resilient.InvalidParam{}}},
+		{"invalid one object", `{"invalid":{"name":"limit","reason":"too big"}}`, resilient.APIError{Invalid: limit}},
+		{"invalid of another type", `{"code":"c","invalid":7}`, resilient.APIError{Code: "c"}},
+		{"BOM", "\xef\xbb\xbf" + `{"code":"c"}`, resilient.APIError{Code: "c"}},
+		{"trailing garbage", `{"code":"c"} <!-- proxy -->`, resilient.APIError{Code: "c"}},
+		{"truncated", `{"code":"c","mess`, resilient.APIError{}},
+		{"HTML", `<html>502</html>`, resilient.APIError{}},
+		{"array", `[1]`, resilient.APIError{}},
+		{"null", `null`, resilient.APIError{}},
+		{"empty", ``, resilient.APIError{}},
+		{"deep", strings.Repeat("[", 100_000), resilient.APIError{}},
+		{"huge", `{"message":"` + strings.Repeat("x", 1<<20) + `"}`, resilient.APIError{}},
+		{"not UTF-8", "{\"code\":\"c\",\"message\":\"caf\xe9\"}", resilient.APIError{Code: "c", Message: "caf\ufffd"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			resp, err := resilient.NewTransport(newScript(answerWith(400, tt.body))).RoundTrip(get(t))
+			require.NoError(t, err)
+			apiErr, ok := resilient.ErrorFromResponse(resp)
+			require.True(t, ok)
+			require.Equal(t, 400, apiErr.StatusCode)
+			require.Equal(t, tt.want.Code, apiErr.Code)
+			require.Equal(t, tt.want.Type, apiErr.Type)
+			require.Equal(t, tt.want.Message, apiErr.Message)
+			require.Equal(t, tt.want.Invalid, apiErr.Invalid)
+			require.Equal(t, tt.body[:min(len(tt.body), 64<<10)], string(apiErr.Body))
+			require.Equal(t, tt.body, readAll(t, resp), "every byte is still there")
+
+			again, ok := resilient.ErrorFromResponse(resp)
+			require.True(t, ok, "an SDK has read and closed the body by now")
+			require.Equal(t, apiErr, again)
+		})
+	}
+}
+
+func TestErrorFromResponseOfAnyOrigin(t *testing.T) {
+	_, ok := resilient.ErrorFromResponse(nil)
+	require.False(t, ok)
+	_, ok = resilient.ErrorFromResponse(&http.Response{StatusCode: 302})
+	require.False(t, ok)
+
+	apiErr, ok := resilient.ErrorFromResponse(&http.Response{StatusCode: 404, Header: http.Header{"Request-Id": {"r1"}}})
+	require.True(t, ok, "no body at all")
+	require.ErrorIs(t, apiErr, resilient.ErrNotFound)
+	require.Equal(t, "r1", apiErr.RequestID)
+
+	body := `{"code":"c"}` + strings.Repeat(" ", 100_000) + "end"
+	resp := &http.Response{StatusCode: 500, Body: io.NopCloser(strings.NewReader(body))}
+	apiErr, ok = resilient.ErrorFromResponse(resp)
+	require.True(t, ok)
+	require.Equal(t, "c", apiErr.Code)
+	require.Zero(t, apiErr.Attempts, "not known")
+	require.Len(t, apiErr.Body, 64<<10)
+	require.Equal(t, body, readAll(t, resp))
+	_, err := resp.Body.Read(make([]byte, 1))
+	require.ErrorIs(t, err, http.ErrBodyReadAfterClose)
+	require.NoError(t, resp.Body.Close(), "a second Close is harmless")
+}
+
+func TestErrorBodyEndsAsItCame(t *testing.T) {
+	cut := func(req *http.Request) (*http.Response, error) {
+		body := io.MultiReader(strings.NewReader(`{"code":"c"}`), failingReader{io.ErrUnexpectedEOF})
+		return &http.Response{StatusCode: 404, Header: http.Header{}, Body: io.NopCloser(body)}, nil
+	}
+	resp, err := resilient.NewTransport(step(cut)).RoundTrip(get(t))
+	require.NoError(t, err)
+	b, err := io.ReadAll(resp.Body)
+	require.Equal(t, `{"code":"c"}`, string(b))
+	require.ErrorIs(t, err, io.ErrUnexpectedEOF, "a short body is not passed off as whole")
+	require.NoError(t, resp.Body.Close())
+}
+
+type failingReader struct{ err error }
+
+func (r failingReader) Read([]byte) (int, error) { return 0, r.err }
+
+func TestBodyThatNeverProgresses(t *testing.T) {
+	resp, err := resilient.NewTransport(step(func(*http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 404, Header: http.Header{}, Body: io.NopCloser(failingReader{})}, nil
+	})).RoundTrip(get(t))
+	require.NoError(t, err)
+	_, err = io.ReadAll(resp.Body)
+	require.ErrorIs(t, err, io.ErrNoProgress)
+	require.NoError(t, resp.Body.Close())
+}
+
+func TestErrorIsOneShortLineWithoutSecrets(t *testing.T) {
+	e := &resilient.APIError{
+		StatusCode: 400, Type: "T\r\n\x1b[31m", Code: "c\u202e\u2028", Message: strings.Repeat("long\x00", 1000),
+		Header: http.Header{"Set-Cookie": {"secret"}}, Body: []byte("secret"),
+	}
+	for range 10 {
+		e.Invalid = append(e.Invalid, resilient.InvalidParam{Name: "n", Reason: "caf\xe9\n"})
+	}
+	require.True(t, utf8.ValidString(e.Error()))
+	require.NotContains(t, e.Error(), "secret")
+	require.Less(t, len(e.Error()), 1000)
+	require.False(t, strings.ContainsFunc(e.Error(), func(r rune) bool { return !unicode.IsPrint(r) }), e.Error())
+	require.Contains(t, e.Error(), "and 7 more")
+	require.Equal(t, "resilient: status 404 NOT_FOUND_ERROR: Not found.",
+		(&resilient.APIError{StatusCode: 404, Code: "404", Type: "NOT_FOUND_ERROR", Message: "Not found."}).Error())
+	require.Equal(t, "resilient: status 400 (bad_limit); limit: too big", (&resilient.APIError{
+		StatusCode: 400, Code: "bad_limit", Invalid: []resilient.InvalidParam{{Name: "limit", Reason: "too big"}},
+	}).Error())
+}
+
+func TestStatusErrors(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := newScript(answer(429))
+		resp, err := resilient.NewTransport(base, resilient.WithStatusErrors(true)).RoundTrip(get(t))
+		require.Nil(t, resp)
+		var apiErr *resilient.APIError
+		require.ErrorAs(t, err, &apiErr)
+		require.Equal(t, 429, apiErr.StatusCode)
+		require.Equal(t, 4, apiErr.Attempts)
+		require.Equal(t, "m", apiErr.Message)
+
+		client := http.Client{Transport: resilient.NewTransport(newScript(answer(404)), resilient.WithStatusErrors(true))}
+		_, err = client.Do(get(t)) //nolint:bodyclose // an error
+		require.ErrorIs(t, err, resilient.ErrNotFound, "through *url.Error")
+	})
+}
+
+const year = 365 * 24 * time.Hour
+
+func TestRetryAfter(t *testing.T) {
+	const date = "Thu, 01 Jan 2026 00:00:00 GMT"
+	for _, tt := range []struct {
+		name   string
+		header []string
+		want   time.Duration
+		hinted bool
+	}{
+		{"seconds", []string{"Retry-After", "17"}, 17 * time.Second, true},
+		{"zero", []string{"Retry-After", "0"}, 0, true},
+		{"white space", []string{"Retry-After", " \t42 "}, 42 * time.Second, true},
+		{"fraction", []string{"Retry-After", "1.5"}, 1500 * time.Millisecond, true},
+		{"a fraction that floats cannot hold", []string{"Retry-After", "0.729"}, 729 * time.Millisecond, true},
+		{"rounded up", []string{"Retry-After", "34.074824224"}, 34075 * time.Millisecond, true},
+		{"negative", []string{"Retry-After", "-5"}, 0, false},
+		{"plus", []string{"Retry-After", "+1"}, 0, false},
+		{"exponent", []string{"Retry-After", "1e3"}, 0, false},
+		{"hex", []string{"Retry-After", "0x10"}, 0, false},
+		{"infinite", []string{"Retry-After", "Inf"}, 0, false},
+		{"NaN", []string{"Retry-After", "NaN"}, 0, false},
+		{"superscript", []string{"Retry-After", "²"}, 0, false},
+		{"arabic digits", []string{"Retry-After", "١٢"}, 0, false},
+		{"underscore", []string{"Retry-After", "1_000"}, 0, false},
+		{"no digits after the dot", []string{"Retry-After", "1."}, 0, false},
+		{"list", []string{"Retry-After", "120, 240"}, 0, false},
+		{"word", []string{"Retry-After", "soon"}, 0, false},
+		{"empty", []string{"Retry-After", ""}, 0, false},
+		{"the first of two", []string{"Retry-After", "3", "Retry-After", "4"}, 3 * time.Second, true},
+		{"overflow of int64 nanoseconds", []string{"Retry-After", "9223372037"}, year, true},
+		{"20 digits", []string{"Retry-After", "99999999999999999999"}, year, true},
+		{"64 KiB", []string{"Retry-After", strings.Repeat("9", 64<<10)}, 0, false},
+		{"milliseconds first", []string{"Retry-After", "9", "Retry-After-Ms", "250"}, 250 * time.Millisecond, true},
+		{"Azure's milliseconds", []string{"X-Ms-Retry-After-Ms", "40"}, 40 * time.Millisecond, true},
+		{"bad milliseconds fall through", []string{"Retry-After-Ms", "x", "Retry-After", "2"}, 2 * time.Second, true},
+		{"IMF date", []string{"Date", date, "Retry-After", "Thu, 01 Jan 2026 00:02:00 GMT"}, 2 * time.Minute, true},
+		{"RFC 850 date", []string{"Date", date, "Retry-After", "Thursday, 01-Jan-26 00:02:00 GMT"}, 2 * time.Minute, true},
+		{"asctime", []string{"Date", date, "Retry-After", "Thu Jan  1 00:02:00 2026"}, 2 * time.Minute, true},
+		{"past date", []string{"Date", date, "Retry-After", "Wed, 31 Dec 2025 00:00:00 GMT"}, 0, true},
+		{"year 9999", []string{"Date", date, "Retry-After", "Fri, 31 Dec 9999 00:00:00 GMT"}, year, true},
+		{"no Date: our clock", []string{"Retry-After", "Sat, 01 Jan 2000 00:00:30 GMT"}, 30 * time.Second, true},
+		{"a cached Date is old", []string{"Date", "Fri, 31 Dec 1999 00:00:00 GMT", "Age", "86400", "Retry-After", "Sat, 01 Jan 2000 00:00:30 GMT"}, 30 * time.Second, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { // the clock starts at 2000-01-01
+				base := newScript(answer(503, tt.header...))
+				resp, err := resilient.NewTransport(base, resilient.WithMaxWait(0)).RoundTrip(post(t))
+				require.NoError(t, err)
+				apiErr, _ := resilient.ErrorFromResponse(resp)
+				require.Equal(t, tt.want, apiErr.RetryAfter)
+				require.NoError(t, resp.Body.Close())
+
+				var r recorder
+				resp, err = resilient.NewTransport(base, resilient.WithTrace(r.trace())).RoundTrip(post(t))
+				require.NoError(t, err)
+				require.NoError(t, resp.Body.Close())
+				require.Equal(t, tt.hinted, r.attempts[0].Verdict.Unprocessed, "a 503 with a hint is a rejection")
+			})
+		})
+	}
+}
+
+func TestTransportErrors(t *testing.T) {
+	refused := &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+	for _, tt := range []struct {
+		name      string
+		err       error
+		edit      func(*http.Request)
+		get, post int
+	}{
+		{"connection refused", refused, nil, 4, 4},
+		{"proxy refused", &net.OpError{Op: "proxyconnect", Err: refused}, nil, 4, 4},
+		{"reset", &net.OpError{Op: "read", Err: syscall.ECONNRESET}, nil, 4, 1},
+		{"EOF", io.EOF, nil, 4, 1},
+		{"unknown", errors.New("http2: client connection lost"), nil, 4, 1},
+		{"DNS out of order", &net.OpError{Op: "dial", Err: &net.DNSError{IsTemporary: true}}, nil, 4, 4},
+		{"no such host", &net.OpError{Op: "dial", Err: &net.DNSError{IsNotFound: true}}, nil, 1, 1},
+		{"bad address", &net.OpError{Op: "dial", Err: &net.AddrError{}}, nil, 1, 1},
+		{"unknown authority", &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}, nil, 1, 1},
+		{"bare unknown authority", x509.UnknownAuthorityError{}, nil, 1, 1},
+		{"wrong host name", x509.HostnameError{Certificate: &x509.Certificate{}}, nil, 1, 1},
+		{"expired", x509.CertificateInvalidError{}, nil, 1, 1},
+		{"not TLS", tls.RecordHeaderError{}, nil, 1, 1},
+		{"skip", http.ErrSkipAltProtocol, nil, 1, 1},
+		{"canceled by the base", context.Canceled, nil, 1, 1},
+		{"wrapped", &url.Error{Err: refused}, nil, 4, 4},
+		{"unknown scheme", io.EOF, func(r *http.Request) { r.URL.Scheme = "ftp" }, 1, 1},
+		{"no host", io.EOF, func(r *http.Request) { r.URL.Host = "" }, 1, 1},
+		{"bad method", io.EOF, func(r *http.Request) { r.Method = "B D" }, 1, 1},
+		{"bad header name", io.EOF, func(r *http.Request) { r.Header["a b"] = nil }, 1, 1},
+		{"bad header value", io.EOF, func(r *http.Request) { r.Header.Set("A", "b\nc") }, 1, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				for method, want := range map[string]int{"GET": tt.get, "POST": tt.post} {
+					base := newScript(fails(tt.err))
+					req := newRequest(t, method, "http://api.test/", "")
+					if tt.edit != nil {
+						tt.edit(req)
+					}
+					resp, err := resilient.NewTransport(base, unbounded()).RoundTrip(req) //nolint:bodyclose // an error
+					require.Nil(t, resp)
+					require.ErrorIs(t, err, tt.err)
+					require.Equal(t, want, base.count(), method)
+					var retried *resilient.RetryError
+					require.Equal(t, want > 1, errors.As(err, &retried), "wrapped only after more than one attempt")
+				}
+			})
+		})
+	}
+}
+
+func TestRealCertificateIsNotRetried(t *testing.T) {
+	// A peer retried an untrusted certificate three times when used as a
+	// RoundTripper, where the error is not inside a *url.Error.
+	srv := httptest.NewUnstartedServer(http.NotFoundHandler())
+	srv.Config.ErrorLog = nil
+	srv.StartTLS()
+	defer srv.Close()
+	base := &http.Transport{}
+	defer base.CloseIdleConnections()
+	var r recorder
+	_, err := resilient.NewTransport(base, resilient.WithTrace(r.trace())).
+		RoundTrip(newRequest(t, http.MethodGet, srv.URL, "")) //nolint:bodyclose // an error
+	require.Error(t, err)
+	require.Len(t, r.attempts, 1)
+	require.Equal(t, "TLS", r.why(t))
+}
+
+func TestClassifier(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		// The quota is used up for good, says the code, whatever the status.
+		final := resilient.WithClassifier(func(a resilient.AttemptInfo) resilient.Verdict {
+			v := a.Verdict
+			if a.APIError != nil && a.APIError.Code == "insufficient_quota" {
+				v.Kind, v.Retry, v.Why = resilient.KindPaymentRequired, false, "quota"
+			}
+			return v
+		})
+		base := newScript(answerWith(429, `{"code":"insufficient_quota"}`))
+		var r recorder
+		resp, err := resilient.NewTransport(base, final, resilient.WithTrace(r.trace()), resilient.WithStatusErrors(true)).RoundTrip(get(t))
+		require.Nil(t, resp)
+		require.ErrorIs(t, err, resilient.ErrPaymentRequired)
+		require.Equal(t, 1, base.count())
+		require.Equal(t, "quota", r.why(t))
+
+		// It may also find a failure temporary, but not what succeeded.
+		asked := 0
+		conflict := resilient.WithClassifier(func(a resilient.AttemptInfo) resilient.Verdict {
+			asked++
+			return resilient.Verdict{Kind: a.Verdict.Kind, Retry: true, RetryAfter: 3 * time.Second, Why: "conflict"}
+		})
+		base = newScript(answer(409), answer(200))
+		start := time.Now()
+		resp, err = resilient.NewTransport(base, conflict, every(0)).RoundTrip(get(t))
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, 3*time.Second, time.Since(start))
+		require.Equal(t, 1, asked)
+
+		base = newScript(answer(409))
+		resp, err = resilient.NewTransport(base, conflict, every(0)).RoundTrip(post(t))
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, 1, base.count(), "the method still counts, unless the verdict says Unprocessed")
+	})
+}
+
+func FuzzErrorFromResponse(f *testing.F) {
+	for _, seed := range []string{
+		`{"code":"400","type":"INVALID_REQUEST_ERROR","message":"m","invalid":[{"name":"limit","reason":"r"}]}`,
+		`{"code":12345678901234567890,"invalid":{"name":"a"}}`, `{"invalid":["x"]}`, `[[[[`, "\xef\xbb\xbf{}", `{"code":"c"} x`,
+		`"s"`, `null`, `{"message":"\ud800\u0000\u202e"}`, `<html>`, ``, `{"CODE":1e400,"code":-0}`,
+	} {
+		f.Add(400, []byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, status int, body []byte) {
+		resp := &http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(body))}
+		e, ok := resilient.ErrorFromResponse(resp)
+		require.Equal(t, status >= 400, ok)
+		rest, err := io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(body, rest), "every byte is still there")
+		if !ok {
+			return
+		}
+		require.Equal(t, status, e.StatusCode)
+		require.NotZero(t, e.Kind)
+		require.True(t, bytes.HasPrefix(body, e.Body))
+		require.True(t, utf8.ValidString(e.Error()))
+		require.Less(t, len(e.Error()), 4096)
+		require.False(t, strings.ContainsFunc(e.Error(), func(r rune) bool { return !unicode.IsPrint(r) }))
+	})
+}
+
+func FuzzRetryAfter(f *testing.F) {
+	for _, seed := range []string{
+		"", "0", "1.5", "-1", "1e9", "NaN", "Inf", "0x1p4", "9223372037", "99999999999999999999", " 7 ", "1_0", "120, 240",
+		"Thu, 01 Jan 2026 00:02:00 GMT", "Thursday, 01-Jan-26 00:02:00 GMT", "Thu Jan  1 00:02:00 2026", "Fri, 31 Dec 9999 23:59:59 GMT",
+	} {
+		f.Add(seed, seed, "Thu, 01 Jan 2026 00:00:00 GMT")
+	}
+	f.Fuzz(func(t *testing.T, value, ms, date string) {
+		h := http.Header{"Retry-After": {value}, "Retry-After-Ms": {ms}, "Date": {date}}
+		e, ok := resilient.ErrorFromResponse(&http.Response{StatusCode: 429, Header: h})
+		require.True(t, ok)
+		require.GreaterOrEqual(t, e.RetryAfter, time.Duration(0))
+		require.LessOrEqual(t, e.RetryAfter, year)
+		require.Zero(t, e.RetryAfter%time.Millisecond)
+		if n, err := strconv.ParseUint(strings.TrimSpace(value), 10, 31); err == nil && strings.Trim(ms, "0123456789. \t\r\n\v\f") != "" {
+			require.Equal(t, min(time.Duration(n)*time.Second, year), e.RetryAfter)
+		}
+	})
+}
