@@ -12,10 +12,13 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
+	"weak"
 )
 
 // Kind is what an error response means to the caller. The zero Kind, "none",
@@ -399,18 +402,53 @@ func ErrorFromResponse(resp *http.Response) (*APIError, bool) {
 	if resp == nil || resp.StatusCode < 400 {
 		return nil, false
 	}
-	b, ok := resp.Body.(*errorBody)
-	if !ok {
-		if resp.Body == nil || resp.Body == http.NoBody {
-			return newAPIError(resp, nil, time.Now()), true
+	known := recall(resp)
+	body := known.body
+	if body == nil && resp.Body != nil && resp.Body != http.NoBody {
+		body, _ = resp.Body.(*errorBody)
+		if body == nil {
+			body = newErrorBody(resp, time.Now())
+			close(body.ahead)
+			resp.Body = body
 		}
-		b = newErrorBody(resp, 0, time.Now())
-		close(b.ahead)
-		resp.Body = b
 	}
-	e := newAPIError(resp, b.prefix(), b.received)
-	e.Attempts = b.attempts
+	var e *APIError
+	if body == nil {
+		e = newAPIError(resp, nil, time.Now())
+	} else {
+		e = newAPIError(resp, body.prefix(), body.received)
+	}
+	if known.attempts > 0 {
+		e.Attempts, e.Kind = known.attempts, known.kind
+	}
 	return e, true
+}
+
+// verdicts holds what a Transport knows of the error responses it returned, as
+// long as they are in use: the way back to it from a response whose body
+// somebody has wrapped, as http.Client does when it has a Timeout, or emptied.
+// It is the one state that is not a Transport's, since a response does not name
+// the Transport it came through, and its Request has to be the caller's own.
+var verdicts sync.Map //nolint:gochecknoglobals // see above; of weak.Pointer[http.Response] to verdict
+
+// verdict is what is known of an error response beyond its bytes.
+type verdict struct {
+	attempts int
+	kind     Kind
+	body     *errorBody // nil: it has none
+}
+
+func remember(resp *http.Response, e *APIError) {
+	key := weak.Make(resp)
+	body, _ := resp.Body.(*errorBody)
+	verdicts.Store(key, verdict{e.Attempts, e.Kind, body})
+	runtime.AddCleanup(resp, func(key weak.Pointer[http.Response]) { verdicts.Delete(key) }, key)
+}
+
+func recall(resp *http.Response) verdict {
+	v, _ := verdicts.Load(weak.Make(resp))
+	known, _ := v.(verdict)
+	return known
 }
 
 // newAPIError parses a response of which prefix is the beginning of the body.

@@ -165,6 +165,38 @@ func TestErrorFromResponseOfAnyOrigin(t *testing.T) {
 	require.NoError(t, resp.Body.Close(), "a second Close is harmless")
 }
 
+func TestErrorFromResponseAfterAnSDK(t *testing.T) {
+	// An SDK reads and closes the body, and http.Client wraps it if it has a
+	// Timeout: the error object was lost then.
+	for name, body := range map[string]string{"body": `{"code":"c"}`, "none": ""} {
+		t.Run(name, func(t *testing.T) {
+			paid := resilient.WithClassifier(func(a resilient.AttemptInfo) resilient.Verdict {
+				a.Verdict.Kind = resilient.KindPaymentRequired
+				return a.Verdict
+			})
+			base := step(func(req *http.Request) (*http.Response, error) {
+				resp, err := answerWith(404, body)(req)
+				if body == "" {
+					resp.Body = http.NoBody
+				}
+				return resp, err
+			})
+			client := &http.Client{Timeout: time.Minute, Transport: resilient.NewTransport(base, paid)}
+			resp, err := client.Do(get(t))
+			require.NoError(t, err)
+			require.Equal(t, body, readAll(t, resp))
+			e, ok := resilient.ErrorFromResponse(resp)
+			require.True(t, ok)
+			require.Equal(t, 1, e.Attempts)
+			require.ErrorIs(t, e, resilient.ErrPaymentRequired, "the classifier's kind, as in the other two ways")
+			require.Equal(t, body, string(e.Body))
+			if body != "" {
+				require.Equal(t, "c", e.Code)
+			}
+		})
+	}
+}
+
 func TestErrorBodyEndsAsItCame(t *testing.T) {
 	cut := func(req *http.Request) (*http.Response, error) {
 		body := io.MultiReader(strings.NewReader(`{"code":"c"}`), failingReader{io.ErrUnexpectedEOF})

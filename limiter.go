@@ -168,7 +168,7 @@ func (t *keyTable) keyOf(cfg *config, req *http.Request) limitKey {
 		return limitKey{host: cfg.limitKey(req)}
 	}
 	key := limitKey{scheme: req.URL.Scheme, host: strings.ToLower(req.URL.Host)}
-	authorization, apiKey := req.Header.Get("Authorization"), req.Header.Get("X-Api-Key")
+	authorization, apiKey := first(req.Header["Authorization"]), first(req.Header["X-Api-Key"])
 	if i := strings.IndexAny(authorization, ",:"); i >= 0 {
 		authorization = authorization[:i]
 	}
@@ -184,6 +184,13 @@ func (t *keyTable) keyOf(cfg *config, req *http.Request) limitKey {
 	}
 	key.credential = h.Sum64()
 	return key
+}
+
+func first(values []string) string {
+	if len(values) == 0 {
+		return ""
+	}
+	return values[0]
 }
 
 func (t *keyTable) hashSeed() maphash.Seed {

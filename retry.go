@@ -131,7 +131,7 @@ type RetryError struct {
 // Error returns the attempts, what ended the call, and the last outcome.
 func (e *RetryError) Error() string {
 	msg := fmt.Sprintf("resilient: gave up after attempt %d: %v", e.Attempts, e.Err)
-	if e.Last != nil {
+	if e.Last != nil && e.Last.Error() != e.Err.Error() {
 		msg += fmt.Sprintf(" (before: %v)", e.Last)
 	}
 	return msg
@@ -165,12 +165,13 @@ type call struct {
 	last       error // the outcome of the attempt before the one under way
 	paid       int   // tokens of the budget this call has used up
 	prepaid    bool  // the attempt under way is paid for
+	timed      bool // begin and the durations of attempts are kept
 	begin      time.Time
-	answered   time.Time // when the last attempt ended
+	answered   time.Time // when the last attempt ended, if that failed or timed
 }
 
 func newCall(t *Transport, cfg *config, req *http.Request) call {
-	c := call{t: t, cfg: cfg, req: req, begin: time.Now()}
+	c := call{t: t, cfg: cfg, req: req}
 	c.idempotent = cfg.retryNonIdempotent || idempotent(req)
 	if cfg.idempotencyKey != nil && !idempotent(req) && method(req) != http.MethodConnect {
 		if key := cfg.idempotencyKey(req); key != "" {
@@ -184,6 +185,14 @@ func newCall(t *Transport, cfg *config, req *http.Request) call {
 	}
 	if cfg.shared.limit > 0 {
 		c.key = t.keys.findOrAdd(cfg, req)
+	} else {
+		c.key = t.keys.find(cfg, req)
+	}
+	// Nobody would see the times of a call that succeeds, and reading the
+	// clock is half of what such a call costs.
+	c.timed = c.key != nil || cfg.hooks != nil || cfg.classifier != nil
+	if c.timed {
+		c.begin = time.Now()
 	}
 	return c
 }
@@ -233,9 +242,6 @@ func (c *call) admit(n int) error {
 	if n > 1 {
 		class = retryAttempt
 	}
-	if c.key == nil {
-		c.key = c.t.keys.find(c.cfg, c.req)
-	}
 	if c.key != nil {
 		if err := c.key.gate.wait(ctx, class, c.cfg.maxWait, c.onWait(n)); err != nil {
 			return err
@@ -259,10 +265,17 @@ func (c *call) attempt(n int, body io.ReadCloser) (*http.Response, AttemptInfo) 
 	if h := c.cfg.hooks; h != nil && h.AttemptStart != nil {
 		h.AttemptStart(a)
 	}
-	start := time.Now()
+	var start time.Time
+	if c.timed {
+		start = time.Now()
+	}
 	resp, neverSent, err := c.send(n, body)
-	c.answered = time.Now()
-	a.Duration = c.answered.Sub(start)
+	if c.timed || err != nil || resp.StatusCode >= 400 {
+		c.answered = time.Now()
+	}
+	if c.timed {
+		a.Duration = c.answered.Sub(start)
+	}
 	switch {
 	case err != nil:
 		a.Err = err
@@ -506,9 +519,13 @@ func (c *call) done(resp *http.Response, a *AttemptInfo, why string) (*http.Resp
 	if err != nil && a.Attempt > 1 {
 		err = &RetryError{Attempts: a.Attempt, Err: err, Last: c.last}
 	}
-	if a.APIError != nil && c.cfg.statusErrors {
+	switch {
+	case a.APIError == nil:
+	case c.cfg.statusErrors:
 		closeBody(resp.Body)
 		resp, err = nil, a.APIError
+	default:
+		remember(resp, a.APIError)
 	}
 	c.report(a.Attempt, a.StatusCode, err, why)
 	return resp, err
@@ -912,7 +929,6 @@ func (b *bodyReader) Close() error {
 // the error at the end, as they came.
 type errorBody struct {
 	rc       io.ReadCloser
-	attempts int
 	received time.Time
 	ahead    chan struct{} // closed when nobody is reading ahead
 
@@ -924,13 +940,13 @@ type errorBody struct {
 	closed bool
 }
 
-func newErrorBody(resp *http.Response, attempts int, received time.Time) *errorBody {
+func newErrorBody(resp *http.Response, received time.Time) *errorBody {
 	size := int64(512)
 	if resp.ContentLength > 0 {
 		size = min(resp.ContentLength, maxPrefix)
 	}
 	return &errorBody{
-		rc: resp.Body, attempts: attempts, received: received,
+		rc: resp.Body, received: received,
 		ahead: make(chan struct{}), buf: make([]byte, 0, size),
 	}
 }
@@ -942,7 +958,7 @@ func newErrorBody(resp *http.Response, attempts int, received time.Time) *errorB
 func peek(ctx context.Context, resp *http.Response, attempt int, received time.Time) *APIError {
 	var prefix []byte
 	if resp.Body != http.NoBody {
-		b := newErrorBody(resp, attempt, received)
+		b := newErrorBody(resp, received)
 		resp.Body = b
 		go func() {
 			defer close(b.ahead)

@@ -1,0 +1,620 @@
+package resilient_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/time/rate"
+
+	"github.com/resilienthttp/resilient"
+)
+
+// callers sends n requests at once, a nanosecond apart so that their order is
+// known, and returns when all have ended.
+func callers(t *testing.T, transport http.RoundTripper, n int) {
+	t.Helper()
+	var wg sync.WaitGroup
+	for range n {
+		wg.Go(func() {
+			resp, err := transport.RoundTrip(get(t))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			_ = resp.Body.Close()
+		})
+		time.Sleep(time.Nanosecond)
+	}
+	wg.Wait()
+}
+
+// since returns the times at which requests were sent, to the millisecond.
+func (s *script) since(start time.Time) []time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var at []time.Duration
+	for _, note := range s.sent {
+		at = append(at, note.at.Sub(start).Truncate(time.Millisecond))
+	}
+	return at
+}
+
+const ms = time.Millisecond
+
+func TestRateLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := newScript(answer(200))
+		var r recorder
+		transport := resilient.NewTransport(base, resilient.WithRateLimit(10, 3), resilient.WithTrace(r.trace()))
+		start := time.Now()
+		callers(t, transport, 6)
+		require.Equal(t, []time.Duration{0, 0, 0, 100 * ms, 200 * ms, 300 * ms}, base.since(start))
+		require.Len(t, r.waits, 3)
+		for i, w := range r.waits {
+			require.Equal(t, "rate limit", w.Reason)
+			require.InDelta(t, time.Duration(i+1)*100*ms, w.Duration, float64(ms))
+		}
+	})
+}
+
+func TestRateLimitAppliesToRetries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := newScript(answer(500))
+		start := time.Now()
+		resp, err := resilient.NewTransport(base, every(0), resilient.WithRateLimit(1, 1)).RoundTrip(get(t))
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, []time.Duration{0, time.Second, 2 * time.Second, 3 * time.Second}, base.since(start))
+	})
+}
+
+func TestWaitersAreServedInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var order []string
+		base := step(func(req *http.Request) (*http.Response, error) {
+			mu.Lock()
+			order = append(order, req.URL.Path)
+			mu.Unlock()
+			return answer(200)(req)
+		})
+		transport := resilient.NewTransport(base, resilient.WithRateLimit(1, 1))
+		var want []string
+		var wg sync.WaitGroup
+		for i := range 20 {
+			path := fmt.Sprint("/", i)
+			want = append(want, path)
+			wg.Go(func() {
+				resp, err := transport.RoundTrip(newRequest(t, http.MethodGet, "http://api.test"+path, ""))
+				if err == nil {
+					_ = resp.Body.Close()
+				}
+			})
+			time.Sleep(time.Millisecond)
+		}
+		wg.Wait()
+		require.Equal(t, want, order)
+	})
+}
+
+func TestFirstAttemptsGoBeforeRetries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var order []string
+		base := step(func(req *http.Request) (*http.Response, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			order = append(order, req.URL.Path)
+			if len(order) == 1 {
+				return answer(500)(req)
+			}
+			return answer(200)(req)
+		})
+		transport := resilient.NewTransport(base, every(100*ms), resilient.WithRateLimit(1, 1))
+		var wg sync.WaitGroup
+		for i, path := range []string{"/retried", "/a", "/b"} {
+			wg.Go(func() {
+				time.Sleep(time.Duration(i) * 200 * ms) // the retry is in line first
+				resp, err := transport.RoundTrip(newRequest(t, http.MethodGet, "http://api.test"+path, ""))
+				if err == nil {
+					_ = resp.Body.Close()
+				}
+			})
+		}
+		wg.Wait()
+		require.Equal(t, []string{"/retried", "/a", "/b", "/retried"}, order)
+	})
+}
+
+func TestWaitersWhoGiveUpLeaveNoTrace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := newScript(answer(200))
+		transport := resilient.NewTransport(base, resilient.WithRateLimit(1, 1), resilient.WithMaxWait(time.Hour))
+		start := time.Now()
+		callers(t, transport, 1)
+		ctx, cancel := context.WithCancelCause(t.Context())
+		gone := errors.New("gone")
+		var wg sync.WaitGroup
+		for range 1000 {
+			wg.Go(func() {
+				_, err := transport.RoundTrip(get(t).WithContext(ctx)) //nolint:bodyclose // an error
+				if err != gone {                                       //nolint:errorlint // the cause itself: nothing was sent
+					t.Error(err)
+				}
+			})
+		}
+		time.Sleep(10 * ms)
+		cancel(gone)
+		wg.Wait()
+		callers(t, transport, 2)
+		require.Equal(t, []time.Duration{0, time.Second, 2 * time.Second}, base.since(start), "as if they had never been")
+
+		ended, end := context.WithCancel(t.Context())
+		end()
+		time.Sleep(time.Minute)
+		start = time.Now()
+		_, err := transport.RoundTrip(get(t).WithContext(ended)) //nolint:bodyclose // an error
+		require.ErrorIs(t, err, context.Canceled)
+		callers(t, transport, 1)
+		require.Zero(t, time.Since(start).Truncate(ms), "one who comes with an ended context takes no token")
+	})
+}
+
+func TestLimitError(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		opts     []resilient.Option
+		deadline time.Duration
+	}{
+		{"over WithMaxWait", []resilient.Option{resilient.WithMaxWait(time.Second)}, 0},
+		{"over the deadline", nil, time.Second},
+		{"never wait", []resilient.Option{resilient.WithMaxWait(0)}, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				base := newScript(answer(200))
+				var r recorder
+				transport := resilient.NewTransport(base, append(tt.opts, resilient.WithRateLimit(0.5, 1))...)
+				callers(t, transport, 1)
+				ctx := resilient.ContextWithOptions(t.Context(), resilient.WithTrace(r.trace()))
+				if tt.deadline > 0 {
+					var cancel context.CancelFunc
+					ctx, cancel = context.WithTimeout(ctx, tt.deadline)
+					defer cancel()
+				}
+				start := time.Now()
+				_, err := transport.RoundTrip(get(t).WithContext(ctx)) //nolint:bodyclose // an error
+				var limited *resilient.LimitError
+				require.ErrorAs(t, err, &limited)
+				require.InDelta(t, 2*time.Second, limited.Wait, float64(ms))
+				require.Equal(t, "rate limit", limited.Reason)
+				require.NotErrorIs(t, err, context.DeadlineExceeded, "would is not did")
+				require.NotErrorIs(t, err, resilient.ErrRateLimit, "the server said nothing")
+				require.NotImplements(t, (*interface{ Timeout() bool })(nil), err)
+				require.Contains(t, err.Error(), "client-side rate limit")
+				require.Zero(t, time.Since(start), "at once")
+				require.Equal(t, 1, base.count(), "nothing was sent")
+				require.Equal(t, "limited", r.why(t))
+				require.Zero(t, r.done[0].Attempts)
+				require.Empty(t, r.waits)
+			})
+		})
+	}
+}
+
+func TestRetryThatTheLimitWouldHoldTooLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := newScript(answer(500))
+		for name, ctx := range map[string]func() (context.Context, context.CancelFunc){
+			"max wait": func() (context.Context, context.CancelFunc) { return context.WithCancel(t.Context()) },
+			"deadline": func() (context.Context, context.CancelFunc) { return context.WithTimeout(t.Context(), 9*time.Second) },
+		} {
+			var r recorder
+			longest := 9500 * ms
+			if name == "deadline" {
+				longest = time.Minute
+			}
+			transport := resilient.NewTransport(base, every(0), resilient.WithRateLimit(0.1, 1), resilient.WithMaxWait(longest), resilient.WithTrace(r.trace()))
+			ctx, cancel := ctx()
+			resp, err := transport.RoundTrip(get(t).WithContext(ctx))
+			require.NoError(t, err, "the response now, rather than an error later")
+			require.Equal(t, 500, resp.StatusCode)
+			require.NoError(t, resp.Body.Close())
+			require.Equal(t, name, r.why(t))
+			cancel()
+		}
+	})
+}
+
+func TestRetryOvertakenTooOften(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := step(func(req *http.Request) (*http.Response, error) {
+			if req.URL.Path == "/retried" {
+				return answer(500)(req)
+			}
+			return answer(200)(req)
+		})
+		transport := resilient.NewTransport(base, every(0), resilient.WithRateLimit(1, 1), resilient.WithMaxWait(5*time.Second))
+		stop := make(chan struct{})
+		var wg sync.WaitGroup
+		go func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				case <-time.After(900 * ms): //nolint:forbidigo // the test's clock is virtual
+					wg.Go(func() {
+						if resp, err := transport.RoundTrip(get(t)); err == nil {
+							_ = resp.Body.Close()
+						}
+					})
+				}
+			}
+		}()
+		start := time.Now()
+		_, err := transport.RoundTrip(newRequest(t, http.MethodGet, "http://api.test/retried", "")) //nolint:bodyclose // an error
+		close(stop)
+		var limited *resilient.LimitError
+		require.ErrorAs(t, err, &limited)
+		require.ErrorIs(t, err, resilient.ErrServer, "what the server said is not lost")
+		require.Equal(t, 5*time.Second, time.Since(start), "no wait is longer than WithMaxWait")
+		wg.Wait()
+	})
+}
+
+func TestKeys(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		edit   func(*http.Request)
+		shared bool
+	}{
+		{"the same", func(*http.Request) {}, true},
+		{"another path and query", func(r *http.Request) { r.URL.Path, r.URL.RawQuery = "/v2", "a=b" }, true},
+		{"another method", func(r *http.Request) { r.Method = "PUT" }, true},
+		{"another case", func(r *http.Request) { r.URL.Host = "API.test" }, true},
+		{"another host", func(r *http.Request) { r.URL.Host = "b.test" }, false},
+		{"another scheme", func(r *http.Request) { r.URL.Scheme = "https" }, false},
+		{"another token", func(r *http.Request) { r.Header.Set("Authorization", "Bearer b") }, false},
+		{"no token", func(r *http.Request) { r.Header.Del("Authorization") }, false},
+		{"an API key", func(r *http.Request) { r.Header.Set("X-Api-Key", "b") }, false},
+		{"a user", func(r *http.Request) { r.URL.User = url.UserPassword("b", "c") }, false},
+		{"another signature by the same key", func(r *http.Request) {
+			r.Header.Set("Authorization", "Bearer a, Signature=1234") // as SigV4 is made up
+		}, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				transport := resilient.NewTransport(newScript(answer(200)), resilient.WithRateLimit(1, 1))
+				start := time.Now()
+				for _, edit := range []func(*http.Request){func(*http.Request) {}, tt.edit} {
+					req := get(t)
+					req.Header.Set("Authorization", "Bearer a")
+					edit(req)
+					resp, err := transport.RoundTrip(req)
+					require.NoError(t, err)
+					require.NoError(t, resp.Body.Close())
+				}
+				require.Equal(t, tt.shared, time.Since(start) == time.Second)
+			})
+		})
+	}
+}
+
+func TestLimitKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		byPath := resilient.WithLimitKey(func(r *http.Request) string { return r.URL.Path })
+		transport := resilient.NewTransport(newScript(answer(200)), resilient.WithRateLimit(1, 1), byPath)
+		start := time.Now()
+		for _, target := range []string{"http://a.test/x", "http://a.test/y", "http://b.test/x"} {
+			resp, err := transport.RoundTrip(newRequest(t, http.MethodGet, target, ""))
+			require.NoError(t, err)
+			require.NoError(t, resp.Body.Close())
+		}
+		require.Equal(t, time.Second, time.Since(start))
+	})
+}
+
+func TestKeysAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		transport := resilient.NewTransport(newScript(answer(200)), resilient.WithRateLimit(0.001, 1), resilient.WithMaxWait(time.Hour))
+		call := func(host string) {
+			resp, err := transport.RoundTrip(newRequest(t, http.MethodGet, "http://"+host, ""))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			_ = resp.Body.Close()
+		}
+		start := time.Now()
+		var waiting sync.WaitGroup
+		call("waited.test")
+		waiting.Go(func() { call("waited.test") })
+		synctest.Wait()
+		call("old.test")
+		for i := range 1023 {
+			call(fmt.Sprintf("h%d.test", i))
+		}
+		require.Zero(t, time.Since(start))
+		call("old.test")
+		require.Zero(t, time.Since(start), "the oldest was forgotten, bucket and all")
+		call("waited.test")
+		require.Equal(t, 2000*time.Second, time.Since(start), "a key with waiters was not")
+		waiting.Wait()
+	})
+}
+
+func TestLimiterOption(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := newScript(answer(500), answer(200))
+		var r recorder
+		transport := resilient.NewTransport(base, every(0), resilient.WithLimiter(rate.NewLimiter(1, 1)), resilient.WithTrace(r.trace()))
+		start := time.Now()
+		callers(t, transport, 1)
+		require.Equal(t, []time.Duration{0, time.Second}, base.since(start), "retries take tokens too")
+		require.Equal(t, "limiter", r.waits[0].Reason)
+		require.Equal(t, time.Second, r.waits[0].Duration)
+
+		// x/time/rate refuses with an error that has no type.
+		for name, ctx := range map[string]func() (context.Context, context.CancelFunc){
+			"deadline": func() (context.Context, context.CancelFunc) {
+				return context.WithTimeout(t.Context(), time.Millisecond)
+			},
+			"max wait": func() (context.Context, context.CancelFunc) {
+				return resilient.ContextWithOptions(t.Context(), resilient.WithMaxWait(time.Millisecond)), func() {}
+			},
+		} {
+			ctx, cancel := ctx()
+			now := time.Now()
+			_, err := transport.RoundTrip(get(t).WithContext(ctx)) //nolint:bodyclose // an error
+			var limited *resilient.LimitError
+			require.ErrorAs(t, err, &limited, name)
+			require.Equal(t, "limiter", limited.Reason)
+			require.ErrorContains(t, err, "would exceed context deadline")
+			require.NotErrorIs(t, err, context.DeadlineExceeded)
+			require.Equal(t, now, time.Now(), "at once")
+			cancel()
+		}
+	})
+}
+
+type limiterFunc func(context.Context) error
+
+func (f limiterFunc) Wait(ctx context.Context) error { return f(ctx) }
+
+func TestLimiterOfAnyKind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broken := errors.New("redis is gone")
+		_, err := resilient.NewTransport(newScript(answer(200)),
+			resilient.WithLimiter(limiterFunc(func(context.Context) error { return broken }))).RoundTrip(get(t)) //nolint:bodyclose // an error
+		require.ErrorIs(t, err, broken)
+
+		stuck := resilient.WithLimiter(limiterFunc(func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }))
+		start := time.Now()
+		_, err = resilient.NewTransport(newScript(answer(200)), stuck).RoundTrip(get(t)) //nolint:bodyclose // an error
+		var limited *resilient.LimitError
+		require.ErrorAs(t, err, &limited)
+		require.Equal(t, time.Minute, time.Since(start), "WithMaxWait holds for it too")
+
+		cause := errors.New("shutting down")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		time.AfterFunc(time.Second, func() { cancel(cause) })
+		_, err = resilient.NewTransport(newScript(answer(200)), stuck).RoundTrip(get(t).WithContext(ctx)) //nolint:bodyclose // an error
+		require.Equal(t, cause, err)
+	})
+}
+
+func TestPauseThatBeginsInTheLimiter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := newScript(answer(429, "Retry-After", "30"), answer(200))
+		slow := limiterFunc(func(context.Context) error { time.Sleep(5 * time.Second); return nil })
+		transport := resilient.NewTransport(base, every(0), resilient.WithLimiter(slow))
+		start := time.Now()
+		callers(t, transport, 1+1)
+		at := base.since(start)
+		require.Equal(t, 5*time.Second, at[0])
+		for _, d := range at[1:] {
+			require.True(t, d == 5*time.Second || d >= 35*time.Second, "%v", at)
+		}
+	})
+}
+
+func TestPauseIsShared(t *testing.T) {
+	for name, rejection := range map[string]step{
+		"429": answer(429, "Retry-After", "2"),
+		"503": answer(503, "Retry-After", "2"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				rejected := false
+				base := newScript(func(req *http.Request) (*http.Response, error) {
+					if !rejected {
+						rejected = true
+						return rejection(req)
+					}
+					time.Sleep(10 * ms)
+					return answer(200)(req)
+				})
+				var r recorder
+				transport := resilient.NewTransport(base, every(0), resilient.WithTrace(r.trace()))
+				start := time.Now()
+				var wg sync.WaitGroup
+				wg.Go(func() { callers(t, transport, 1) })
+				time.Sleep(time.Second)
+				wg.Go(func() { callers(t, transport, 7) })
+				other, err := transport.RoundTrip(newRequest(t, http.MethodGet, "http://other.test/", ""))
+				require.NoError(t, err)
+				require.NoError(t, other.Body.Close())
+				require.Less(t, time.Since(start), 1100*ms, "other keys go on")
+				wg.Wait()
+				// One scout, then twice as many with each round trip.
+				require.Equal(t, []time.Duration{
+					0, 1000 * ms,
+					2000 * ms,
+					2010 * ms, 2010 * ms,
+					2020 * ms, 2020 * ms, 2020 * ms, 2020 * ms,
+					2030 * ms,
+				}, base.since(start))
+				require.Equal(t, "pause", r.waits[len(r.waits)-1].Reason)
+				callers(t, transport, 20)
+				require.Equal(t, base.since(start)[10], base.since(start)[29], "then it is open")
+			})
+		})
+	}
+}
+
+func TestPauseCostsOneRefusal(t *testing.T) {
+	// The limit is still in force when the pause ends: the scout finds out.
+	synctest.Test(t, func(t *testing.T) {
+		open := time.Now().Add(6 * time.Second)
+		base := newScript(func(req *http.Request) (*http.Response, error) {
+			if time.Now().Before(open) {
+				return answer(429, "Retry-After", "2")(req)
+			}
+			return answer(200)(req)
+		})
+		callers(t, resilient.NewTransport(base, every(0), resilient.WithMaxAttempts(10)), 64)
+		refused := base.count() - 64
+		require.LessOrEqual(t, refused, 4, "not one for each of 64 callers")
+	})
+}
+
+func TestPauseOfARateLimitedKeyIsNoBurst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rejected := false
+		base := newScript(func(req *http.Request) (*http.Response, error) {
+			if !rejected {
+				rejected = true
+				return answer(429, "Retry-After", "10")(req)
+			}
+			time.Sleep(10 * ms)
+			return answer(200)(req)
+		})
+		transport := resilient.NewTransport(base, every(0), resilient.WithRateLimit(20, 20))
+		start := time.Now()
+		callers(t, transport, 4)
+		require.Equal(t, []time.Duration{0, 10 * time.Second, 10010 * ms, 10010 * ms, 10020 * ms}, base.since(start))
+	})
+}
+
+func TestAScoutThatHangsDoesNotHoldUpTheRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := 0
+		base := newScript(func(req *http.Request) (*http.Response, error) {
+			if n++; n == 1 {
+				return answer(429, "Retry-After", "5")(req)
+			}
+			if n == 2 {
+				time.Sleep(30 * time.Second)
+			}
+			return answer(200)(req)
+		})
+		transport := resilient.NewTransport(base, every(0))
+		start := time.Now()
+		callers(t, transport, 3)
+		require.Equal(t, []time.Duration{0, 5 * time.Second, 6 * time.Second, 6 * time.Second}, base.since(start))
+	})
+}
+
+func TestAScoutWithoutAnAnswerIsFollowed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := newScript(answer(429, "Retry-After", "5"), fails(io.EOF), answer(200))
+		start := time.Now()
+		callers(t, resilient.NewTransport(base, every(0)), 1)
+		require.Equal(t, 5*time.Second, time.Since(start).Truncate(ms))
+	})
+}
+
+func TestPauseLongerThanMaxWait(t *testing.T) {
+	// Nobody can wait for it, so callers are told at once; but the key is not
+	// shut for an hour on one server's word: after WithMaxWait one call goes
+	// and finds out.
+	synctest.Test(t, func(t *testing.T) {
+		base := newScript(answer(429, "Retry-After", "3600"), answer(200))
+		transport := resilient.NewTransport(base)
+		resp, err := transport.RoundTrip(get(t))
+		require.NoError(t, err)
+		require.Equal(t, 429, resp.StatusCode)
+		require.NoError(t, resp.Body.Close())
+
+		time.Sleep(59 * time.Second)
+		_, err = transport.RoundTrip(get(t)) //nolint:bodyclose // an error
+		var limited *resilient.LimitError
+		require.ErrorAs(t, err, &limited)
+		require.Equal(t, resilient.LimitError{Reason: "pause", Wait: 3541 * time.Second}, *limited)
+		require.Equal(t, 1, base.count(), "nothing was sent")
+
+		time.Sleep(time.Second)
+		resp, err = transport.RoundTrip(get(t))
+		require.NoError(t, err)
+		require.Equal(t, 200, resp.StatusCode)
+		require.NoError(t, resp.Body.Close())
+	})
+}
+
+func TestASlowKeyDelaysNobodyElse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		transport := resilient.NewTransport(newScript(answer(200)), resilient.WithRateLimit(0.1, 1))
+		start := time.Now()
+		var wg sync.WaitGroup
+		wg.Go(func() { callers(t, transport, 5) })
+		time.Sleep(time.Second)
+		resp, err := transport.RoundTrip(newRequest(t, http.MethodGet, "http://other.test/", ""))
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, time.Second, time.Since(start))
+		wg.Wait()
+	})
+}
+
+// TestConcurrentUse is for -race: 64 goroutines on one Transport, with all that
+// is shared in use.
+func TestConcurrentUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		n := 0
+		base := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.ReadAll(r.Body)
+			mu.Lock()
+			n++
+			i := n
+			mu.Unlock()
+			switch i % 10 {
+			case 1:
+				w.Header().Set("Retry-After", "1")
+				w.WriteHeader(http.StatusTooManyRequests)
+			case 2:
+				w.WriteHeader(http.StatusInternalServerError)
+			case 3:
+				panic(http.ErrAbortHandler)
+			}
+		})
+		var r recorder
+		transport := resilient.NewTransport(base, resilient.WithRateLimit(500, 10), resilient.WithMaxAttempts(20),
+			resilient.WithTrace(r.trace()), resilient.WithMaxWait(time.Hour), unbounded())
+		var wg sync.WaitGroup
+		for range 64 {
+			wg.Go(func() {
+				for range 10 {
+					resp, err := transport.RoundTrip(newRequest(t, http.MethodPut, "http://api.test/", "payload"))
+					if err != nil || resp.StatusCode != 200 {
+						t.Errorf("got %v, %v", resp, err)
+						return
+					}
+					_ = resp.Body.Close()
+				}
+			})
+		}
+		wg.Wait()
+		require.Len(t, r.done, 640, "every call is accounted for")
+		require.Equal(t, r.starts, len(r.attempts))
+	})
+}
