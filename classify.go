@@ -173,8 +173,7 @@ func classifyError(req *http.Request, err error, neverSent bool) Verdict {
 	if neverSent {
 		return Verdict{Retry: true, Unprocessed: true, Why: "never sent"}
 	}
-	var timeout *attemptTimeoutError
-	if errors.As(err, &timeout) {
+	if isType[*attemptTimeoutError](err) {
 		return Verdict{Retry: true, Why: "attempt timed out"}
 	}
 	return Verdict{Retry: true, Why: "no response"}
@@ -380,8 +379,7 @@ func oneLine(s string, limit int) string {
 // errorText is the text of an error for a log, without the URL that a base may
 // have put around it.
 func errorText(err error) string {
-	var u *url.Error
-	if errors.As(err, &u) {
+	if u, ok := errors.AsType[*url.Error](err); ok {
 		err = u.Err
 	}
 	return oneLine(err.Error(), 300)

@@ -363,9 +363,9 @@ func (g *gate) blocked(now time.Time) time.Duration {
 
 // grow adds the credit that time brings while the key is reopened.
 func (g *gate) grow(now time.Time) {
-	if n := now.Sub(g.creditAt) / reopenPace; g.reopening && n > 0 {
-		g.credit = max(g.credit, 0) + int(min(n, 1<<20))
-		g.creditAt = g.creditAt.Add(n * reopenPace)
+	if n := int(now.Sub(g.creditAt) / reopenPace); g.reopening && n > 0 {
+		g.credit += n
+		g.creditAt = g.creditAt.Add(time.Duration(n) * reopenPace)
 	}
 }
 

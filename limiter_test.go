@@ -142,12 +142,12 @@ func TestWaitersWhoGiveUpLeaveNoTrace(t *testing.T) {
 		start := time.Now()
 		callers(t, transport, 1)
 		ctx, cancel := context.WithCancelCause(t.Context())
-		gone := errors.New("gone")
+		gone, req := errors.New("gone"), get(t).WithContext(ctx)
 		var wg sync.WaitGroup
 		for range 1000 {
 			wg.Go(func() {
-				_, err := transport.RoundTrip(get(t).WithContext(ctx)) //nolint:bodyclose // an error
-				if err != gone {                                       //nolint:errorlint // the cause itself: nothing was sent
+				_, err := transport.RoundTrip(req)
+				if err != gone { //nolint:errorlint // the cause itself: nothing was sent
 					t.Error(err)
 				}
 			})
@@ -162,7 +162,7 @@ func TestWaitersWhoGiveUpLeaveNoTrace(t *testing.T) {
 		end()
 		time.Sleep(time.Minute)
 		start = time.Now()
-		_, err := transport.RoundTrip(get(t).WithContext(ended)) //nolint:bodyclose // an error
+		_, err := transport.RoundTrip(get(t).WithContext(ended))
 		require.ErrorIs(t, err, context.Canceled)
 		callers(t, transport, 1)
 		require.Zero(t, time.Since(start).Truncate(ms), "one who comes with an ended context takes no token")
@@ -192,7 +192,7 @@ func TestLimitError(t *testing.T) {
 					defer cancel()
 				}
 				start := time.Now()
-				_, err := transport.RoundTrip(get(t).WithContext(ctx)) //nolint:bodyclose // an error
+				_, err := transport.RoundTrip(get(t).WithContext(ctx))
 				var limited *resilient.LimitError
 				require.ErrorAs(t, err, &limited)
 				require.InDelta(t, 2*time.Second, limited.Wait, float64(ms))
@@ -244,7 +244,7 @@ func TestRetryOvertakenTooOften(t *testing.T) {
 			return answer(200)(req)
 		})
 		transport := resilient.NewTransport(base, every(0), resilient.WithRateLimit(1, 1), resilient.WithMaxWait(5*time.Second))
-		stop := make(chan struct{})
+		stop, req := make(chan struct{}), get(t)
 		var wg sync.WaitGroup
 		go func() {
 			for i := 0; ; i++ {
@@ -253,7 +253,7 @@ func TestRetryOvertakenTooOften(t *testing.T) {
 					return
 				case <-time.After(900 * ms): //nolint:forbidigo // the test's clock is virtual
 					wg.Go(func() {
-						if resp, err := transport.RoundTrip(get(t)); err == nil {
+						if resp, err := transport.RoundTrip(req); err == nil {
 							_ = resp.Body.Close()
 						}
 					})
@@ -261,7 +261,7 @@ func TestRetryOvertakenTooOften(t *testing.T) {
 			}
 		}()
 		start := time.Now()
-		_, err := transport.RoundTrip(newRequest(t, http.MethodGet, "http://api.test/retried", "")) //nolint:bodyclose // an error
+		_, err := transport.RoundTrip(newRequest(t, http.MethodGet, "http://api.test/retried", ""))
 		close(stop)
 		var limited *resilient.LimitError
 		require.ErrorAs(t, err, &limited)
@@ -374,7 +374,7 @@ func TestLimiterOption(t *testing.T) {
 		} {
 			ctx, cancel := ctx()
 			now := time.Now()
-			_, err := transport.RoundTrip(get(t).WithContext(ctx)) //nolint:bodyclose // an error
+			_, err := transport.RoundTrip(get(t).WithContext(ctx))
 			var limited *resilient.LimitError
 			require.ErrorAs(t, err, &limited, name)
 			require.Equal(t, "limiter", limited.Reason)
@@ -394,12 +394,12 @@ func TestLimiterOfAnyKind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broken := errors.New("redis is gone")
 		_, err := resilient.NewTransport(newScript(answer(200)),
-			resilient.WithLimiter(limiterFunc(func(context.Context) error { return broken }))).RoundTrip(get(t)) //nolint:bodyclose // an error
+			resilient.WithLimiter(limiterFunc(func(context.Context) error { return broken }))).RoundTrip(get(t))
 		require.ErrorIs(t, err, broken)
 
 		stuck := resilient.WithLimiter(limiterFunc(func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }))
 		start := time.Now()
-		_, err = resilient.NewTransport(newScript(answer(200)), stuck).RoundTrip(get(t)) //nolint:bodyclose // an error
+		_, err = resilient.NewTransport(newScript(answer(200)), stuck).RoundTrip(get(t))
 		var limited *resilient.LimitError
 		require.ErrorAs(t, err, &limited)
 		require.Equal(t, time.Minute, time.Since(start), "WithMaxWait holds for it too")
@@ -407,7 +407,7 @@ func TestLimiterOfAnyKind(t *testing.T) {
 		cause := errors.New("shutting down")
 		ctx, cancel := context.WithCancelCause(t.Context())
 		time.AfterFunc(time.Second, func() { cancel(cause) })
-		_, err = resilient.NewTransport(newScript(answer(200)), stuck).RoundTrip(get(t).WithContext(ctx)) //nolint:bodyclose // an error
+		_, err = resilient.NewTransport(newScript(answer(200)), stuck).RoundTrip(get(t).WithContext(ctx))
 		require.Equal(t, cause, err)
 	})
 }
@@ -507,16 +507,11 @@ func TestPauseOfARateLimitedKeyIsNoBurst(t *testing.T) {
 
 func TestAScoutThatHangsDoesNotHoldUpTheRest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := 0
-		base := newScript(func(req *http.Request) (*http.Response, error) {
-			if n++; n == 1 {
-				return answer(429, "Retry-After", "5")(req)
-			}
-			if n == 2 {
-				time.Sleep(30 * time.Second)
-			}
+		hangs := func(req *http.Request) (*http.Response, error) {
+			time.Sleep(30 * time.Second)
 			return answer(200)(req)
-		})
+		}
+		base := newScript(answer(429, "Retry-After", "5"), hangs, answer(200))
 		transport := resilient.NewTransport(base, every(0))
 		start := time.Now()
 		callers(t, transport, 3)
@@ -546,7 +541,7 @@ func TestPauseLongerThanMaxWait(t *testing.T) {
 		require.NoError(t, resp.Body.Close())
 
 		time.Sleep(59 * time.Second)
-		_, err = transport.RoundTrip(get(t)) //nolint:bodyclose // an error
+		_, err = transport.RoundTrip(get(t))
 		var limited *resilient.LimitError
 		require.ErrorAs(t, err, &limited)
 		require.Equal(t, resilient.LimitError{Reason: "pause", Wait: 3541 * time.Second}, *limited)
@@ -615,6 +610,6 @@ func TestConcurrentUse(t *testing.T) {
 		}
 		wg.Wait()
 		require.Len(t, r.done, 640, "every call is accounted for")
-		require.Equal(t, r.starts, len(r.attempts))
+		require.Len(t, r.attempts, r.starts)
 	})
 }

@@ -72,7 +72,7 @@ func WithMaxWait(d time.Duration) Option {
 	return func(c *config) { c.maxWait = d }
 }
 
-// WithRetryNonIdempotent, given true, retries requests of any method after any
+// WithRetryNonIdempotent retries, given true, requests of any method after any
 // temporary failure, also if they may have been processed: POSTs are then sent
 // twice. The default is false.
 func WithRetryNonIdempotent(on bool) Option {
@@ -165,7 +165,7 @@ type call struct {
 	last       error // the outcome of the attempt before the one under way
 	paid       int   // tokens of the budget this call has used up
 	prepaid    bool  // the attempt under way is paid for
-	timed      bool // begin and the durations of attempts are kept
+	timed      bool  // begin and the durations of attempts are kept
 	begin      time.Time
 	answered   time.Time // when the last attempt ended, if that failed or timed
 }
@@ -405,10 +405,10 @@ func (c *call) next(a *AttemptInfo) (wait time.Duration, body io.ReadCloser, why
 		return 0, nil, v.Why
 	}
 	if a.Attempt >= c.cfg.maxAttempts {
-		return 0, nil, "attempts"
+		return 0, nil, "out of attempts"
 	}
 	if !v.Unprocessed && !c.idempotent || method(c.req) == http.MethodConnect {
-		return 0, nil, "method" // it may have been processed, or is a tunnel
+		return 0, nil, "not idempotent" // it may have been processed, or is a tunnel
 	}
 	if !c.replayable() {
 		return 0, nil, "body not replayable"
@@ -430,11 +430,12 @@ func (c *call) next(a *AttemptInfo) (wait time.Duration, body io.ReadCloser, why
 		return 0, nil, why
 	}
 	if v.Kind != KindRateLimit {
-		ok := false
-		if ok, c.prepaid = c.key.budget.take(time.Now(), &c.cfg.shared); !ok {
+		ok, prepaid := c.key.budget.take(time.Now(), &c.cfg.shared)
+		if !ok {
 			closeBody(body)
 			return 0, nil, "budget"
 		}
+		c.prepaid = prepaid
 	}
 	return wait, body, ""
 }
@@ -716,7 +717,7 @@ func (l *attemptLimit) stop(resp *http.Response, err error) (*http.Response, err
 		err = l.timeout
 	}
 	l.cancel(nil) // too late to be the cause if there is one
-	if context.Cause(l.ctx) == error(l.timeout) {
+	if errors.Is(context.Cause(l.ctx), l.timeout) {
 		err = l.timeout
 	}
 	return nil, err

@@ -13,8 +13,10 @@ import (
 	"net/http/httptrace"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,14 +29,14 @@ import (
 
 func TestAttempts(t *testing.T) {
 	for n := 1; n <= 5; n++ {
-		t.Run(fmt.Sprint(n), func(t *testing.T) {
+		t.Run(strconv.Itoa(n), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var r recorder
 				base := newScript(answer(500))
 				resp, err := resilient.NewTransport(base, resilient.WithMaxAttempts(n), resilient.WithTrace(r.trace())).RoundTrip(get(t))
 				require.NoError(t, err, "exhaustion does not lose the response")
 				require.Equal(t, n, base.count())
-				require.Equal(t, "attempts", r.why(t))
+				require.Equal(t, "out of attempts", r.why(t))
 				require.Contains(t, readAll(t, resp), `"message":"m"`, "the last body is whole")
 			})
 		})
@@ -151,12 +153,12 @@ func TestWaitsThatCannotSucceedAreNotBegun(t *testing.T) {
 	}{
 		{name: "hint over the default", hint: "3600", attempts: 1, why: "max wait"},
 		{name: "hint over WithMaxWait", hint: "31", opts: []resilient.Option{resilient.WithMaxWait(30 * time.Second)}, attempts: 1, why: "max wait"},
-		{name: "hint just fits", hint: "30", opts: []resilient.Option{resilient.WithMaxWait(30 * time.Second)}, attempts: 4, took: 90 * time.Second, why: "attempts"},
+		{name: "hint just fits", hint: "30", opts: []resilient.Option{resilient.WithMaxWait(30 * time.Second)}, attempts: 4, took: 90 * time.Second, why: "out of attempts"},
 		{name: "hint that overflows", hint: "9223372037", attempts: 1, why: "max wait"},
 		{name: "hint over the deadline", hint: "10", deadline: 10 * time.Second, attempts: 1, why: "deadline"},
 		{name: "jitter gives way to the deadline", hint: "10", deadline: 11 * time.Second, opts: []resilient.Option{every(time.Hour)}, attempts: 2, took: 10 * time.Second, why: "deadline"},
 		{name: "backoff over the deadline", deadline: time.Second, opts: []resilient.Option{every(2 * time.Second)}, attempts: 1, why: "deadline"},
-		{name: "backoff is shortened", opts: []resilient.Option{every(time.Hour), resilient.WithMaxWait(time.Second)}, attempts: 4, took: 3 * time.Second, why: "attempts"},
+		{name: "backoff is shortened", opts: []resilient.Option{every(time.Hour), resilient.WithMaxWait(time.Second)}, attempts: 4, took: 3 * time.Second, why: "out of attempts"},
 		{name: "never wait", opts: []resilient.Option{resilient.WithMaxWait(0)}, attempts: 1, why: "max wait"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -265,7 +267,7 @@ func TestNeverSentIsProven(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			base := newScript(tt.base)
-			_, err := resilient.NewTransport(base, every(0), unbounded()).RoundTrip(post(t)) //nolint:bodyclose // an error
+			_, err := resilient.NewTransport(base, every(0), unbounded()).RoundTrip(post(t))
 			require.Error(t, err)
 			require.Equal(t, tt.want, base.count())
 		})
@@ -273,14 +275,14 @@ func TestNeverSentIsProven(t *testing.T) {
 }
 
 func TestRealDialFailureRetriesPost(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a port that refuses
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	require.NoError(t, l.Close())
 	base := &http.Transport{}
 	defer base.CloseIdleConnections()
 	var r recorder
 	_, err = resilient.NewTransport(base, every(0), resilient.WithTrace(r.trace())).
-		RoundTrip(newRequest(t, http.MethodPost, "http://"+l.Addr().String(), "payload")) //nolint:bodyclose // an error
+		RoundTrip(newRequest(t, http.MethodPost, "http://"+l.Addr().String(), "payload"))
 	require.Error(t, err)
 	require.Len(t, r.attempts, 4)
 	require.Equal(t, "never sent", r.attempts[0].Verdict.Why)
@@ -294,7 +296,7 @@ func TestRealLostPostIsSentOnce(t *testing.T) {
 			_, _ = io.ReadAll(r.Body)
 			panic(http.ErrAbortHandler) // the connection ends without an answer
 		})
-		_, err := resilient.NewTransport(base, every(0)).RoundTrip(post(t)) //nolint:bodyclose // an error
+		_, err := resilient.NewTransport(base, every(0)).RoundTrip(post(t))
 		require.ErrorIs(t, err, io.EOF)
 		require.Equal(t, 1, hits)
 	})
@@ -343,6 +345,7 @@ func TestIdempotencyKey(t *testing.T) {
 
 func TestBodies(t *testing.T) {
 	file := func(t *testing.T) io.Reader {
+		t.Helper()
 		f, err := os.CreateTemp(t.TempDir(), "")
 		require.NoError(t, err)
 		_, err = f.WriteString("payload")
@@ -351,7 +354,7 @@ func TestBodies(t *testing.T) {
 		require.NoError(t, err)
 		return f
 	}
-	pipe := func(t *testing.T) io.Reader {
+	pipe := func(*testing.T) io.Reader {
 		r, w := io.Pipe()
 		go func() { _, _ = io.WriteString(w, "payload"); _ = w.Close() }()
 		return r
@@ -402,6 +405,8 @@ func TestBodies(t *testing.T) {
 						require.NoError(t, resp.Body.Close())
 					}
 					time.Sleep(time.Minute) // the handlers that hang have ended
+					mu.Lock()
+					defer mu.Unlock()
 					require.Equal(t, tt.want, got)
 					require.Equal(t, tt.why, r.why(t))
 				})
@@ -439,7 +444,7 @@ func TestRequestBodyReadErrorIsFinal(t *testing.T) {
 				io.MultiReader(strings.NewReader("half"), failingReader{gone}))
 			require.NoError(t, err)
 			_, err = resilient.NewTransport(base, resilient.WithReplayBuffer(buffer), resilient.WithTrace(r.trace())).
-				RoundTrip(req) //nolint:bodyclose // an error
+				RoundTrip(req)
 			require.ErrorIs(t, err, gone)
 			require.Len(t, r.attempts, 1, "half a body is never sent again")
 		})
@@ -538,7 +543,7 @@ func TestConnectionIsReused(t *testing.T) {
 				base.MaxConnsPerHost = 1 // a body left open would block for ever
 				dial := base.DialContext
 				base.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-					conns[fmt.Sprint(len(conns))] = true
+					conns[strconv.Itoa(len(conns))] = true
 					return dial(ctx, network, addr)
 				}
 				resp, err := resilient.NewTransport(base, every(time.Second), resilient.WithMaxAttempts(100), unbounded()).RoundTrip(get(t))
@@ -629,9 +634,9 @@ func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 func TestAttemptTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		hits := 0
+		var hits atomic.Int32
 		base := serve(t, func(w http.ResponseWriter, r *http.Request) {
-			if hits++; hits == 1 {
+			if hits.Add(1) == 1 {
 				<-r.Context().Done()
 				return
 			}
@@ -658,7 +663,7 @@ func TestAttemptTimeoutIsToldFromTheCallers(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(hang)
-		_, err := resilient.NewTransport(base, every(0), unbounded(), resilient.WithAttemptTimeout(time.Second)).RoundTrip(get(t)) //nolint:bodyclose // an error
+		_, err := resilient.NewTransport(base, every(0), unbounded(), resilient.WithAttemptTimeout(time.Second)).RoundTrip(get(t))
 		var timeout net.Error
 		require.ErrorAs(t, err, &timeout)
 		require.True(t, timeout.Timeout())
@@ -673,12 +678,12 @@ func TestAttemptTimeoutIsToldFromTheCallers(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 		defer cancel()
 		base = newScript(hang)
-		_, err = resilient.NewTransport(base, resilient.WithAttemptTimeout(time.Second)).RoundTrip(get(t).WithContext(ctx)) //nolint:bodyclose // an error
+		_, err = resilient.NewTransport(base, resilient.WithAttemptTimeout(time.Second)).RoundTrip(get(t).WithContext(ctx))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.Equal(t, 1, base.count())
 
 		base = newScript(hang)
-		_, err = resilient.NewTransport(base, resilient.WithAttemptTimeout(time.Second)).RoundTrip(post(t)) //nolint:bodyclose // an error
+		_, err = resilient.NewTransport(base, resilient.WithAttemptTimeout(time.Second)).RoundTrip(post(t))
 		require.Error(t, err)
 		require.Equal(t, 1, base.count(), "a POST that timed out may have been processed")
 	})
@@ -686,15 +691,15 @@ func TestAttemptTimeoutIsToldFromTheCallers(t *testing.T) {
 
 func TestAttemptTimeoutBeforeAConnectionIsProvenUnsent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		dials := 0
+		var dials atomic.Int32
 		base := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
-			dials++
+			dials.Add(1)
 			time.Sleep(time.Minute) // net/http dials on after the request has gone
 			return nil, errors.New("no route")
 		}}
-		_, err := resilient.NewTransport(base, every(0), resilient.WithAttemptTimeout(time.Second)).RoundTrip(post(t)) //nolint:bodyclose // an error
+		_, err := resilient.NewTransport(base, every(0), resilient.WithAttemptTimeout(time.Second)).RoundTrip(post(t))
 		require.Error(t, err)
-		require.Equal(t, 4, dials)
+		require.EqualValues(t, 4, dials.Load())
 		time.Sleep(time.Hour)
 	})
 }
@@ -733,7 +738,7 @@ func TestLateHeadersAreATimeout(t *testing.T) {
 			time.Sleep(2 * time.Second)
 			return &http.Response{StatusCode: 200, Body: body}, nil
 		}
-		_, err := resilient.NewTransport(newScript(late), resilient.WithMaxAttempts(1), resilient.WithAttemptTimeout(time.Second)).RoundTrip(get(t)) //nolint:bodyclose // an error
+		_, err := resilient.NewTransport(newScript(late), resilient.WithMaxAttempts(1), resilient.WithAttemptTimeout(time.Second)).RoundTrip(get(t))
 		require.ErrorContains(t, err, "no response headers after 1s")
 		require.Equal(t, 1, body.closes())
 	})
@@ -759,7 +764,7 @@ func TestContextEndsWhileWaiting(t *testing.T) {
 				base := newScript(tt.first)
 				var r recorder
 				start := time.Now()
-				_, err := resilient.NewTransport(base, every(10*time.Second), resilient.WithTrace(r.trace())).RoundTrip(get(t).WithContext(ctx)) //nolint:bodyclose // an error
+				_, err := resilient.NewTransport(base, every(10*time.Second), resilient.WithTrace(r.trace())).RoundTrip(get(t).WithContext(ctx))
 				require.Equal(t, 3*time.Second, time.Since(start))
 				require.ErrorIs(t, err, cause)
 				require.True(t, tt.last(err), "neither hides the other: %v", err)
@@ -775,11 +780,11 @@ func TestContextEndsDuringAnAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, cancel)
-		hits := 0
-		base := serve(t, func(_ http.ResponseWriter, r *http.Request) { hits++; <-r.Context().Done() })
-		_, err := resilient.NewTransport(base).RoundTrip(get(t).WithContext(ctx)) //nolint:bodyclose // an error
+		var hits atomic.Int32
+		base := serve(t, func(_ http.ResponseWriter, r *http.Request) { hits.Add(1); <-r.Context().Done() })
+		_, err := resilient.NewTransport(base).RoundTrip(get(t).WithContext(ctx))
 		require.ErrorIs(t, err, context.Canceled)
-		require.Equal(t, 1, hits)
+		require.EqualValues(t, 1, hits.Load())
 	})
 }
 
@@ -800,7 +805,7 @@ func TestContextEndsDuringTheErrorBody(t *testing.T) {
 
 func TestLastErrorOfSeveral(t *testing.T) {
 	base := newScript(answer(503), fails(io.ErrUnexpectedEOF))
-	_, err := (&http.Client{Transport: resilient.NewTransport(base, every(0), resilient.WithMaxAttempts(2))}).Do(get(t)) //nolint:bodyclose // an error
+	_, err := (&http.Client{Transport: resilient.NewTransport(base, every(0), resilient.WithMaxAttempts(2))}).Do(get(t))
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
 	require.ErrorIs(t, err, resilient.ErrServer, "the answer before it is not lost")
 	var retried *resilient.RetryError
@@ -876,7 +881,7 @@ func TestRetryBudget(t *testing.T) {
 	})
 	t.Run("random failures are all retried", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			rng := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // a reproducible fifth
+			rng := rand.New(rand.NewPCG(1, 2))
 			calls, lost := 5000, 0
 			base := newScript(func(req *http.Request) (*http.Response, error) {
 				if rng.Float64() < 0.2 {
@@ -914,7 +919,7 @@ func TestRetryBudget(t *testing.T) {
 			resp, err = transport.RoundTrip(newRequest(t, http.MethodGet, "http://other.test/", ""))
 			require.NoError(t, err)
 			require.NoError(t, resp.Body.Close())
-			require.Equal(t, time.Since(start), 3*time.Millisecond, "another host has a budget of its own")
+			require.Equal(t, 3*time.Millisecond, time.Since(start), "another host has a budget of its own")
 		})
 	})
 	t.Run("rejections are not its business", func(t *testing.T) {
@@ -977,7 +982,7 @@ func TestPanicsLeaveNothingBehind(t *testing.T) {
 			return answer(200)(req)
 		})
 		transport := resilient.NewTransport(base, resilient.WithRateLimit(1, 1), resilient.WithAttemptTimeout(time.Second))
-		require.PanicsWithValue(t, "base", func() { _, _ = transport.RoundTrip(post(t)) }) //nolint:bodyclose // a panic
+		require.PanicsWithValue(t, "base", func() { _, _ = transport.RoundTrip(post(t)) })
 		start := time.Now()
 		resp, err := transport.RoundTrip(post(t))
 		require.NoError(t, err)

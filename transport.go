@@ -242,7 +242,7 @@ func WithAttemptTimeout(d time.Duration) Option {
 	return func(c *config) { c.attemptTimeout = d }
 }
 
-// WithStatusErrors, given true, makes RoundTrip return a nil response and an
+// WithStatusErrors makes RoundTrip return, given true, a nil response and an
 // [*APIError] for every status from 400 on. The error holds up to 64 KiB of the
 // body, which is closed. It is meant for code that calls an http.Client itself:
 // generated SDKs expect the response, and some take an error for a lost
@@ -365,8 +365,8 @@ type DoneInfo struct {
 	// Why is the reason for there being no further attempt: "success", the
 	// reason of a verdict that is final, or one of
 	//
-	//	"attempts"             WithMaxAttempts is reached
-	//	"method"               not idempotent, and maybe processed
+	//	"out of attempts"      WithMaxAttempts is reached
+	//	"not idempotent"       the method, and it may have been processed
 	//	"body not replayable"  no GetBody, and no WithReplayBuffer or a larger body
 	//	"body error"           GetBody returned an error
 	//	"budget"               the retry budget is used up

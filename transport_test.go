@@ -113,41 +113,46 @@ func every(d time.Duration) resilient.Option {
 // unbounded switches the retry budget off.
 func unbounded() resilient.Option { return resilient.WithRetryBudget(inf, 0) }
 
-func newRequest(t testing.TB, method, target, body string) *http.Request {
-	t.Helper()
+func newRequest(tb testing.TB, method, target, body string) *http.Request {
+	tb.Helper()
 	var r io.Reader
 	if body != "" {
 		r = strings.NewReader(body)
 	}
-	req, err := http.NewRequestWithContext(t.Context(), method, target, r)
-	require.NoError(t, err)
+	req, err := http.NewRequestWithContext(tb.Context(), method, target, r)
+	require.NoError(tb, err)
 	return req
 }
 
-func get(t testing.TB) *http.Request { return newRequest(t, http.MethodGet, "http://api.test/v1", "") }
+func get(tb testing.TB) *http.Request {
+	tb.Helper()
+	return newRequest(tb, http.MethodGet, "http://api.test/v1", "")
+}
 
-func post(t testing.TB) *http.Request {
-	return newRequest(t, http.MethodPost, "http://api.test/v1", "payload")
+func post(tb testing.TB) *http.Request {
+	tb.Helper()
+	return newRequest(tb, http.MethodPost, "http://api.test/v1", "payload")
 }
 
 // readAll reads and closes the body of resp.
-func readAll(t testing.TB, resp *http.Response) string {
-	t.Helper()
+func readAll(tb testing.TB, resp *http.Response) string {
+	tb.Helper()
 	b, err := io.ReadAll(resp.Body)
-	require.NoError(t, err)
-	require.NoError(t, resp.Body.Close())
+	require.NoError(tb, err)
+	require.NoError(tb, resp.Body.Close())
 	return string(b)
 }
 
 // serve runs handler on a real http.Server over in-memory connections, and
 // returns an http.Transport that dials it. Both end with the test, inside its
 // bubble if there is one, which then reports every goroutine left behind.
-func serve(t testing.TB, handler http.HandlerFunc) *http.Transport {
+func serve(tb testing.TB, handler http.HandlerFunc) *http.Transport {
+	tb.Helper()
 	l := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
 	srv := &http.Server{Handler: handler, ReadHeaderTimeout: time.Hour}
 	go func() { _ = srv.Serve(l) }()
 	base := &http.Transport{DialContext: l.dial}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		base.CloseIdleConnections()
 		_ = srv.Close()
 	})
@@ -211,11 +216,11 @@ func (r *recorder) trace() *resilient.Trace {
 	}
 }
 
-func (r *recorder) why(t testing.TB) string {
-	t.Helper()
+func (r *recorder) why(tb testing.TB) string {
+	tb.Helper()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	require.Len(t, r.done, 1, "one Done for each call")
+	require.Len(tb, r.done, 1, "one Done for each call")
 	return r.done[0].Why
 }
 
@@ -316,7 +321,7 @@ func TestContractBodyClosedOnce(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		opts []resilient.Option
-		ctx  context.Context //nolint:containedctx // a table row
+		ctx  context.Context
 		edit func(*http.Request)
 		base step
 	}{
@@ -658,7 +663,7 @@ func TestSuccessAllocatesNothing(t *testing.T) {
 			for _, req := range []*http.Request{get(t), newRequest(t, http.MethodPut, "http://api.test/v1", "payload")} {
 				req.Header.Set("Authorization", "Bearer token")
 				require.Zero(t, testing.AllocsPerRun(100, func() {
-					if _, err := transport.RoundTrip(req); err != nil { //nolint:bodyclose // NoBody
+					if _, err := transport.RoundTrip(req); err != nil {
 						t.Error(err)
 					}
 				}))
@@ -677,7 +682,7 @@ func BenchmarkSuccess(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := all[name].RoundTrip(req); err != nil { //nolint:bodyclose // NoBody
+				if _, err := all[name].RoundTrip(req); err != nil {
 					b.Fatal(err)
 				}
 			}

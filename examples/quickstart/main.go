@@ -1,0 +1,240 @@
+// Quickstart shows what a resilient.Transport does with each documented error
+// of an API: what goes over the wire, why a call ends, what the caller gets.
+//
+//	go run ./examples/quickstart
+//	go run ./examples/quickstart -url https://api.example.com/v1/things -key "$KEY"
+//
+// Without flags it calls a small API of its own, see server.go.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/resilienthttp/resilient"
+)
+
+func main() {
+	target := flag.String("url", "", "make one GET of this `URL` instead of the tour of the embedded API")
+	key := flag.String("key", "", "the API `key` for -url, sent as a Bearer token and never printed")
+	flag.Parse()
+	p := printer{out: os.Stdout, secret: *key}
+	if err := run(context.Background(), p, *target, *key); err != nil {
+		fmt.Fprintln(os.Stderr, "quickstart:", p.clean(err.Error()))
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, p printer, target, key string) error {
+	if target == "" && key != "" {
+		return errors.New("-key needs -url: the embedded API has keys of its own")
+	}
+	// The one line that makes a client resilient.
+	client := &http.Client{Transport: resilient.NewTransport(nil)}
+	defer client.CloseIdleConnections()
+	if target != "" {
+		p.header("one GET of a real API")
+		return p.show(ctx, client, call{method: http.MethodGet, url: target, key: key})
+	}
+	return tour(ctx, p, client)
+}
+
+// call is one request of the tour.
+type call struct {
+	about  string // what is to be seen
+	method string
+	url    string
+	body   string
+	key    string
+	opts   []resilient.Option // for this call only
+}
+
+func tour(ctx context.Context, p printer, client *http.Client) (err error) {
+	base, stop, err := startAPI(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	p.header("a tour of the errors of a people-counting API, served by this program")
+	for _, c := range calls() {
+		c.url = base + c.url
+		if err := p.show(ctx, client, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func calls() []call {
+	const visit = `{"sensor":"door","count":3}`
+	twice := []resilient.Option{resilient.WithMaxAttempts(2)}
+	return []call{
+		{"a GET that meets a server error is sent again", "GET", "/v1/sensors/door/visitors", "", goodKey, nil},
+		{"429 with Retry-After: 1, which is waited for", "GET", "/v1/sensors/garden/visitors", "", goodKey, nil},
+		{"429 without Retry-After, until the attempts are used up", "GET", "/v1/sensors/roof/visitors", "", goodKey, twice},
+		{"a POST that meets a server error may have been processed", "POST", "/v1/visits", visit, goodKey, nil},
+		{"a POST that meets 429 was turned away: it is sent again", "POST", "/v1/visits", visit, goodKey, nil},
+		{"a wrong parameter", "GET", "/v1/sensors/door/visitors?limit=1000", "", goodKey, nil},
+		{"an account that is not paid for", "GET", "/v1/sensors/door/visitors", "", unpaidKey, nil},
+		{"a wrong key", "GET", "/v1/sensors/door/visitors", "", "wrong", nil},
+		{"no such sensor", "GET", "/v1/sensors/attic/visitors", "", goodKey, nil},
+	}
+}
+
+// show makes one call and prints what happens as it happens.
+func (p printer) show(ctx context.Context, client *http.Client, c call) error {
+	// The deadline bounds all attempts and waits together: a wait that would
+	// outlast it is not begun.
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	opts := append([]resilient.Option{resilient.WithTrace(p.trace())}, c.opts...)
+	req, err := c.request(resilient.ContextWithOptions(ctx, opts...))
+	if err != nil {
+		return withoutURL(err)
+	}
+	p.title(req, c.about)
+	resp, err := client.Do(req)
+	if err != nil {
+		return fmt.Errorf("no response: %w", withoutURL(err))
+	}
+	defer func() { _ = resp.Body.Close() }() // it was read; nothing can be lost any more
+	return p.result(resp)
+}
+
+func (c call) request(ctx context.Context) (*http.Request, error) {
+	// A strings.Reader lets http.NewRequest set GetBody, from which the body of
+	// a retry comes.
+	req, err := http.NewRequestWithContext(ctx, c.method, c.url, strings.NewReader(c.body))
+	if err != nil {
+		return nil, err
+	}
+	if c.body != "" {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if c.key != "" {
+		req.Header.Set("Authorization", "Bearer "+c.key)
+	}
+	return req, nil
+}
+
+// withoutURL takes off the *url.Error of net/http, whose text has the query.
+func withoutURL(err error) error {
+	if u, ok := errors.AsType[*url.Error](err); ok {
+		return u.Err
+	}
+	return err
+}
+
+// printer prints to out, and never the secret.
+type printer struct {
+	out    io.Writer
+	secret string
+}
+
+// line prints one row; what others wrote is cleaned before it gets here.
+func (p printer) line(label, format string, args ...any) {
+	_, _ = fmt.Fprintf(p.out, "   %-10s %s\n", label, fmt.Sprintf(format, args...)) // a closed stdout is no news to anybody
+}
+
+func (p printer) header(what string) {
+	_, _ = fmt.Fprintf(p.out, "resilient quickstart: %s.\n", what)
+	p.line("attempt", "a request on the wire: the status, and the verdict on it")
+	p.line("wait", "before the next attempt: how long, and what for")
+	p.line("end", "why there was no further attempt")
+	p.line("got", "what the caller has in hand -> what it does about that")
+}
+
+func (p printer) title(req *http.Request, about string) {
+	what := req.Method + " " + req.URL.Host + req.URL.EscapedPath() // a query of the user's may hold a key
+	if about != "" {
+		what = req.Method + " " + req.URL.RequestURI() + " : " + about
+	}
+	_, _ = fmt.Fprintf(p.out, "\n%s\n", p.clean(what))
+}
+
+// trace returns hooks that print what goes over the wire.
+func (p printer) trace() *resilient.Trace {
+	return &resilient.Trace{
+		AttemptDone: func(a resilient.AttemptInfo) {
+			label := fmt.Sprintf("attempt %d", a.Attempt)
+			if a.Err != nil {
+				p.line(label, "---  %s: %s", a.Verdict.Why, p.clean(a.Err.Error()))
+				return
+			}
+			p.line(label, "%d  %s", a.StatusCode, a.Verdict.Why)
+		},
+		Wait: func(w resilient.WaitInfo) {
+			p.line("wait", "%v, %s", w.Duration.Round(time.Millisecond), w.Reason)
+		},
+		Done: func(d resilient.DoneInfo) {
+			p.line("end", "%s, attempts made: %d, in %v", d.Why, d.Attempts, d.Duration.Round(100*time.Microsecond))
+		},
+	}
+}
+
+// result prints what the caller got: the parsed error object, or the answer.
+func (p printer) result(resp *http.Response) error {
+	if apiErr, ok := resilient.ErrorFromResponse(resp); ok {
+		p.line("got", "%d  %s %q -> %s",
+			apiErr.StatusCode, p.clean(apiErr.Type), p.clean(apiErr.Message), remedy(apiErr))
+		for _, param := range apiErr.Invalid {
+			p.line("", "     invalid %s: %q", p.clean(param.Name), p.clean(param.Reason))
+		}
+		return nil
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	if err != nil {
+		return fmt.Errorf("reading the answer: %w", err)
+	}
+	p.line("got", "%d  %s", resp.StatusCode, p.clean(string(body)))
+	return nil
+}
+
+// remedy is what a program might do about an error. An *APIError matches the
+// sentinel of its kind, also when it is wrapped.
+func remedy(err error) string {
+	switch {
+	case errors.Is(err, resilient.ErrInvalidRequest):
+		return "fix the request"
+	case errors.Is(err, resilient.ErrPaymentRequired):
+		return "settle the account"
+	case errors.Is(err, resilient.ErrAuthentication):
+		return "check the key"
+	case errors.Is(err, resilient.ErrNotFound):
+		return "check the name"
+	case errors.Is(err, resilient.ErrRateLimit):
+		return "come back later"
+	case errors.Is(err, resilient.ErrServer):
+		return "see what became of it"
+	}
+	return "ask for help"
+}
+
+// clean makes text that came from elsewhere fit to print: without the secret,
+// which a server might repeat, on one line and of bounded length.
+func (p printer) clean(s string) string {
+	if p.secret != "" {
+		s = strings.ReplaceAll(s, p.secret, "(key)") // before anything is cut off
+	}
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, s)
+	s = strings.Join(strings.Fields(s), " ")
+	const limit = 300
+	if r := []rune(s); len(r) > limit {
+		return string(r[:limit]) + "..."
+	}
+	return s
+}
