@@ -368,6 +368,7 @@ func (c *call) observe(a *AttemptInfo, resp *http.Response) {
 	temporary := v.Retry && v.Kind != KindRateLimit
 	if c.key == nil && (rejected || temporary) {
 		c.key = c.t.keys.findOrAdd(c.cfg, c.req)
+		c.timed = true // from the next attempt on: its gate asks when it was sent
 	}
 	if c.key == nil {
 		return

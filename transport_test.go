@@ -479,6 +479,48 @@ func TestRealServer(t *testing.T) {
 	}
 }
 
+func TestHTTP2(t *testing.T) {
+	var mu sync.Mutex
+	var bodies []string
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		mu.Lock()
+		defer mu.Unlock()
+		bodies = append(bodies, r.Proto+" "+string(b))
+		switch len(bodies) {
+		case 1:
+			w.WriteHeader(http.StatusTooManyRequests)
+		case 2:
+			panic(http.ErrAbortHandler) // the stream is reset
+		}
+	}))
+	srv.EnableHTTP2 = true
+	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	srv.StartTLS()
+	defer srv.Close()
+	for _, tt := range []struct {
+		key  string
+		want int
+	}{{"", 2}, {"k", 3}} {
+		bodies = nil
+		req := newRequest(t, http.MethodPost, srv.URL, "payload")
+		if tt.key != "" {
+			req.Header.Set("Idempotency-Key", tt.key)
+		}
+		resp, err := resilient.NewTransport(srv.Client().Transport, every(0)).RoundTrip(req)
+		require.Equal(t, tt.key != "", err == nil, "a stream reset may be of a request that was processed: %v", err)
+		if err == nil {
+			require.NoError(t, resp.Body.Close())
+		}
+		mu.Lock()
+		require.Len(t, bodies, tt.want)
+		for _, b := range bodies {
+			require.Equal(t, "HTTP/2.0 payload", b)
+		}
+		mu.Unlock()
+	}
+}
+
 type closer struct {
 	http.RoundTripper
 	closed int
