@@ -457,8 +457,11 @@ func (c *call) backoff(v Verdict) (wait time.Duration, why string) {
 	if interval < 0 { // Stop is -1
 		return 0, "backoff stopped"
 	}
-	if e, ok := c.policy.(*backoff.ExponentialBackOff); ok && e.MaxInterval > 0 {
-		interval = min(interval, e.MaxInterval) // it applies its jitter after the cap
+	if e, ok := c.policy.(*backoff.ExponentialBackOff); ok && e.MaxInterval > 0 && interval > e.MaxInterval {
+		// It adds its jitter after the cap. Cut off there, half of all clients
+		// would come back in the same instant, so the jitter is drawn anew.
+		spread := min(e.RandomizationFactor, 1) * float64(e.MaxInterval)
+		interval = e.MaxInterval - time.Duration(rand.Float64()*spread)
 	}
 	hint := v.RetryAfter
 	if hint > c.cfg.maxWait || c.cfg.maxWait == 0 {

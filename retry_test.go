@@ -80,10 +80,13 @@ func TestBackOffMaxIntervalIncludesJitter(t *testing.T) {
 		resp, err := resilient.NewTransport(base, policy, resilient.WithMaxAttempts(100), unbounded()).RoundTrip(get(t))
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
+		distinct := map[time.Duration]bool{}
 		for _, gap := range base.gaps() {
 			require.LessOrEqual(t, gap, time.Second)
 			require.GreaterOrEqual(t, gap, time.Second/2)
+			distinct[gap] = true
 		}
+		require.Greater(t, len(distinct), 90, "and there is jitter at the cap too: no herd")
 	})
 }
 

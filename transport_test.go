@@ -532,6 +532,12 @@ func TestCloseIdleConnections(t *testing.T) {
 	base := &closer{}
 	(&http.Client{Transport: resilient.NewTransport(base)}).CloseIdleConnections()
 	require.Equal(t, 1, base.closed)
+
+	base = &closer{RoundTripper: newScript(answer(500))}
+	resp, err := resilient.NewTransport(base, every(0)).RoundTrip(get(t))
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	require.Zero(t, base.closed, "a peer flushes everybody's idle connections when it gives up")
 	require.NotPanics(t, resilient.NewTransport(newScript()).CloseIdleConnections, "a base without the method")
 }
 
