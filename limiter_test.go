@@ -66,6 +66,18 @@ func TestRateLimit(t *testing.T) {
 	})
 }
 
+func TestAWaitAsLongAsMaxWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := newScript(answer(200))
+		start := time.Now()
+		transport := resilient.NewTransport(base, resilient.WithRateLimit(1, 1), resilient.WithMaxWait(time.Second))
+		for range 3 {
+			callers(t, transport, 1)
+		}
+		require.Equal(t, []time.Duration{0, time.Second, 2 * time.Second}, base.since(start))
+	})
+}
+
 func TestRateLimitAppliesToRetries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(answer(500))
@@ -346,6 +358,8 @@ func TestKeysAreBounded(t *testing.T) {
 		require.Zero(t, time.Since(start))
 		call("old.test")
 		require.Zero(t, time.Since(start), "the oldest was forgotten, bucket and all")
+		call("h1.test")
+		require.Equal(t, 1000*time.Second, time.Since(start), "and no more than that")
 		call("waited.test")
 		require.Equal(t, 2000*time.Second, time.Since(start), "a key with waiters was not")
 		waiting.Wait()
@@ -396,6 +410,7 @@ func TestLimiterOfAnyKind(t *testing.T) {
 		_, err := resilient.NewTransport(newScript(answer(200)),
 			resilient.WithLimiter(limiterFunc(func(context.Context) error { return broken }))).RoundTrip(get(t))
 		require.ErrorIs(t, err, broken)
+		require.NotContains(t, err.Error(), "wait:", "which nobody knows")
 
 		stuck := resilient.WithLimiter(limiterFunc(func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }))
 		start := time.Now()
@@ -511,11 +526,33 @@ func TestAScoutThatHangsDoesNotHoldUpTheRest(t *testing.T) {
 			time.Sleep(30 * time.Second)
 			return answer(200)(req)
 		}
-		base := newScript(answer(429, "Retry-After", "5"), hangs, answer(200))
+		base := newScript(answer(429, "Retry-After", "5"), hangs, hangs, answer(200))
 		transport := resilient.NewTransport(base, every(0))
 		start := time.Now()
+		callers(t, transport, 4)
+		require.Equal(t, []time.Duration{
+			0, 5 * time.Second, 6 * time.Second, 7 * time.Second, 7 * time.Second,
+		}, base.since(start), "one more goes each second, and two for each that is accepted")
+	})
+}
+
+func TestReopeningHoldsBackNewcomers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := func(req *http.Request) (*http.Response, error) {
+			time.Sleep(10 * ms)
+			return answer(200)(req)
+		}
+		base := newScript(answer(429, "Retry-After", "5"), slow)
+		var r recorder
+		transport := resilient.NewTransport(base, resilient.WithMaxAttempts(1), resilient.WithTrace(r.trace()))
+		start := time.Now()
+		callers(t, transport, 1)
+		time.Sleep(5500 * ms) // nobody waits when the pause ends
 		callers(t, transport, 3)
-		require.Equal(t, []time.Duration{0, 5 * time.Second, 6 * time.Second, 6 * time.Second}, base.since(start))
+		require.Equal(t, []time.Duration{0, 5500 * ms, 5510 * ms, 5510 * ms}, base.since(start))
+		require.Len(t, r.waits, 2)
+		require.Equal(t, "pause", r.waits[0].Reason)
+		require.InDelta(t, 500*ms, r.waits[0].Duration, float64(ms), "the next goes a second after the scout might have")
 	})
 }
 
