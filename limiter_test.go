@@ -247,6 +247,19 @@ func TestRetryThatTheLimitWouldHoldTooLong(t *testing.T) {
 	})
 }
 
+func TestRetriesQueueBehindRetries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := newScript(answer(500), answer(500), answer(200))
+		var r recorder
+		transport := resilient.NewTransport(base, every(10*ms), resilient.WithRateLimit(1, 2), resilient.WithTrace(r.trace()))
+		callers(t, transport, 2)
+		require.Len(t, r.waits, 4)
+		require.Equal(t, "rate limit", r.waits[2].Reason)
+		require.InDelta(t, 990*ms, r.waits[2].Duration, float64(ms))
+		require.InDelta(t, 1990*ms, r.waits[3].Duration, float64(ms), "one retry is ahead")
+	})
+}
+
 func TestRetryOvertakenTooOften(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := step(func(req *http.Request) (*http.Response, error) {

@@ -418,6 +418,37 @@ func TestBodies(t *testing.T) {
 	}
 }
 
+func TestReplayBufferIsGivenToTheBase(t *testing.T) {
+	// HTTP/2 replays through GetBody after a GOAWAY.
+	src := &trackedBody{Reader: strings.NewReader("payload")}
+	req := post(t)
+	req.Body, req.GetBody = src, nil
+	base := step(func(out *http.Request) (*http.Response, error) {
+		for range 2 {
+			half := make([]byte, 3)
+			_, err := io.ReadFull(out.Body, half)
+			require.NoError(t, err)
+			body, err := out.GetBody()
+			require.NoError(t, err)
+			all, err := io.ReadAll(body)
+			require.NoError(t, err)
+			require.Equal(t, "payload", string(all))
+			require.NoError(t, body.Close())
+			require.NoError(t, body.Close(), "a second Close is harmless")
+			_, err = body.Read(half)
+			require.ErrorIs(t, err, http.ErrBodyReadAfterClose)
+		}
+		require.Zero(t, src.closes(), "not while it may be needed")
+		require.NoError(t, out.Body.Close())
+		return answer(200)(out)
+	})
+	resp, err := resilient.NewTransport(base, resilient.WithReplayBuffer(7)).RoundTrip(req)
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	require.Nil(t, req.GetBody, "the caller's request is not written to")
+	require.Equal(t, 1, src.closes())
+}
+
 func TestGetBodyFails(t *testing.T) {
 	for name, f := range map[string]func() (io.ReadCloser, error){
 		"error": func() (io.ReadCloser, error) { return nil, errors.New("gone") },
