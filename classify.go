@@ -163,14 +163,17 @@ func kindOf(status int) Kind {
 // is known to be permanent is listed, by type and never by text; the rest of
 // the network's many errors is taken for temporary, as allow-lists of them grow
 // for years and are never complete.
-func classifyError(req *http.Request, err error, neverSent bool) Verdict {
+func classifyError(req *http.Request, err error, f fate) Verdict {
 	if req.Context().Err() != nil {
 		return Verdict{Why: "canceled"}
+	}
+	if f == bodyFailed {
+		return Verdict{Why: "request body"}
 	}
 	if why := permanent(req, err); why != "" {
 		return Verdict{Why: why}
 	}
-	if neverSent {
+	if f == neverSent {
 		return Verdict{Retry: true, Unprocessed: true, Why: "never sent"}
 	}
 	if isType[*attemptTimeoutError](err) {
@@ -193,9 +196,6 @@ func permanent(req *http.Request, err error) string {
 	if isType[*net.AddrError](err) {
 		return "bad address"
 	}
-	if isType[*bodyReadError](err) {
-		return "request body"
-	}
 	if errors.Is(err, http.ErrSkipAltProtocol) || errors.Is(err, errNoAnswer) {
 		return "base transport"
 	}
@@ -212,6 +212,15 @@ func permanent(req *http.Request, err error) string {
 	return ""
 }
 
+// fate is what is known of a request that got no response.
+type fate int
+
+const (
+	unknown    fate = iota
+	neverSent       // proven: the server got nothing of it
+	bodyFailed      // reading its body failed
+)
+
 func isType[T error](err error) bool {
 	_, ok := errors.AsType[T](err)
 	return ok
@@ -222,7 +231,7 @@ func malformed(req *http.Request) bool {
 	if req.URL.Scheme != "http" && req.URL.Scheme != "https" || req.URL.Host == "" {
 		return true
 	}
-	if !isToken(method(req)) {
+	if !isToken(method(req)) || req.Body == nil && req.ContentLength > 0 {
 		return true
 	}
 	for name, values := range req.Header {
@@ -265,11 +274,14 @@ func idempotent(req *http.Request) bool {
 		http.MethodPut, http.MethodDelete:
 		return true
 	}
-	return hasIdempotencyKey(req)
+	return first(req.Header["Idempotency-Key"]) != "" || first(req.Header["X-Idempotency-Key"]) != ""
 }
 
-func hasIdempotencyKey(req *http.Request) bool {
-	return len(req.Header["Idempotency-Key"]) > 0 || len(req.Header["X-Idempotency-Key"]) > 0
+func first(values []string) string {
+	if len(values) == 0 {
+		return ""
+	}
+	return values[0]
 }
 
 // maxPrefix is how much of an error body is read to parse it.
@@ -376,11 +388,11 @@ func oneLine(s string, limit int) string {
 	return b.String()
 }
 
-// errorText is the text of an error for a log, without the URL that a base may
+// errorText is the text of an error for a log, without the URLs that a base may
 // have put around it.
 func errorText(err error) string {
-	if u, ok := errors.AsType[*url.Error](err); ok {
-		err = u.Err
+	for u, ok := errors.AsType[*url.Error](err); ok; u, ok = errors.AsType[*url.Error](err) {
+		err = u.Err // bases put them inside one another
 	}
 	return oneLine(err.Error(), 300)
 }
@@ -394,19 +406,19 @@ func errorText(err error) string {
 // still reads from the beginning. A body that is not the documented JSON
 // object, or cut short, leaves Code, Type, Message and Invalid empty; a body
 // that was read or closed by somebody else is missing if the response did not
-// come from a Transport. On a body that is still arriving it blocks, as reading
-// it would. It must not be called while another goroutine reads the body.
+// come from a Transport. One that is still compressed, because the caller asked
+// for an encoding itself, is not decoded. On a body that is still arriving
+// ErrorFromResponse blocks, as reading it would.
 func ErrorFromResponse(resp *http.Response) (*APIError, bool) {
 	if resp == nil || resp.StatusCode < 400 {
 		return nil, false
 	}
 	known := recall(resp)
-	body := known.body
+	body := known.body.Value()
 	if body == nil && resp.Body != nil && resp.Body != http.NoBody {
 		body, _ = resp.Body.(*errorBody)
 		if body == nil {
 			body = newErrorBody(resp, time.Now())
-			close(body.ahead)
 			resp.Body = body
 		}
 	}
@@ -431,21 +443,27 @@ var verdicts sync.Map //nolint:gochecknoglobals // see above; of weak.Pointer[ht
 
 // verdict is what is known of an error response beyond its bytes.
 type verdict struct {
+	status   int
 	attempts int
 	kind     Kind
-	body     *errorBody // nil: it has none
+	// Weak, since a body often leads back to its response, which would then
+	// never be let go. It lives as long as something reads from it.
+	body weak.Pointer[errorBody]
 }
 
 func remember(resp *http.Response, e *APIError) {
 	key := weak.Make(resp)
 	body, _ := resp.Body.(*errorBody)
-	verdicts.Store(key, verdict{e.Attempts, e.Kind, body})
+	verdicts.Store(key, verdict{e.StatusCode, e.Attempts, e.Kind, weak.Make(body)})
 	runtime.AddCleanup(resp, func(key weak.Pointer[http.Response]) { verdicts.Delete(key) }, key)
 }
 
 func recall(resp *http.Response) verdict {
 	v, _ := verdicts.Load(weak.Make(resp))
 	known, _ := v.(verdict)
+	if known.status != resp.StatusCode {
+		return verdict{} // somebody has made another response of it
+	}
 	return known
 }
 

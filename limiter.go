@@ -31,10 +31,10 @@ type Limiter interface{ Wait(context.Context) error }
 func WithRateLimit(limit rate.Limit, burst int) Option {
 	mustBe(limit > 0, "WithRateLimit", "a limit above 0", limit) // NaN is not above 0
 	mustBe(burst >= 1 || limit == rate.Inf, "WithRateLimit", "a burst of at least 1", burst)
-	return func(c *config) { c.shared.limit, c.shared.burst = limit, burst }
+	return func(c *config) { c.shared.set, c.shared.limit, c.shared.burst = true, limit, burst }
 }
 
-// WithLimiter makes every attempt wait for l, after the Transport's own rate
+// WithLimiter makes every attempt wait for l, before the Transport's own rate
 // limit and pauses. The context l is given ends with the request's, or after
 // [WithMaxWait]. A limiter that has a method Allow() bool, as *rate.Limiter has,
 // is asked by that first. It panics if l is nil. The default is none.
@@ -152,7 +152,7 @@ func (t *keyTable) findOrAdd(cfg *config, req *http.Request) *keyState {
 // evict drops the key not used for longest. A key with waiters stays: there are
 // no more of those than calls, and dropping it would set its next caller free.
 func (t *keyTable) evict() {
-	for e := t.recent.Back(); e != nil && len(t.states) > maxKeys; {
+	for e := t.recent.Back(); e != t.recent.Front() && len(t.states) > maxKeys; {
 		s, before := e.Value.(*keyState), e.Prev() //nolint:forcetypeassert // recent holds nothing else
 		if !s.gate.hasWaiters() {
 			t.recent.Remove(e)
@@ -173,24 +173,18 @@ func (t *keyTable) keyOf(cfg *config, req *http.Request) limitKey {
 		authorization = authorization[:i]
 	}
 	user := req.URL.User.Username()
-	if authorization == "" && apiKey == "" && user == "" {
+	password, _ := req.URL.User.Password()
+	if authorization == "" && apiKey == "" && user == "" && password == "" {
 		return key
 	}
 	var h maphash.Hash
 	h.SetSeed(t.hashSeed())
-	for _, s := range [...]string{authorization, apiKey, user} {
+	for _, s := range [...]string{authorization, apiKey, user, password} {
 		_, _ = h.WriteString(s) // never fails
 		_ = h.WriteByte(0)
 	}
 	key.credential = h.Sum64()
 	return key
-}
-
-func first(values []string) string {
-	if len(values) == 0 {
-		return ""
-	}
-	return values[0]
 }
 
 func (t *keyTable) hashSeed() maphash.Seed {
@@ -264,6 +258,7 @@ func (g *gate) wait(ctx context.Context, class int, maxWait time.Duration, onWai
 	g.line[class] = append(g.line[class], w)
 	g.serve(now)
 	g.mu.Unlock()
+	defer g.leave(class, w) // if onWait panics
 
 	onWait(reason, d)
 	// The estimate may prove too short: a pause begins, first attempts go
@@ -376,7 +371,7 @@ func (g *gate) estimate(now time.Time, class int) (time.Duration, string) {
 	if now.Before(g.pausedUntil) {
 		return g.refusedTill.Sub(now), "pause"
 	}
-	if g.reopening && g.credit <= 0 && g.bucket == nil {
+	if g.reopening && g.credit <= 0 {
 		return max(g.creditAt.Add(reopenPace).Sub(now), 0), "pause"
 	}
 	if g.bucket == nil {
@@ -390,7 +385,11 @@ func (g *gate) estimate(now time.Time, class int) (time.Duration, string) {
 	if g.token != nil {
 		missing-- // taken out of the bucket already, for whoever is first
 	}
-	return time.Duration(max(missing, 0) / float64(g.bucket.Limit()) * float64(time.Second)), "rate limit"
+	seconds := max(missing, 0) / float64(g.bucket.Limit())
+	if seconds > maxHint.Seconds() {
+		return maxHint, "rate limit" // a tiny limit would overflow
+	}
+	return time.Duration(seconds * float64(time.Second)), "rate limit"
 }
 
 // foresee returns how long a retry would be held back.
@@ -421,6 +420,12 @@ func (g *gate) leave(class int, w *waiter) bool {
 func (g *gate) pause(now time.Time, d, maxWait time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if d = min(d, maxHint); maxWait == 0 || d <= 0 {
+		return // where nobody waits, nothing is held back
+	}
+	if !now.Before(g.pausedUntil) {
+		g.refusedTill = time.Time{} // of an earlier pause, which has been tried since
+	}
 	g.refusedTill = later(g.refusedTill, now.Add(d))
 	until := now.Add(min(d, maxWait))
 	if !until.After(g.pausedUntil) {
@@ -428,6 +433,10 @@ func (g *gate) pause(now time.Time, d, maxWait time.Duration) {
 	}
 	g.pausedUntil, g.creditAt = until, until
 	g.reopening, g.credit = true, 1
+	if g.token != nil { // it would fall due in the pause, and be lost
+		g.token.CancelAt(now)
+		g.token = nil
+	}
 	g.serve(now)
 }
 
@@ -449,12 +458,6 @@ func (g *gate) ended(sent, now time.Time, accepted bool) {
 	if accepted && len(g.line[firstAttempt]) == 0 && len(g.line[retryAttempt]) == 0 {
 		g.reopening = false // nobody was left to hold back
 	}
-}
-
-func (g *gate) paused(now time.Time) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return now.Before(g.pausedUntil)
 }
 
 func (g *gate) hasWaiters() bool {
@@ -482,6 +485,9 @@ func waitFor(ctx context.Context, l Limiter, maxWait time.Duration, onWait func(
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
+	}
+	if limited.Err() != nil {
+		return &LimitError{Reason: "limiter", Wait: maxWait} // our doing, not the caller's deadline
 	}
 	return &LimitError{Reason: "limiter", Err: err}
 }

@@ -53,7 +53,8 @@ func defaultBackOff() backoff.BackOff {
 // included; of a policy that is wrapped, it cannot be seen. WithBackOff panics
 // if newBackOff is nil.
 //
-// After a hint of the server, a random part of the interval is added to it.
+// After a hint of the server, a random part of the interval is added to it, as
+// far as WithMaxWait and the context's deadline have room.
 //
 // The default is exponential: 500 ms, doubled each time up to 30 s, each with
 // 50 % jitter.
@@ -102,8 +103,8 @@ func WithReplayBuffer(maxBytes int64) Option {
 }
 
 // WithRetryBudget bounds the retries of temporary failures, for each limit key,
-// to a share of the traffic: each call that is answered at the first attempt
-// earns ratio tokens, and minPerSecond tokens a second come by themselves, so
+// to a share of the traffic: from the first failure on, each call that is
+// answered at the first attempt earns ratio tokens, and minPerSecond tokens a second come by themselves, so
 // that a small client can always retry. A retry that fails costs a token; a
 // call that succeeds in the end gets back what it paid. Without a token a
 // failure is returned at once. Rejections for rate are not counted: the
@@ -115,7 +116,9 @@ func WithReplayBuffer(maxBytes int64) Option {
 func WithRetryBudget(ratio, minPerSecond float64) Option {
 	mustBe(ratio >= 0, "WithRetryBudget", "a ratio of 0 or more", ratio)
 	mustBe(minPerSecond >= 0 && finite(minPerSecond), "WithRetryBudget", "a rate of 0 or more", minPerSecond)
-	return func(c *config) { c.shared.budgetRatio, c.shared.budgetFloor = ratio, minPerSecond }
+	return func(c *config) {
+		c.shared.set, c.shared.budgetRatio, c.shared.budgetFloor = true, ratio, minPerSecond
+	}
 }
 
 // RetryError is the end, without a response, of a call that had been attempted
@@ -131,7 +134,7 @@ type RetryError struct {
 // Error returns the attempts, what ended the call, and the last outcome.
 func (e *RetryError) Error() string {
 	msg := fmt.Sprintf("resilient: gave up after attempt %d: %v", e.Attempts, e.Err)
-	if e.Last != nil && e.Last.Error() != e.Err.Error() {
+	if e.Last != nil && fmt.Sprint(e.Last) != fmt.Sprint(e.Err) {
 		msg += fmt.Sprintf(" (before: %v)", e.Last)
 	}
 	return msg
@@ -145,11 +148,14 @@ func (e *RetryError) Unwrap() []error {
 	return []error{e.Err, e.Last}
 }
 
-// Timeout reports whether what ended the call was a timeout. *url.Error asks
-// for it one level down and no further.
+// Timeout reports whether what ended the call was a timeout, which a
+// [*LimitError] is not. *url.Error asks for it one level down and no further.
 func (e *RetryError) Timeout() bool {
-	t, ok := errors.AsType[net.Error](e.Err)
-	return ok && t.Timeout()
+	t, ok := errors.AsType[interface {
+		error
+		Timeout() bool
+	}](e.Err)
+	return ok && t.Timeout() && !isType[*LimitError](e.Err)
 }
 
 // call is one RoundTrip: what its attempts share.
@@ -162,10 +168,11 @@ type call struct {
 	record     *recording    // of a body without GetBody; nil: none
 	key        *keyState     // nil: nothing is known about the limit key yet
 	policy     backoff.BackOff
-	last       error // the outcome of the attempt before the one under way
-	paid       int   // tokens of the budget this call has used up
-	prepaid    bool  // the attempt under way is paid for
-	timed      bool  // begin and the durations of attempts are kept
+	last       error          // the outcome of the attempt before the one under way
+	held       *http.Response // in our hands: closed if a hook or a policy panics
+	paid       int            // tokens of the budget this call has used up
+	prepaid    bool           // the attempt under way is paid for
+	timed      bool           // begin and the durations of attempts are kept
 	begin      time.Time
 	answered   time.Time // when the last attempt ended, if that failed or timed
 }
@@ -174,7 +181,7 @@ func newCall(t *Transport, cfg *config, req *http.Request) call {
 	c := call{t: t, cfg: cfg, req: req}
 	c.idempotent = cfg.retryNonIdempotent || idempotent(req)
 	if cfg.idempotencyKey != nil && !idempotent(req) && method(req) != http.MethodConnect {
-		if key := cfg.idempotencyKey(req); key != "" {
+		if key := cfg.idempotencyKey(req); key != "" && len(req.Header["Idempotency-Key"]) == 0 {
 			c.header = req.Header.Clone()
 			c.header.Set("Idempotency-Key", key)
 			c.idempotent = true
@@ -203,6 +210,7 @@ func (c *call) run() (*http.Response, error) {
 	if c.record != nil {
 		defer c.record.end()
 	}
+	defer c.letGo()
 	body := c.firstBody()
 	for n := 1; ; n++ {
 		if err := c.admit(n); err != nil {
@@ -221,7 +229,7 @@ func (c *call) run() (*http.Response, error) {
 		body, c.last = next, a.Err
 		if resp != nil {
 			c.last = a.APIError
-			closeBody(resp.Body) // what is worth reading of it has been read, see peek
+			c.letGo() // what is worth reading of it has been read, see peek
 		}
 		if err := c.sleep(wait, &a); err != nil {
 			closeBody(body)
@@ -230,9 +238,17 @@ func (c *call) run() (*http.Response, error) {
 	}
 }
 
-// admit waits until attempt n may be sent: the gate of its key, then the
-// caller's Limiter. A pause that began while that one held the attempt back is
-// waited for too.
+// letGo closes the response in hand, if there is one.
+func (c *call) letGo() {
+	if c.held != nil {
+		closeBody(c.held.Body)
+		c.held = nil
+	}
+}
+
+// admit waits until attempt n may be sent: the caller's Limiter, then the gate
+// of its key. In this order a pause that begins meanwhile is waited for, and an
+// attempt that the Limiter refuses has not used up a token of the gate.
 func (c *call) admit(n int) error {
 	ctx := c.req.Context()
 	if ctx.Err() != nil {
@@ -242,21 +258,19 @@ func (c *call) admit(n int) error {
 	if n > 1 {
 		class = retryAttempt
 	}
-	if c.key != nil {
-		if err := c.key.gate.wait(ctx, class, c.cfg.maxWait, c.onWait(n)); err != nil {
+	if c.cfg.limiter != nil {
+		if err := waitFor(ctx, c.cfg.limiter, c.cfg.maxWait, c.onWait(n)); err != nil {
 			return err
 		}
 	}
-	if c.cfg.limiter == nil {
+	if c.key == nil { // another call may have paused it since
+		c.key = c.t.keys.find(c.cfg, c.req)
+		c.timed = c.timed || c.key != nil
+	}
+	if c.key == nil {
 		return nil
 	}
-	if err := waitFor(ctx, c.cfg.limiter, c.cfg.maxWait, c.onWait(n)); err != nil {
-		return err
-	}
-	if c.key = c.t.keys.find(c.cfg, c.req); c.key != nil && c.key.gate.paused(time.Now()) {
-		return c.key.gate.wait(ctx, class, c.cfg.maxWait, c.onWait(n))
-	}
-	return nil
+	return c.key.gate.wait(ctx, class, c.cfg.maxWait, c.onWait(n))
 }
 
 // attempt sends the request once and judges what came of it.
@@ -269,7 +283,8 @@ func (c *call) attempt(n int, body io.ReadCloser) (*http.Response, AttemptInfo) 
 	if c.timed {
 		start = time.Now()
 	}
-	resp, neverSent, err := c.send(n, body)
+	resp, fate, err := c.send(n, body)
+	c.held = resp
 	if c.timed || err != nil || resp.StatusCode >= 400 {
 		c.answered = time.Now()
 	}
@@ -279,7 +294,7 @@ func (c *call) attempt(n int, body io.ReadCloser) (*http.Response, AttemptInfo) 
 	switch {
 	case err != nil:
 		a.Err = err
-		a.Verdict = classifyError(c.req, err, neverSent)
+		a.Verdict = classifyError(c.req, err, fate)
 	case resp.StatusCode < 400:
 		a.StatusCode = resp.StatusCode
 		a.Verdict = classifyStatus(resp.StatusCode, 0, false)
@@ -290,6 +305,9 @@ func (c *call) attempt(n int, body io.ReadCloser) (*http.Response, AttemptInfo) 
 	}
 	if c.cfg.classifier != nil && (err != nil || a.APIError != nil) && c.req.Context().Err() == nil {
 		a.Verdict = c.cfg.classifier(a)
+		if a.Verdict.Why == "" {
+			a.Verdict.Why = "classifier"
+		}
 		if a.APIError != nil && a.Verdict.Kind != 0 {
 			a.APIError.Kind = a.Verdict.Kind
 		}
@@ -303,8 +321,8 @@ func (c *call) attempt(n int, body io.ReadCloser) (*http.Response, AttemptInfo) 
 // send hands the request to the base. The first attempt is the caller's own
 // *Request if nothing has to be different about it; else a shallow copy, since
 // Request.Clone would copy Trailer, which the caller fills in while the body is
-// read. neverSent is proven, not guessed.
-func (c *call) send(n int, body io.ReadCloser) (resp *http.Response, neverSent bool, err error) {
+// read.
+func (c *call) send(n int, body io.ReadCloser) (*http.Response, fate, error) {
 	ctx := c.req.Context()
 	var limit *attemptLimit
 	if c.cfg.attemptTimeout > 0 {
@@ -326,21 +344,22 @@ func (c *call) send(n int, body io.ReadCloser) (resp *http.Response, neverSent b
 			out.GetBody = c.record.open // HTTP/2 replays through it after GOAWAY
 		}
 	}
-	resp, err = c.t.roundTripper().RoundTrip(out)
-	resp, err = repair(resp, err)
+	resp, err := repair(c.t.roundTripper().RoundTrip(out))
 	if limit != nil {
 		resp, err = limit.stop(resp, err)
 	}
-	if err != nil {
-		if c.record != nil && c.record.failure() != nil {
-			err = &bodyReadError{err}
+	switch {
+	case err == nil:
+		if out != c.req {
+			resp.Request = c.req // as if the caller's had been sent
 		}
-		return nil, d.provesUnsent(err), err
+		return resp, unknown, nil
+	case c.record != nil && c.record.failure() != nil:
+		return nil, bodyFailed, err
+	case d.provesUnsent(err):
+		return nil, neverSent, err
 	}
-	if out != c.req {
-		resp.Request = c.req // as if the caller's had been sent
-	}
-	return resp, false, nil
+	return nil, unknown, err
 }
 
 // repair makes of a base that breaks the contract of http.RoundTripper one that
@@ -363,7 +382,7 @@ func repair(resp *http.Response, err error) (*http.Response, error) {
 // observe tells the limiter and the budget of the key what came of an attempt.
 // Nothing is remembered of a key that never failed.
 func (c *call) observe(a *AttemptInfo, resp *http.Response) {
-	v := a.Verdict
+	v, timed := a.Verdict, c.timed
 	rejected := resp != nil && v.Unprocessed && v.RetryAfter > 0
 	temporary := v.Retry && v.Kind != KindRateLimit
 	if c.key == nil && (rejected || temporary) {
@@ -376,13 +395,15 @@ func (c *call) observe(a *AttemptInfo, resp *http.Response) {
 	now := time.Now()
 	switch {
 	case rejected:
-		c.key.gate.pause(now, v.RetryAfter-now.Sub(c.answered), c.cfg.maxWait)
-	case v.Kind != KindRateLimit:
+		// The bound is the Transport's, as the pause is everybody's.
+		c.key.gate.pause(now, v.RetryAfter-now.Sub(c.answered), c.t.cfg.maxWait)
+	case timed && v.Kind != KindRateLimit:
 		c.key.gate.ended(c.answered.Add(-a.Duration), now, resp != nil)
 	}
 	switch {
 	case v.Kind == KindRateLimit || a.Err != nil && !v.Retry:
 		// Not the budget's business, nor a sign of the server's health.
+		c.refund(now)
 	case temporary && a.Attempt > 1:
 		c.paid++
 		c.key.budget.failed(now, c.prepaid)
@@ -392,6 +413,14 @@ func (c *call) observe(a *AttemptInfo, resp *http.Response) {
 		c.key.budget.earn(now, &c.cfg.shared, c.cfg.shared.budgetRatio, false)
 	}
 	c.prepaid = false
+}
+
+// refund gives back the token of a retry that was not one in the end.
+func (c *call) refund(now time.Time) {
+	if c.prepaid {
+		c.prepaid = false
+		c.key.budget.earn(now, &c.cfg.shared, 1, false)
+	}
 }
 
 // next decides whether a failed attempt is followed by another: after which
@@ -421,7 +450,7 @@ func (c *call) next(a *AttemptInfo) (wait time.Duration, body io.ReadCloser, why
 	// The rate limit's wait comes on top. Better to give the caller this
 	// response now than an error later.
 	if c.key != nil {
-		if held := c.key.gate.foresee(time.Now()); held > c.cfg.maxWait {
+		if held := c.key.gate.foresee(time.Now()); held-wait > c.cfg.maxWait {
 			return 0, nil, "max wait"
 		} else if pastDeadline(ctx, time.Now(), held) {
 			return 0, nil, "deadline"
@@ -464,12 +493,13 @@ func (c *call) backoff(v Verdict) (wait time.Duration, why string) {
 		interval = e.MaxInterval - time.Duration(rand.Float64()*spread)
 	}
 	hint := v.RetryAfter
-	if hint > c.cfg.maxWait || c.cfg.maxWait == 0 {
+	if hint > c.cfg.maxWait || interval > 0 && c.cfg.maxWait == 0 {
 		return 0, "max wait"
 	}
 	ctx, now := c.req.Context(), time.Now()
 	if hint > 0 {
-		wait = min(hint+time.Duration(rand.Float64()*float64(interval)), c.cfg.maxWait)
+		jitter := time.Duration(rand.Float64() * float64(interval))
+		wait = hint + min(jitter, c.cfg.maxWait-hint)
 		if pastDeadline(ctx, now, wait) {
 			wait = hint
 		}
@@ -533,6 +563,7 @@ func (c *call) done(resp *http.Response, a *AttemptInfo, why string) (*http.Resp
 		remember(resp, a.APIError)
 	}
 	c.report(a.Attempt, a.StatusCode, err, why)
+	c.held = nil // the caller's now
 	return resp, err
 }
 
@@ -542,6 +573,7 @@ func (c *call) failed(n int, err error) (*http.Response, error) {
 	if isType[*LimitError](err) {
 		why = "limited"
 	}
+	c.refund(time.Now())
 	if n > 0 {
 		err = &RetryError{Attempts: n, Err: err, Last: c.last}
 	}
@@ -756,12 +788,6 @@ func (e *attemptTimeoutError) Error() string {
 func (e *attemptTimeoutError) Timeout() bool   { return true }
 func (e *attemptTimeoutError) Temporary() bool { return true }
 
-// bodyReadError is a failure to read the caller's request body.
-type bodyReadError struct{ err error }
-
-func (e *bodyReadError) Error() string { return e.err.Error() }
-func (e *bodyReadError) Unwrap() error { return e.err }
-
 func hasBody(req *http.Request) bool { return req.Body != nil && req.Body != http.NoBody }
 
 func closeBody(body io.Closer) {
@@ -935,7 +961,7 @@ func (b *bodyReader) Close() error {
 type errorBody struct {
 	rc       io.ReadCloser
 	received time.Time
-	ahead    chan struct{} // closed when nobody is reading ahead
+	turn     chan struct{} // held while reading rc
 
 	mu     sync.Mutex
 	buf    []byte
@@ -952,27 +978,36 @@ func newErrorBody(resp *http.Response, received time.Time) *errorBody {
 	}
 	return &errorBody{
 		rc: resp.Body, received: received,
-		ahead: make(chan struct{}), buf: make([]byte, 0, size),
+		turn: make(chan struct{}, 1), buf: make([]byte, 0, size),
 	}
 }
 
 // peek parses the error object of resp and leaves its body whole. It takes at
 // most peekTimeout: of a body that drips, it parses what has come so far.
 // Reading ahead needs a goroutine, as a Read cannot be bounded in time; it ends
-// with its Read, at the latest when the body is closed.
+// with its Read, at the latest when the body is closed. Where the body panics,
+// it must be an error instead: in that goroutine nobody could recover.
 func peek(ctx context.Context, resp *http.Response, attempt int, received time.Time) *APIError {
 	var prefix []byte
 	if resp.Body != http.NoBody {
 		b := newErrorBody(resp, received)
 		resp.Body = b
+		done := make(chan struct{})
+		b.turn <- struct{}{}
 		go func() {
-			defer close(b.ahead)
+			defer func() {
+				if p := recover(); p != nil {
+					b.fail(fmt.Errorf("resilient: reading the response body panicked: %v", p))
+				}
+				<-b.turn
+				close(done)
+			}()
 			b.fill()
 		}()
 		timer := time.NewTimer(peekTimeout)
 		defer timer.Stop()
 		select {
-		case <-b.ahead:
+		case <-done:
 		case <-timer.C:
 		case <-ctx.Done():
 		}
@@ -998,6 +1033,9 @@ func (b *errorBody) fill() {
 		b.mu.Unlock()
 
 		n, err := b.rc.Read(spare)
+		if n < 0 || n > len(spare) {
+			n, err = 0, errors.New("resilient: the response body read an impossible number of bytes")
+		}
 		if empty++; n > 0 {
 			empty = 0
 		} else if err == nil && empty == 100 {
@@ -1017,9 +1055,16 @@ func (b *errorBody) snapshot() []byte {
 	return slices.Clip(b.buf)
 }
 
+func (b *errorBody) fail(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.err = err
+}
+
 // prefix returns the first bytes of the body, reading on if need be.
 func (b *errorBody) prefix() []byte {
-	<-b.ahead
+	b.turn <- struct{}{}
+	defer func() { <-b.turn }()
 	b.mu.Lock()
 	b.enough = false
 	b.mu.Unlock()
@@ -1031,7 +1076,8 @@ func (b *errorBody) Read(p []byte) (int, error) {
 	if n, err, ok := b.kept(p); ok {
 		return n, err
 	}
-	<-b.ahead
+	b.turn <- struct{}{}
+	defer func() { <-b.turn }()
 	if n, err, ok := b.kept(p); ok {
 		return n, err
 	}

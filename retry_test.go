@@ -162,7 +162,8 @@ func TestWaitsThatCannotSucceedAreNotBegun(t *testing.T) {
 		{name: "jitter gives way to the deadline", hint: "10", deadline: 11 * time.Second, opts: []resilient.Option{every(time.Hour)}, attempts: 2, took: 10 * time.Second, why: "deadline"},
 		{name: "backoff over the deadline", deadline: time.Second, opts: []resilient.Option{every(2 * time.Second)}, attempts: 1, why: "deadline"},
 		{name: "backoff is shortened", opts: []resilient.Option{every(time.Hour), resilient.WithMaxWait(time.Second)}, attempts: 4, took: 3 * time.Second, why: "out of attempts"},
-		{name: "never wait", opts: []resilient.Option{resilient.WithMaxWait(0)}, attempts: 1, why: "max wait"},
+		{name: "never wait", opts: []resilient.Option{every(1), resilient.WithMaxWait(0)}, attempts: 1, why: "max wait"},
+		{name: "never wait, and nothing to wait for", opts: []resilient.Option{resilient.WithMaxWait(0)}, attempts: 4, why: "out of attempts"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -206,6 +206,7 @@ type config struct {
 // sharedConfig is what holds for all requests of a Transport together and so
 // cannot be set for one of them.
 type sharedConfig struct {
+	set         bool       // by an option
 	limit       rate.Limit // 0: none
 	burst       int
 	budgetRatio float64
@@ -262,8 +263,9 @@ func WithTrace(t *Trace) Option {
 // WithLogger writes what a [Trace] would see as records to l: an attempt and a
 // call that went well at debug level, a call that needed retries and a wait at
 // info, a failed attempt and a call that failed at warn. Records name the
-// method, the host and the path, never header values, userinfo, query strings
-// or bodies. The default is nil: silent.
+// method, the host and the path, and of an error response its type, code and
+// request id; never other header values, userinfo, query strings or bodies. The
+// default is nil: silent.
 func WithLogger(l *slog.Logger) Option {
 	var hooks *Trace
 	if l != nil {
@@ -282,7 +284,7 @@ type optionsKey struct{}
 func ContextWithOptions(ctx context.Context, opts ...Option) context.Context {
 	var probe config
 	probe.apply(opts)
-	mustBe(probe.shared == sharedConfig{}, "ContextWithOptions",
+	mustBe(!probe.shared.set, "ContextWithOptions",
 		"without WithRateLimit and WithRetryBudget, which hold for a whole Transport", len(opts))
 	outer, _ := ctx.Value(optionsKey{}).([]Option)
 	all := make([]Option, 0, len(outer)+len(opts))

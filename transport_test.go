@@ -155,6 +155,7 @@ func serve(tb testing.TB, handler http.HandlerFunc) *http.Transport {
 	tb.Cleanup(func() {
 		base.CloseIdleConnections()
 		_ = srv.Close()
+		time.Sleep(time.Second) // virtual: the server lingers half a second over a connection it closes early
 	})
 	return base
 }
