@@ -13,8 +13,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"runtime"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -351,6 +354,7 @@ func TestTransportErrors(t *testing.T) {
 		{"wrapped", &url.Error{Err: refused}, nil, 4, 4},
 		{"unknown scheme", io.EOF, func(r *http.Request) { r.URL.Scheme = "ftp" }, 1, 1},
 		{"no host", io.EOF, func(r *http.Request) { r.URL.Host = "" }, 1, 1},
+		{"a length without a body", io.EOF, func(r *http.Request) { r.ContentLength = 1 }, 1, 1},
 		{"bad method", io.EOF, func(r *http.Request) { r.Method = "B D" }, 1, 1},
 		{"bad header name", io.EOF, func(r *http.Request) { r.Header["a b"] = nil }, 1, 1},
 		{"bad header value", io.EOF, func(r *http.Request) { r.Header.Set("A", "b\nc") }, 1, 1},
@@ -477,4 +481,83 @@ func FuzzRetryAfter(f *testing.F) {
 			require.Equal(t, min(time.Duration(n)*time.Second, year), e.RetryAfter)
 		}
 	})
+}
+
+func TestVerdictWithoutAReason(t *testing.T) {
+	// An empty Why was taken for "go on": the call never ended.
+	var r recorder
+	base := newScript(answer(500))
+	zero := resilient.WithClassifier(func(resilient.AttemptInfo) resilient.Verdict { return resilient.Verdict{} })
+	resp, err := resilient.NewTransport(base, zero, resilient.WithTrace(r.trace())).RoundTrip(post(t))
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	require.Equal(t, 1, base.count())
+	require.Equal(t, "classifier", r.why(t))
+}
+
+// backlink is a body that leads back to its response, as those of HTTP/2 do.
+type backlink struct {
+	io.Reader
+	resp *http.Response
+}
+
+func (*backlink) Close() error { return nil }
+
+func TestErrorResponsesAreLetGo(t *testing.T) {
+	// What is known of a response held its body, that held the response, and so
+	// none was ever freed.
+	var alive atomic.Int32
+	base := step(func(*http.Request) (*http.Response, error) {
+		resp := &http.Response{StatusCode: 404, Header: http.Header{}}
+		resp.Body = &backlink{strings.NewReader(`{"code":"c"}`), resp}
+		alive.Add(1)
+		runtime.AddCleanup(resp, func(n *atomic.Int32) { n.Add(-1) }, &alive)
+		return resp, nil
+	})
+	transport := resilient.NewTransport(base)
+	for range 100 {
+		resp, err := transport.RoundTrip(get(t))
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+	}
+	require.Eventually(t, func() bool { runtime.GC(); return alive.Load() <= 5 }, 10*time.Second, time.Millisecond)
+}
+
+func TestErrorFromResponseConcurrently(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, w := io.Pipe()
+		base := step(func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 404, Header: http.Header{}, Body: r, ContentLength: -1}, nil
+		})
+		resp, err := resilient.NewTransport(base).RoundTrip(get(t))
+		require.NoError(t, err)
+		go func() {
+			for range 1000 {
+				_, _ = w.Write([]byte(" "))
+			}
+			_, _ = w.Write([]byte(`{"code":"c"}`))
+			_ = w.Close()
+		}()
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				if e, ok := resilient.ErrorFromResponse(resp); !ok || e.Code != "c" {
+					t.Errorf("got %+v, %v", e, ok)
+				}
+			})
+		}
+		wg.Wait()
+		require.Len(t, readAll(t, resp), 1012)
+	})
+}
+
+func TestErrorFromAResponseMadeOver(t *testing.T) {
+	resp, err := resilient.NewTransport(newScript(answerWith(404, `{"code":"old"}`))).RoundTrip(get(t))
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	resp.StatusCode, resp.Body = 402, io.NopCloser(strings.NewReader(`{"code":"new"}`))
+	e, ok := resilient.ErrorFromResponse(resp)
+	require.True(t, ok)
+	require.Equal(t, "new", e.Code)
+	require.ErrorIs(t, e, resilient.ErrPaymentRequired)
 }

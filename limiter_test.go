@@ -311,6 +311,10 @@ func TestKeys(t *testing.T) {
 		{"another token", func(r *http.Request) { r.Header.Set("Authorization", "Bearer b") }, false},
 		{"no token", func(r *http.Request) { r.Header.Del("Authorization") }, false},
 		{"an API key", func(r *http.Request) { r.Header.Set("X-Api-Key", "b") }, false},
+		{"a user's password", func(r *http.Request) {
+			r.Header.Del("Authorization")
+			r.URL.User = url.UserPassword("", "c")
+		}, false},
 		{"a user", func(r *http.Request) { r.URL.User = url.UserPassword("b", "c") }, false},
 		{"another signature by the same key", func(r *http.Request) {
 			r.Header.Set("Authorization", "Bearer a, Signature=1234") // as SigV4 is made up
@@ -431,6 +435,7 @@ func TestLimiterOfAnyKind(t *testing.T) {
 		var limited *resilient.LimitError
 		require.ErrorAs(t, err, &limited)
 		require.Equal(t, time.Minute, time.Since(start), "WithMaxWait holds for it too")
+		require.NotErrorIs(t, err, context.DeadlineExceeded, "the caller's deadline has not passed")
 
 		cause := errors.New("shutting down")
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -662,4 +667,125 @@ func TestConcurrentUse(t *testing.T) {
 		require.Len(t, r.done, 640, "every call is accounted for")
 		require.Len(t, r.attempts, r.starts)
 	})
+}
+
+func TestALongPauseIsForgotten(t *testing.T) {
+	// The longest hint ever given was taken for that of every later pause.
+	synctest.Test(t, func(t *testing.T) {
+		base := newScript(answer(429, "Retry-After", "86400"), answer(200), answer(429, "Retry-After", "2"), answer(200))
+		transport := resilient.NewTransport(base, every(0))
+		callers(t, transport, 1)
+		time.Sleep(2 * time.Minute)
+		callers(t, transport, 1)
+		start := time.Now()
+		callers(t, transport, 1)
+		require.Equal(t, 4, base.count())
+		require.Equal(t, 2*time.Second, time.Since(start).Truncate(ms))
+	})
+}
+
+func TestTheRetryThatSucceedsReopensTheKey(t *testing.T) {
+	// Without hooks it was not known when the retry had been sent, so it did
+	// not count, and the next call waited for a second.
+	synctest.Test(t, func(t *testing.T) {
+		base := newScript(answer(429, "Retry-After", "1"), answer(200))
+		start := time.Now()
+		transport := resilient.NewTransport(base, every(0))
+		callers(t, transport, 1)
+		callers(t, transport, 2)
+		require.Equal(t, []time.Duration{0, time.Second, time.Second, time.Second}, base.since(start))
+	})
+}
+
+func TestARetryMindsAPauseThatBeganMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := newScript(answer(429), answer(429, "Retry-After", "10"), answer(200))
+		start := time.Now()
+		callers(t, resilient.NewTransport(base, every(time.Second)), 2)
+		at := base.since(start)
+		require.Len(t, at, 4)
+		require.GreaterOrEqual(t, at[2], 10*time.Second)
+	})
+}
+
+func TestTinyRates(t *testing.T) {
+	// The wait overflowed, and callers queued for nothing.
+	synctest.Test(t, func(t *testing.T) {
+		transport := resilient.NewTransport(newScript(answer(500)), every(0), resilient.WithRateLimit(1e-10, 1))
+		start := time.Now()
+		callers(t, transport, 1)
+		_, err := transport.RoundTrip(get(t))
+		var limited *resilient.LimitError
+		require.ErrorAs(t, err, &limited)
+		require.Equal(t, year, limited.Wait)
+		require.Zero(t, time.Since(start).Truncate(ms))
+	})
+}
+
+func TestAPanickingWaitHookLeavesTheLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := newScript(answer(200))
+		transport := resilient.NewTransport(base, resilient.WithRateLimit(1, 1))
+		start := time.Now()
+		callers(t, transport, 1)
+		hook := resilient.WithTrace(&resilient.Trace{Wait: func(resilient.WaitInfo) { panic("hook") }})
+		require.PanicsWithValue(t, "hook", func() {
+			_, _ = transport.RoundTrip(get(t).WithContext(resilient.ContextWithOptions(t.Context(), hook)))
+		})
+		callers(t, transport, 1)
+		require.Equal(t, []time.Duration{0, time.Second}, base.since(start))
+	})
+}
+
+func TestALimiterThatRefusesCostsNoToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		refuse := true
+		limiter := limiterFunc(func(context.Context) error {
+			if refuse {
+				return errors.New("no")
+			}
+			return nil
+		})
+		transport := resilient.NewTransport(newScript(answer(200)), resilient.WithRateLimit(1, 1), resilient.WithLimiter(limiter))
+		_, err := transport.RoundTrip(get(t))
+		require.Error(t, err)
+		refuse = false
+		start := time.Now()
+		callers(t, transport, 1)
+		require.Zero(t, time.Since(start).Truncate(ms))
+	})
+}
+
+func TestAPauseGivesBackTheReservedToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pause := answer(429, "Retry-After", "10")
+		late := func(req *http.Request) (*http.Response, error) {
+			time.Sleep(500 * ms)
+			return pause(req)
+		}
+		base := newScript(late, answer(200))
+		transport := resilient.NewTransport(base, resilient.WithRateLimit(0.1, 1), resilient.WithMaxAttempts(1), resilient.WithMaxWait(time.Hour))
+		var wg sync.WaitGroup
+		wg.Go(func() { callers(t, transport, 1) })
+		time.Sleep(100 * ms)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		time.AfterFunc(10200*ms, cancel) // in the pause, after its token fell due
+		_, err := transport.RoundTrip(get(t).WithContext(ctx))
+		require.ErrorIs(t, err, context.Canceled)
+		wg.Wait()
+		start := time.Now()
+		callers(t, transport, 1)
+		require.Less(t, time.Since(start), time.Second, "the token is there")
+	})
+}
+
+func TestZeroTransportDoesNotPause(t *testing.T) {
+	base := newScript(answer(429, "Retry-After", "1"))
+	transport := &resilient.Transport{}
+	saved := http.DefaultTransport
+	defer func() { http.DefaultTransport = saved }()
+	http.DefaultTransport = base
+	callers(t, transport, 3)
+	require.Equal(t, 3, base.count(), "each request is sent once")
 }

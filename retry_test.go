@@ -2,15 +2,18 @@ package resilient_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httptrace"
+	"net/url"
 	"os"
 	"runtime"
 	"strconv"
@@ -197,6 +200,7 @@ func TestWaitsThatCannotSucceedAreNotBegun(t *testing.T) {
 func TestMethodGate(t *testing.T) {
 	for _, tt := range []struct {
 		method, header string
+		value          string // of the header; "-": none
 		opts           []resilient.Option
 		want           int
 	}{
@@ -213,6 +217,7 @@ func TestMethodGate(t *testing.T) {
 		{method: "QUERY", want: 1},
 		{method: "POST", header: "Idempotency-Key", want: 4},
 		{method: "POST", header: "X-Idempotency-Key", want: 4},
+		{method: "POST", header: "Idempotency-Key", value: "-", want: 1},
 		{method: "POST", opts: []resilient.Option{resilient.WithRetryNonIdempotent(true)}, want: 4},
 		{method: "CONNECT", opts: []resilient.Option{resilient.WithRetryNonIdempotent(true)}, want: 1},
 		{method: "POST", opts: []resilient.Option{resilient.WithRetryNonIdempotent(true), resilient.WithRetryNonIdempotent(false)}, want: 1},
@@ -223,7 +228,7 @@ func TestMethodGate(t *testing.T) {
 				req := get(t)
 				req.Method = tt.method
 				if tt.header != "" {
-					req.Header.Set(tt.header, "k")
+					req.Header.Set(tt.header, strings.TrimPrefix(cmp.Or(tt.value, "k"), "-"))
 				}
 				resp, err := resilient.NewTransport(base, append(tt.opts, every(0), unbounded())...).RoundTrip(req)
 				if err == nil {
@@ -1023,5 +1028,106 @@ func TestPanicsLeaveNothingBehind(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
 		require.Equal(t, time.Second, time.Since(start), "no lock is held")
+	})
+}
+
+func TestHugeHintDoesNotOverflow(t *testing.T) {
+	// The jitter was added to a hint of 292 years, which made the wait negative
+	// and the retry immediate.
+	synctest.Test(t, func(t *testing.T) {
+		forever := resilient.WithClassifier(func(a resilient.AttemptInfo) resilient.Verdict {
+			a.Verdict.RetryAfter = math.MaxInt64
+			return a.Verdict
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		base := newScript(answer(429))
+		resp, err := resilient.NewTransport(base, every(time.Second), forever, resilient.WithMaxWait(math.MaxInt64)).RoundTrip(get(t).WithContext(ctx))
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, 1, base.count())
+	})
+}
+
+type timeoutOnly struct{ error }
+
+func (timeoutOnly) Timeout() bool { return true }
+
+func TestTimeoutIsKept(t *testing.T) {
+	// *url.Error asks for Timeout alone; a net.Error has Temporary too.
+	_, err := (&http.Client{Transport: resilient.NewTransport(newScript(fails(timeoutOnly{io.EOF})), every(0))}).Do(get(t))
+	var u *url.Error
+	require.ErrorAs(t, err, &u)
+	require.True(t, u.Timeout())
+	require.False(t, (&resilient.RetryError{Err: &resilient.LimitError{Err: timeoutOnly{io.EOF}}}).Timeout(), "nothing was sent")
+}
+
+func TestPanickingHooksLeaveNoBodyOpen(t *testing.T) {
+	boom := func() { panic("hook") }
+	for name, opt := range map[string]resilient.Option{
+		"AttemptDone": resilient.WithTrace(&resilient.Trace{AttemptDone: func(resilient.AttemptInfo) { boom() }}),
+		"Done":        resilient.WithTrace(&resilient.Trace{Done: func(resilient.DoneInfo) { boom() }}),
+		"classifier":  resilient.WithClassifier(func(resilient.AttemptInfo) resilient.Verdict { boom(); return resilient.Verdict{} }),
+		"backoff":     resilient.WithBackOff(func() backoff.BackOff { boom(); return nil }),
+	} {
+		t.Run(name, func(t *testing.T) {
+			body := &trackedBody{Reader: strings.NewReader("x")}
+			base := step(func(*http.Request) (*http.Response, error) {
+				return &http.Response{StatusCode: 500, Header: http.Header{}, Body: body}, nil
+			})
+			attempts := resilient.WithMaxAttempts(1)
+			if name == "backoff" {
+				attempts = nil
+			}
+			require.PanicsWithValue(t, "hook", func() { _, _ = resilient.NewTransport(base, opt, attempts).RoundTrip(get(t)) })
+			require.Equal(t, 1, body.closes())
+		})
+	}
+}
+
+func TestPanickingBodyIsAnError(t *testing.T) {
+	// The beginning of an error body is read in a goroutine, where a panic
+	// would end the process.
+	for name, read := range map[string]readerFunc{
+		"panic":      func([]byte) (int, error) { panic("body") },
+		"impossible": func(p []byte) (int, error) { return len(p) + 1, nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			resp, err := resilient.NewTransport(step(func(*http.Request) (*http.Response, error) {
+				return &http.Response{StatusCode: 404, Header: http.Header{}, Body: io.NopCloser(read)}, nil
+			})).RoundTrip(get(t))
+			require.NoError(t, err)
+			_, err = io.ReadAll(resp.Body)
+			require.ErrorContains(t, err, "resilient: ")
+			require.NoError(t, resp.Body.Close())
+		})
+	}
+}
+
+func TestBudgetOfRetriesThatWereNotMade(t *testing.T) {
+	// A token paid in advance was lost when the context ended in the backoff,
+	// or the retry was rejected for rate.
+	synctest.Test(t, func(t *testing.T) {
+		down, limited := newScript(answer(503)), newScript(answer(503), answer(429))
+		base := &switching{to: down}
+		transport := resilient.NewTransport(base, every(time.Second), resilient.WithRetryBudget(0, 0), resilient.WithMaxAttempts(2))
+		resp, err := transport.RoundTrip(get(t)) // from here on retries are paid for
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		for i := range 20 {
+			ctx, cancel := context.WithCancel(t.Context())
+			if i%2 == 0 {
+				base.to = down
+				time.AfterFunc(ms, cancel)
+			} else {
+				limited.sent = nil
+				base.to = limited
+			}
+			if resp, err := transport.RoundTrip(get(t).WithContext(ctx)); err == nil {
+				require.Equal(t, 429, resp.StatusCode, "call %d was retried", i)
+				require.NoError(t, resp.Body.Close())
+			}
+			cancel()
+		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -562,24 +563,25 @@ func TestDefaultBaseIsLookedUpAtCallTime(t *testing.T) {
 
 func TestNonsensePanics(t *testing.T) {
 	for name, f := range map[string]func(){
-		"attempts":        func() { resilient.WithMaxAttempts(0) },
-		"backoff":         func() { resilient.WithBackOff(nil) },
-		"max wait":        func() { resilient.WithMaxWait(-1) },
-		"attempt timeout": func() { resilient.WithAttemptTimeout(-1) },
-		"budget ratio":    func() { resilient.WithRetryBudget(-1, 0) },
-		"budget NaN":      func() { resilient.WithRetryBudget(nan, 0) },
-		"budget floor":    func() { resilient.WithRetryBudget(0, inf) },
-		"key func":        func() { resilient.WithIdempotencyKey(nil) },
-		"replay buffer":   func() { resilient.WithReplayBuffer(-1) },
-		"classifier":      func() { resilient.WithClassifier(nil) },
-		"rate":            func() { resilient.WithRateLimit(0, 1) },
-		"rate NaN":        func() { resilient.WithRateLimit(rate.Limit(nan), 1) },
-		"burst":           func() { resilient.WithRateLimit(1, 0) },
-		"limiter":         func() { resilient.WithLimiter(nil) },
-		"limit key":       func() { resilient.WithLimitKey(nil) },
-		"trace":           func() { resilient.WithTrace(nil) },
-		"shared in ctx":   func() { resilient.ContextWithOptions(t.Context(), resilient.WithRateLimit(1, 1)) },
-		"budget in ctx":   func() { resilient.ContextWithOptions(t.Context(), resilient.WithRetryBudget(1, 1)) },
+		"attempts":         func() { resilient.WithMaxAttempts(0) },
+		"backoff":          func() { resilient.WithBackOff(nil) },
+		"max wait":         func() { resilient.WithMaxWait(-1) },
+		"attempt timeout":  func() { resilient.WithAttemptTimeout(-1) },
+		"budget ratio":     func() { resilient.WithRetryBudget(-1, 0) },
+		"budget NaN":       func() { resilient.WithRetryBudget(nan, 0) },
+		"budget floor":     func() { resilient.WithRetryBudget(0, inf) },
+		"key func":         func() { resilient.WithIdempotencyKey(nil) },
+		"replay buffer":    func() { resilient.WithReplayBuffer(-1) },
+		"classifier":       func() { resilient.WithClassifier(nil) },
+		"rate":             func() { resilient.WithRateLimit(0, 1) },
+		"rate NaN":         func() { resilient.WithRateLimit(rate.Limit(nan), 1) },
+		"burst":            func() { resilient.WithRateLimit(1, 0) },
+		"limiter":          func() { resilient.WithLimiter(nil) },
+		"limit key":        func() { resilient.WithLimitKey(nil) },
+		"trace":            func() { resilient.WithTrace(nil) },
+		"shared in ctx":    func() { resilient.ContextWithOptions(t.Context(), resilient.WithRateLimit(1, 1)) },
+		"no budget in ctx": func() { resilient.ContextWithOptions(t.Context(), resilient.WithRetryBudget(0, 0)) },
+		"budget in ctx":    func() { resilient.ContextWithOptions(t.Context(), resilient.WithRetryBudget(1, 1)) },
 	} {
 		t.Run(name, func(t *testing.T) { require.Panics(t, f) })
 	}
@@ -656,7 +658,7 @@ func TestLogger(t *testing.T) {
 		}))
 		base := newScript(
 			answerWith(429, `{"code":"c\u001b[31m","type":"RATE","message":"secret-message"}`, "Retry-After", "2", "Set-Cookie", "secret-cookie"),
-			fails(&url.Error{Op: "Get", URL: "http://api.test/?k=secret-query", Err: errors.New("reset")}),
+			fails(&url.Error{Op: "Get", URL: "http://api.test/?k=secret-query", Err: fmt.Errorf("oauth2: %w", &url.Error{URL: "http://secret-query", Err: errors.New("reset")})}),
 			answer(200))
 		transport := resilient.NewTransport(base, every(0), resilient.WithLogger(slog.Default()), resilient.WithLogger(logger))
 		req := newRequest(t, http.MethodGet, "http://user:secret-pass@api.test/v1?key=secret-query", "")
