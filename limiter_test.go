@@ -247,6 +247,17 @@ func TestRetryThatTheLimitWouldHoldTooLong(t *testing.T) {
 	})
 }
 
+func TestHintAndLimitAreWaitedForTogether(t *testing.T) {
+	// The next token comes in 70 s, longer than the limiter may hold anybody;
+	// but 50 s of that are the server's.
+	synctest.Test(t, func(t *testing.T) {
+		base := newScript(answer(500, "Retry-After", "50"), answer(200))
+		start := time.Now()
+		callers(t, resilient.NewTransport(base, every(0), resilient.WithRateLimit(rate.Limit(1.0/70), 1)), 1)
+		require.Equal(t, []time.Duration{0, 70 * time.Second}, base.since(start))
+	})
+}
+
 func TestRetriesQueueBehindRetries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(answer(500), answer(500), answer(200))
