@@ -1049,17 +1049,17 @@ func TestHugeHintDoesNotOverflow(t *testing.T) {
 	})
 }
 
-type timeoutOnly struct{ error }
+type timeoutOnlyError struct{ error }
 
-func (timeoutOnly) Timeout() bool { return true }
+func (timeoutOnlyError) Timeout() bool { return true }
 
 func TestTimeoutIsKept(t *testing.T) {
 	// *url.Error asks for Timeout alone; a net.Error has Temporary too.
-	_, err := (&http.Client{Transport: resilient.NewTransport(newScript(fails(timeoutOnly{io.EOF})), every(0))}).Do(get(t))
+	_, err := (&http.Client{Transport: resilient.NewTransport(newScript(fails(timeoutOnlyError{io.EOF})), every(0))}).Do(get(t))
 	var u *url.Error
 	require.ErrorAs(t, err, &u)
 	require.True(t, u.Timeout())
-	require.False(t, (&resilient.RetryError{Err: &resilient.LimitError{Err: timeoutOnly{io.EOF}}}).Timeout(), "nothing was sent")
+	require.False(t, (&resilient.RetryError{Err: &resilient.LimitError{Err: timeoutOnlyError{io.EOF}}}).Timeout(), "nothing was sent")
 }
 
 func TestPanickingHooksLeaveNoBodyOpen(t *testing.T) {
