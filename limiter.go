@@ -31,6 +31,9 @@ type Limiter interface{ Wait(context.Context) error }
 func WithRateLimit(limit rate.Limit, burst int) Option {
 	mustBe(limit > 0, "WithRateLimit", "a limit above 0", limit) // NaN is not above 0
 	mustBe(burst >= 1 || limit == rate.Inf, "WithRateLimit", "a burst of at least 1", burst)
+	if limit == rate.Inf {
+		limit = 0
+	}
 	return func(c *config) { c.shared.set, c.shared.limit, c.shared.burst = true, limit, burst }
 }
 
@@ -137,7 +140,7 @@ func (t *keyTable) findOrAdd(cfg *config, req *http.Request) *keyState {
 		return e.Value.(*keyState) //nolint:forcetypeassert // recent holds nothing else
 	}
 	s := &keyState{key: key, budget: newBudget()}
-	if l := cfg.shared.limit; l > 0 && l != rate.Inf {
+	if l := cfg.shared.limit; l > 0 {
 		s.gate.bucket = rate.NewLimiter(l, cfg.shared.burst)
 	}
 	if t.states == nil {
@@ -212,8 +215,6 @@ func (t *keyTable) hashSeed() maphash.Seed {
 // go, or by an attempt that is accepted. There is no goroutine while nobody
 // waits, and at most one token is reserved ahead, for whoever is first in line
 // when it falls due: a waiter that gives up takes nothing with it.
-//
-// All times are given, so the arithmetic holds in virtual time.
 type gate struct {
 	mu          sync.Mutex
 	bucket      *rate.Limiter // nil: no limit

@@ -283,7 +283,7 @@ func (c *call) attempt(n int, body io.ReadCloser) (*http.Response, AttemptInfo) 
 	if c.timed {
 		start = time.Now()
 	}
-	resp, fate, err := c.send(n, body)
+	resp, f, err := c.send(n, body)
 	c.held = resp
 	if c.timed || err != nil || resp.StatusCode >= 400 {
 		c.answered = time.Now()
@@ -294,7 +294,7 @@ func (c *call) attempt(n int, body io.ReadCloser) (*http.Response, AttemptInfo) 
 	switch {
 	case err != nil:
 		a.Err = err
-		a.Verdict = classifyError(c.req, err, fate)
+		a.Verdict = classifyError(c.req, err, f)
 	case resp.StatusCode < 400:
 		a.StatusCode = resp.StatusCode
 		a.Verdict = classifyStatus(resp.StatusCode, 0, false)
