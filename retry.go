@@ -172,9 +172,9 @@ type call struct {
 	held       *http.Response // in our hands: closed if a hook or a policy panics
 	paid       int            // tokens of the budget this call has used up
 	prepaid    bool           // the attempt under way is paid for
-	timed      bool           // begin and the durations of attempts are kept
-	begin      time.Time
-	answered   time.Time // when the last attempt ended, if that failed or timed
+	begin      time.Time      // if there are hooks
+	timed      bool           // the durations of attempts are kept
+	answered   time.Time      // when the last attempt ended, if that failed or timed
 }
 
 func newCall(t *Transport, cfg *config, req *http.Request) call {
@@ -198,7 +198,7 @@ func newCall(t *Transport, cfg *config, req *http.Request) call {
 	// Nobody would see the times of a call that succeeds, and reading the
 	// clock is half of what such a call costs.
 	c.timed = c.key != nil || cfg.hooks != nil || cfg.classifier != nil
-	if c.timed {
+	if cfg.hooks != nil {
 		c.begin = time.Now()
 	}
 	return c
@@ -392,7 +392,10 @@ func (c *call) observe(a *AttemptInfo, resp *http.Response) {
 	if c.key == nil {
 		return
 	}
-	now := time.Now()
+	now := c.answered
+	if a.APIError != nil {
+		now = time.Now() // its body may have taken a while
+	}
 	switch {
 	case rejected:
 		// The bound is the Transport's, as the pause is everybody's.
@@ -671,7 +674,7 @@ func (b *budget) earn(now time.Time, cfg *sharedConfig, tokens float64, byRetry 
 func (b *budget) settle(now time.Time, cfg *sharedConfig) {
 	elapsed := now.Sub(b.at)
 	b.at = now
-	if b.balance < budgetStart {
+	if b.balance <= budgetStart {
 		b.balance = min(b.balance+cfg.budgetFloor*elapsed.Seconds(), budgetStart)
 		return
 	}
