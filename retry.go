@@ -842,12 +842,13 @@ type recording struct {
 	mu     sync.Mutex
 	buf    []byte
 	err    error       // of src
-	only   *bodyReader // once the limit was passed, the reader that may go on
+	newest *bodyReader // the one that may read src: those before are abandoned
+	full   bool        // the limit was passed, and buf given up
 	opened int         // readers not closed yet
 	ended  bool        // the call is over: the last reader closes src
 }
 
-var errNotReplayable = errors.New("resilient: the request body is larger than the replay buffer")
+var errNotReplayable = errors.New("resilient: the request body was given to a later attempt, or is larger than the replay buffer")
 
 func newRecording(src io.ReadCloser, limit int64) *recording {
 	return &recording{src: src, limit: limit, turn: make(chan struct{}, 1)}
@@ -857,17 +858,18 @@ func newRecording(src io.ReadCloser, limit int64) *recording {
 func (r *recording) open() (io.ReadCloser, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.only != nil {
+	if r.full {
 		return nil, errNotReplayable
 	}
 	r.opened++
-	return &bodyReader{rec: r}, nil
+	r.newest = &bodyReader{rec: r}
+	return r.newest, nil
 }
 
 func (r *recording) overflown() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.only != nil
+	return r.full
 }
 
 // failure returns the error that src ended with, if it was not io.EOF.
@@ -909,10 +911,12 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.err = err
-	if r.only == nil && int64(len(r.buf)+n) > r.limit {
-		r.only, r.buf = b, nil
+	// What an abandoned reader was in the middle of is kept for the newest,
+	// even if it is a little too much.
+	if int64(len(r.buf)+n) > r.limit && b == r.newest {
+		r.full, r.buf = true, nil
 	}
-	if r.only == nil {
+	if !r.full {
 		r.buf = append(r.buf, p[:n]...)
 		b.off += n
 	}
@@ -928,14 +932,12 @@ func (b *bodyReader) recorded(p []byte) (n int, err error, ok bool) { //nolint:r
 	switch {
 	case b.closed:
 		return 0, http.ErrBodyReadAfterClose, true
-	case r.only == b:
-		return 0, r.err, r.err != nil
-	case r.only != nil:
-		return 0, errNotReplayable, true
 	case b.off < len(r.buf):
 		n = copy(p, r.buf[b.off:])
 		b.off += n
 		return n, nil, true
+	case b != r.newest:
+		return 0, errNotReplayable, true
 	}
 	return 0, r.err, r.err != nil
 }

@@ -455,6 +455,47 @@ func TestReplayBufferIsGivenToTheBase(t *testing.T) {
 	require.Equal(t, 1, src.closes())
 }
 
+func TestAbandonedReaderOfARecordedBody(t *testing.T) {
+	// The first attempt was answered while the base was still reading: it read
+	// on, past the limit, and left nothing for the second.
+	const payload = "0123456789abcdefghij"
+	var old io.ReadCloser
+	got := ""
+	base := newSteps(
+		func(out *http.Request) (*http.Response, error) {
+			old = out.Body
+			_, err := io.ReadFull(old, make([]byte, 3))
+			require.NoError(t, err)
+			return answer(429)(out)
+		},
+		func(out *http.Request) (*http.Response, error) {
+			_, err := io.ReadAll(old)
+			require.ErrorContains(t, err, "later attempt")
+			require.NoError(t, old.Close())
+			all, err := io.ReadAll(out.Body)
+			require.NoError(t, err)
+			got = string(all)
+			require.NoError(t, out.Body.Close())
+			return answer(200)(out)
+		})
+	req := post(t)
+	req.Body, req.GetBody = io.NopCloser(strings.NewReader(payload)), nil
+	resp, err := resilient.NewTransport(base, every(0), resilient.WithReplayBuffer(10)).RoundTrip(req)
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	require.Equal(t, payload, got)
+}
+
+// newSteps is a base that answers with its steps in turn and leaves the body to
+// them.
+func newSteps(steps ...step) http.RoundTripper {
+	n := 0
+	return step(func(req *http.Request) (*http.Response, error) {
+		n++
+		return steps[n-1](req)
+	})
+}
+
 func TestGetBodyFails(t *testing.T) {
 	for name, f := range map[string]func() (io.ReadCloser, error){
 		"error": func() (io.ReadCloser, error) { return nil, errors.New("gone") },
