@@ -119,26 +119,29 @@ func (t *keyTable) find(cfg *config, req *http.Request) *keyState {
 	key := t.keyOf(cfg, req)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if e := t.states[key]; e != nil {
-		t.recent.MoveToFront(e)
-		return e.Value.(*keyState) //nolint:forcetypeassert // recent holds nothing else
+	return t.lookup(key)
+}
+
+// lookup is find for a caller that has the key and holds t.mu.
+func (t *keyTable) lookup(key limitKey) *keyState {
+	e := t.states[key]
+	if e == nil {
+		return nil
 	}
-	return nil
+	t.recent.MoveToFront(e)
+	return e.Value.(*keyState) //nolint:forcetypeassert // recent holds nothing else
 }
 
 // findOrAdd returns the state of the key of req, a new one if there is none.
 func (t *keyTable) findOrAdd(cfg *config, req *http.Request) *keyState {
-	if s := t.find(cfg, req); s != nil {
-		return s
-	}
 	key := t.keyOf(cfg, req)
-	// The strings may be parts of a longer one, a URL with its query.
-	key.scheme, key.host = strings.Clone(key.scheme), strings.Clone(key.host)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if e := t.states[key]; e != nil { // added since we looked
-		return e.Value.(*keyState) //nolint:forcetypeassert // recent holds nothing else
+	if s := t.lookup(key); s != nil {
+		return s
 	}
+	// The strings may be parts of a longer one, a URL with its query.
+	key.scheme, key.host = strings.Clone(key.scheme), strings.Clone(key.host)
 	s := &keyState{key: key, budget: newBudget()}
 	if l := cfg.shared.limit; l > 0 {
 		s.gate.bucket = rate.NewLimiter(l, cfg.shared.burst)
@@ -286,7 +289,7 @@ func (g *gate) wait(ctx context.Context, class int, maxWait time.Duration, onWai
 
 // allowed reports whether an attempt may go at once, and counts it if so.
 func (g *gate) allowed(now time.Time) bool {
-	if len(g.line[firstAttempt]) > 0 || len(g.line[retryAttempt]) > 0 || now.Before(g.pausedUntil) {
+	if g.waiting() || now.Before(g.pausedUntil) {
 		return false
 	}
 	g.grow(now)
@@ -427,7 +430,9 @@ func (g *gate) pause(now time.Time, d, maxWait time.Duration) {
 	if !now.Before(g.pausedUntil) {
 		g.refusedTill = time.Time{} // of an earlier pause, which has been tried since
 	}
-	g.refusedTill = later(g.refusedTill, now.Add(d))
+	if till := now.Add(d); till.After(g.refusedTill) {
+		g.refusedTill = till
+	}
 	until := now.Add(min(d, maxWait))
 	if !until.After(g.pausedUntil) {
 		return
@@ -456,7 +461,7 @@ func (g *gate) ended(sent, now time.Time, accepted bool) {
 		g.credit++
 	}
 	g.serve(now)
-	if accepted && len(g.line[firstAttempt]) == 0 && len(g.line[retryAttempt]) == 0 {
+	if accepted && !g.waiting() {
 		g.reopening = false // nobody was left to hold back
 	}
 }
@@ -464,6 +469,11 @@ func (g *gate) ended(sent, now time.Time, accepted bool) {
 func (g *gate) hasWaiters() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	return g.waiting()
+}
+
+// waiting is hasWaiters for a caller that holds g.mu.
+func (g *gate) waiting() bool {
 	return len(g.line[firstAttempt]) > 0 || len(g.line[retryAttempt]) > 0
 }
 
@@ -497,11 +507,4 @@ func waitFor(ctx context.Context, l Limiter, maxWait time.Duration, onWait func(
 func pastDeadline(ctx context.Context, now time.Time, d time.Duration) bool {
 	deadline, ok := ctx.Deadline()
 	return ok && !now.Add(d).Before(deadline)
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }

@@ -115,7 +115,7 @@ func WithReplayBuffer(maxBytes int64) Option {
 // for a whole Transport and cannot be set in [ContextWithOptions].
 func WithRetryBudget(ratio, minPerSecond float64) Option {
 	mustBe(ratio >= 0, "WithRetryBudget", "a ratio of 0 or more", ratio)
-	mustBe(minPerSecond >= 0 && finite(minPerSecond), "WithRetryBudget", "a rate of 0 or more", minPerSecond)
+	mustBe(minPerSecond >= 0 && !math.IsInf(minPerSecond, 1), "WithRetryBudget", "a rate of 0 or more", minPerSecond)
 	return func(c *config) {
 		c.shared.set, c.shared.budgetRatio, c.shared.budgetFloor = true, ratio, minPerSecond
 	}
@@ -408,10 +408,12 @@ func (c *call) observe(a *AttemptInfo, resp *http.Response) {
 		// Not the budget's business, nor a sign of the server's health.
 		c.refund(now)
 	case temporary && a.Attempt > 1:
-		c.paid++
+		if !c.prepaid {
+			c.paid++
+		}
 		c.key.budget.failed(now, c.prepaid)
 	case !temporary && a.Attempt > 1:
-		c.key.budget.earn(now, &c.cfg.shared, float64(c.paid)+boolToFloat(c.prepaid), true)
+		c.key.budget.earn(now, &c.cfg.shared, float64(c.paid), true)
 	case !temporary:
 		c.key.budget.earn(now, &c.cfg.shared, c.cfg.shared.budgetRatio, false)
 	}
@@ -422,6 +424,7 @@ func (c *call) observe(a *AttemptInfo, resp *http.Response) {
 func (c *call) refund(now time.Time) {
 	if c.prepaid {
 		c.prepaid = false
+		c.paid--
 		c.key.budget.earn(now, &c.cfg.shared, 1, false)
 	}
 }
@@ -468,7 +471,9 @@ func (c *call) next(a *AttemptInfo) (wait time.Duration, body io.ReadCloser, why
 			closeBody(body)
 			return 0, nil, "budget"
 		}
-		c.prepaid = prepaid
+		if c.prepaid = prepaid; prepaid {
+			c.paid++
+		}
 	}
 	return wait, body, ""
 }
@@ -560,7 +565,7 @@ func (c *call) done(resp *http.Response, a *AttemptInfo, why string) (*http.Resp
 	switch {
 	case a.APIError == nil:
 	case c.cfg.statusErrors:
-		closeBody(resp.Body)
+		c.letGo()
 		resp, err = nil, a.APIError
 	default:
 		remember(resp, a.APIError)
@@ -591,13 +596,6 @@ func (c *call) report(attempts, status int, err error, why string) {
 			Err: err, Why: why, Duration: time.Since(c.begin),
 		})
 	}
-}
-
-func boolToFloat(b bool) float64 {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 // budget bounds retries of temporary failures for one limit key.

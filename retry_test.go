@@ -1120,8 +1120,11 @@ func TestPanickingHooksLeaveNoBodyOpen(t *testing.T) {
 			if name == "backoff" {
 				attempts = nil
 			}
-			require.PanicsWithValue(t, "hook", func() { _, _ = resilient.NewTransport(base, opt, attempts).RoundTrip(get(t)) })
-			require.Equal(t, 1, body.closes())
+			for i, asErrors := range []bool{false, true} {
+				transport := resilient.NewTransport(base, opt, attempts, resilient.WithStatusErrors(asErrors))
+				require.PanicsWithValue(t, "hook", func() { _, _ = transport.RoundTrip(get(t)) })
+				require.Equal(t, i+1, body.closes(), "once each")
+			}
 		})
 	}
 }

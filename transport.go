@@ -89,7 +89,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"net/http"
 	"time"
 
@@ -299,8 +298,6 @@ func mustBe(ok bool, name, want string, got any) {
 		panic(fmt.Sprintf("resilient: %s must be %s, got %v", name, want, got))
 	}
 }
-
-func finite(f float64) bool { return !math.IsNaN(f) && !math.IsInf(f, 0) }
 
 // Trace is a set of hooks that are called in the course of a request, in the
 // manner of httptrace.ClientTrace; any may be nil. They run in the goroutine of
