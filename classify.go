@@ -1,24 +1,26 @@
 package resilient
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
+	"mime"
 	"net"
 	"net/http"
 	"net/url"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 	"unicode"
 	"weak"
+
+	"github.com/resilienthttp/resilient/internal/errorobject"
+	"github.com/resilienthttp/resilient/internal/waithint"
 )
 
 // Kind is what an error response means to the caller. The zero Kind, "none",
@@ -33,6 +35,7 @@ const (
 	KindNotFound                        // 404, 410
 	KindRateLimit                       // 429: too many requests
 	KindServer                          // 5xx, and 408 and 425, which are as temporary
+	KindQuota                           // a quota or a balance is used up: waiting a little does not help
 )
 
 // String returns the name of the kind, such as "rate limit".
@@ -50,11 +53,14 @@ func (k Kind) String() string {
 		return "rate limit"
 	case KindServer:
 		return "server"
+	case KindQuota:
+		return "quota"
 	}
 	return "none"
 }
 
-// Errors that an [*APIError] of the kind matches with errors.Is.
+// Errors that an [*APIError] of the kind matches with errors.Is. One of
+// KindQuota matches ErrRateLimit.
 var (
 	ErrInvalidRequest  = errors.New("resilient: invalid request")
 	ErrPaymentRequired = errors.New("resilient: payment required")
@@ -84,21 +90,21 @@ type Verdict struct {
 	Why string
 }
 
-// Classifier decides about a failed attempt: a response with a status of 400
-// or more, or none. It is given the attempt with the default verdict already
-// in it, and returns that, changed or not:
+// Classifier decides about a failed attempt: an error response, or none. It is
+// given the attempt with the default verdict already in it, and returns that,
+// changed or not:
 //
 //	func(a resilient.AttemptInfo) resilient.Verdict {
 //		v := a.Verdict
-//		if a.APIError != nil && a.APIError.Code == "insufficient_quota" {
-//			v.Retry, v.Why = false, "the quota is used up"
+//		if a.APIError != nil && a.APIError.Code == "maintenance" {
+//			v.Retry, v.Why = false, "down for hours"
 //		}
 //		return v
 //	}
 //
-// It is not asked about statuses below 400, nor once the caller's context has
-// ended. A verdict to retry is still subject to the method, the body, the
-// budget and the time left.
+// It is not asked about successes, nor once the caller's context has ended. A
+// verdict to retry is still subject to the method, the body, the budget and the
+// time left. What can be said in a table is better said in a [Profile].
 type Classifier func(AttemptInfo) Verdict
 
 // WithClassifier sets a classifier. It panics if f is nil. The default is the
@@ -108,35 +114,176 @@ func WithClassifier(f Classifier) Option {
 	return func(c *config) { c.classifier = f }
 }
 
-// classifyStatus is the default verdict on a response: the table of documented
-// errors, then what RFC 9110 says of the others. hinted tells a Retry-After of
-// 0 from none.
-func classifyStatus(status int, retryAfter time.Duration, hinted bool) Verdict {
-	v := Verdict{Kind: kindOf(status), RetryAfter: retryAfter}
+// Profile is what no rule can know about an API. Package profile has some. The
+// zero Profile is the default.
+type Profile struct {
+	// Rules are tried in order on each error response, and the first that
+	// matches is applied.
+	Rules []Rule
+
+	// CodeFields are names of members of the error object that hold its code,
+	// to be tried after the usual ones.
+	CodeFields []string
+
+	// WaitHeaders are names of further header fields that tell how long to
+	// wait, or usual ones that count in another unit, and the unit of a number
+	// in them. With 0, a number counts seconds, or if it is too large for that
+	// it is a point in time. A field with "Reset" in its name counts only on a
+	// rate limit, and only if the field with "Remaining" in its place is 0 or
+	// absent.
+	WaitHeaders map[string]time.Duration
+
+	// Failed reports whether the body of a 2xx response is an error all the
+	// same. If it is nil, the default, these bodies are not looked at. It is
+	// asked about JSON (application/json, or a type ending in +json) of up to
+	// 64 KiB, of which it gets what arrives within a second: cut short, it is
+	// no valid JSON. Failed is never asked about event streams and other types,
+	// nor about a response with a greater Content-Length. An error found so is
+	// an [*APIError] of KindInvalidRequest, unless its code or a Rule says more.
+	Failed func(body []byte) bool
+}
+
+// Rule gives a meaning to error responses. Its conditions must all hold; those
+// that are zero always do.
+type Rule struct {
+	Status  int    // the status
+	Code    string // a code or type of the error, or of one that it consists of
+	Message string // a part of the message, in upper or lower case
+
+	// Kind replaces the kind of the error: KindRateLimit and KindServer are
+	// retried, the others are final. 0 leaves it as it is.
+	Kind Kind
+
+	// Wait is how long to wait where the server does not say; 0: the backoff.
+	Wait time.Duration
+}
+
+// WithProfile sets what is special about the API. It panics if a Wait or a unit
+// is negative. The default is the zero [Profile]; of two, the last one counts.
+// It does not bear on connection errors, nor on [ErrorFromResponse] for
+// responses that did not come through a [Transport].
+func WithProfile(p Profile) Option {
+	for _, r := range p.Rules {
+		mustBe(r.Wait >= 0, "WithProfile", "with waits of 0 or more", r.Wait)
+	}
+	headers := p.WaitHeaders
+	p.WaitHeaders = make(map[string]time.Duration, len(headers))
+	for name, unit := range headers {
+		mustBe(unit >= 0, "WithProfile", "with units of 0 or more", unit)
+		p.WaitHeaders[http.CanonicalHeaderKey(name)] = unit
+	}
+	return func(c *config) { c.profile = &p }
+}
+
+// read parses an error response of which prefix is the beginning of the body,
+// and gives the default verdict on it. A nil Profile is the zero one.
+func (p *Profile) read(resp *http.Response, prefix []byte, received time.Time) (*APIError, Verdict) {
+	if p == nil {
+		p = new(Profile)
+	}
+	status, h := resp.StatusCode, resp.Header
+	body := errorobject.Decode(h, prefix)
+	o := errorobject.Parse(status, h, body, p.CodeFields...)
+	e := &APIError{
+		StatusCode: status, Code: o.Code, Type: o.Type, Message: o.Message,
+		RequestID: o.RequestID, Header: h, Body: prefix,
+	}
+	for _, param := range o.Invalid {
+		e.Invalid = append(e.Invalid, InvalidParam(param))
+	}
+
+	limit := limitOf(status, h, o.Tokens)
+	rule := p.rule(status, &o)
+	kind := rule.Kind
 	switch {
-	case status < 400:
-		return Verdict{Why: "success"}
-	case status == http.StatusTooManyRequests:
+	case kind != 0:
+	case limit != noLimit:
+		kind = KindRateLimit
+	default:
+		kind = kindOf(status)
+	}
+	wait, hinted := waithint.Asked(h, body, received, p.WaitHeaders)
+	if !hinted && kind == KindRateLimit {
+		wait, hinted = waithint.Reset(h, received, p.WaitHeaders)
+	}
+	// A quota that comes back at a stated time is as good as a rate limit.
+	if rule.Kind == 0 && (limit == balance || limit == quota && !hinted) {
+		kind = KindQuota
+	}
+
+	v := classifyStatus(status, kind, hinted)
+	if rule.Kind == KindServer && !v.Retry {
+		v.Retry, v.Why = true, "temporary by the profile"
+	}
+	if again, said := shouldRetry(h); said {
+		v.Retry, v.Why = again, "the server said whether to retry"
+	}
+	if !hinted && v.Retry {
+		wait = rule.Wait
+	}
+	v.RetryAfter = wait
+	e.Kind, e.RetryAfter = v.Kind, v.RetryAfter
+	return e, v
+}
+
+// rule returns the first of the rules that matches, or the zero Rule.
+func (p *Profile) rule(status int, o *errorobject.Object) Rule {
+	for _, r := range p.Rules {
+		if (r.Status == 0 || r.Status == status) &&
+			(r.Code == "" || slices.Contains(o.Tokens, r.Code)) &&
+			(r.Message == "" || strings.Contains(strings.ToLower(o.Message), strings.ToLower(r.Message))) {
+			return r
+		}
+	}
+	return Rule{}
+}
+
+// mayFail reports whether the body of a success has to be looked at.
+func (p *Profile) mayFail(resp *http.Response) bool {
+	if p == nil || p.Failed == nil || resp.StatusCode < 200 || resp.StatusCode > 299 ||
+		resp.Body == http.NoBody || resp.ContentLength > maxPrefix {
+		return false
+	}
+	mediaType, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	return mediaType == "application/json" || strings.HasSuffix(mediaType, "+json")
+}
+
+// failed reports whether a response is an error.
+func (p *Profile) failed(resp *http.Response, prefix []byte) bool {
+	return resp.StatusCode >= 400 || p.Failed(errorobject.Decode(resp.Header, prefix))
+}
+
+// classifyStatus is the default verdict on an error response: the table of
+// documented errors, then what RFC 9110 says of the others. hinted tells a
+// Retry-After of 0 from none.
+func classifyStatus(status int, kind Kind, hinted bool) Verdict {
+	switch {
+	case kind == KindRateLimit:
 		// RFC 6585 section 4. The request was counted and turned away.
-		v.Retry, v.Unprocessed, v.Why = true, true, "rate limited"
-		return v
+		return Verdict{Kind: kind, Retry: true, Unprocessed: true, Why: "rate limited"}
+	case kind == KindQuota:
+		return Verdict{Kind: kind, Why: "quota used up"}
+	case kind != KindServer:
+		return Verdict{Kind: kind, Why: "final status"}
 	case status == http.StatusServiceUnavailable && hinted:
 		// RFC 9110 section 15.6.4: a server that says when to come back is one
 		// that turns requests away. Without the hint, a 503 is as often a proxy
 		// that lost its upstream in the middle of a request.
-		v.Retry, v.Unprocessed, v.Why = true, true, "unavailable until a stated time"
-		return v
+		return Verdict{Kind: kind, Retry: true, Unprocessed: true, Why: "unavailable until a stated time"}
 	}
 	switch status {
-	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusInternalServerError,
-		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		v.Retry, v.Why = true, "temporary status"
-		return v
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusInternalServerError, http.StatusBadGateway,
+		http.StatusServiceUnavailable, http.StatusGatewayTimeout, statusOverloaded:
+		return Verdict{Kind: kind, Retry: true, Why: "temporary status"}
 	}
-	v.Why = "final status"
-	return v
+	return Verdict{Kind: kind, Why: "final status"}
 }
 
+// statusOverloaded is what several APIs answer when they have no capacity left.
+// It is in no RFC.
+const statusOverloaded = 529
+
+// kindOf is what a status means.
 func kindOf(status int) Kind {
 	switch status {
 	case http.StatusPaymentRequired:
@@ -150,13 +297,104 @@ func kindOf(status int) Kind {
 	case http.StatusRequestTimeout, http.StatusTooEarly:
 		return KindServer
 	}
-	switch {
-	case status < 400:
-		return 0
-	case status < 500:
-		return KindInvalidRequest
+	if status < 500 {
+		return KindInvalidRequest // also a success that is none, see Profile.Failed
 	}
 	return KindServer
+}
+
+// shouldRetry returns what the server says outright about another attempt, in
+// the fields that SDKs made by Stainless and Stripe's go by.
+func shouldRetry(h http.Header) (again, said bool) {
+	for _, name := range []string{"X-Should-Retry", "Stripe-Should-Retry"} {
+		switch strings.ToLower(h.Get(name)) {
+		case "true":
+			return true, true
+		case "false":
+			return false, true
+		}
+	}
+	return false, false
+}
+
+// limitKind is what a failure says about a limit beyond its status.
+type limitKind int
+
+const (
+	noLimit limitKind = iota
+	rateLimit
+	quota   // used up, and not soon refilled, unless the response says when
+	balance // money, which does not come by itself
+)
+
+// limitOf looks for a limit in what statuses say that are also used for one.
+// With any other status a word about limits is about something else: 413 with a
+// request that is larger than the limit, 404 for a limit that is not there.
+func limitOf(status int, h http.Header, tokens []string) limitKind {
+	switch status {
+	case http.StatusBadRequest, http.StatusForbidden, http.StatusTooManyRequests,
+		http.StatusInternalServerError, http.StatusServiceUnavailable:
+	default:
+		if status >= 400 {
+			return noLimit
+		}
+	}
+	found, named := noLimit, false
+	for _, token := range tokens {
+		found = max(found, limitTokens[foldToken(token)])
+		named = named || token != strconv.Itoa(status)
+	}
+	switch {
+	case found != noLimit:
+	case status == http.StatusTooManyRequests:
+		return rateLimit
+	case status == http.StatusForbidden && !named && waithint.Refused(h):
+		return rateLimit // who may not at all is told so by a code
+	}
+	return found
+}
+
+// limitTokens are the codes that speak of a limit, as many APIs spell them: a
+// table of whole words and not of parts, since "rate_limit_invalid" is about a
+// parameter. "slow_down" is not one of them: in RFC 8628 it is for the poller.
+// See foldToken.
+var limitTokens = map[string]limitKind{
+	"ratelimit": rateLimit, "ratelimited": rateLimit, "ratelimiting": rateLimit, "ratelimitexceeded": rateLimit,
+	"ratelimitreached": rateLimit, "userratelimitexceeded": rateLimit, "apiratelimitexceeded": rateLimit,
+	"ratelimiterror": rateLimit, "ratelimitederror": rateLimit, "ratelimitexceedederror": rateLimit,
+	"requestratelimitexceeded": rateLimit, "concurrencylimitexceeded": rateLimit, "concurrentlimitexceeded": rateLimit,
+	"throttled": rateLimit, "throttling": rateLimit, "throttle": rateLimit, "requestthrottled": rateLimit,
+	"throttledrequest": rateLimit, "throttledexception": rateLimit, "throttlingexception": rateLimit,
+	"throttlingerror": rateLimit, "requestthrottledexception": rateLimit, "ec2throttledexception": rateLimit,
+	"provisionedthroughputexceededexception": rateLimit, "provisionedthroughputexceeded": rateLimit,
+	"toomanyrequests": rateLimit, "toomanyrequest": rateLimit, "toomanyrequestsexception": rateLimit,
+	"toomanyrequestserror": rateLimit, "toomanycalls": rateLimit,
+	"requestlimitexceeded": rateLimit, "limitexceededexception": rateLimit, "bandwidthlimitexceeded": rateLimit,
+	"priorrequestnotcomplete": rateLimit, "resourceexhausted": rateLimit, "requestratetoolarge": rateLimit,
+	"overquerylimit": rateLimit,
+
+	"quotaexceeded": quota, "quotaexceedederror": quota, "quotaexhausted": quota, "quotareached": quota,
+	"quotalimitexceeded": quota, "overquota": quota, "outofquota": quota, "quotaexceededexception": quota,
+	"servicequotaexceededexception": quota, "dailylimitexceeded": quota, "dailyquotaexceeded": quota,
+	"dailylimitreached": quota, "monthlylimitexceeded": quota, "monthlyquotaexceeded": quota,
+	"monthlylimitreached": quota, "usagelimitreached": quota, "usagelimitexceeded": quota,
+	"planlimitreached": quota, "planlimitexceeded": quota, "overdailylimit": quota,
+
+	"insufficientquota": balance, "insufficientcredits": balance, "insufficientcredit": balance,
+	"insufficientbalance": balance, "insufficientfunds": balance, "outofcredits": balance,
+	"creditsexhausted": balance, "creditbalancetoolow": balance, "billinghardlimitreached": balance,
+	"billinglimitreached": balance, "billinglimitexceeded": balance, "billingnotactive": balance,
+	"spendlimitreached": balance, "spendlimitexceeded": balance, "spendinglimitreached": balance,
+	"spendinglimitexceeded": balance, "hardlimitreached": balance, "budgetexceeded": balance,
+}
+
+// foldToken makes rate_limit_exceeded, RATE-LIMIT-EXCEEDED, rateLimitExceeded
+// and https://api.test/errors/rate-limit-exceeded one word. Of a qualified one,
+// as in Throttling.User, it is the first part.
+func foldToken(token string) string {
+	token = token[strings.LastIndexByte(token, '/')+1:]
+	token, _, _ = strings.Cut(token, ".")
+	return strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(token))
 }
 
 // classifyError is the default verdict on an attempt without a response. What
@@ -287,8 +525,9 @@ func first(values []string) string {
 // maxPrefix is how much of an error body is read to parse it.
 const maxPrefix = 64 << 10
 
-// APIError is an error response, parsed. It matches the sentinel of its Kind
-// with errors.Is. Header and Body are shared with the response: read only.
+// APIError is an error response, parsed, whichever of the usual shapes its body
+// has. It matches the sentinel of its Kind with errors.Is. Header and Body are
+// shared with the response: read only.
 type APIError struct {
 	StatusCode int
 	Kind       Kind
@@ -297,15 +536,21 @@ type APIError struct {
 	// where there is none. A numeric code is kept as it was written.
 	Code, Type, Message string
 
-	// Invalid names the parameters that are wrong, usually with a 400.
+	// Invalid names the parameters that are wrong, usually with a 400. Either
+	// part of one may be empty.
 	Invalid []InvalidParam
 
 	// RetryAfter is what the server asked for, rounded up to the millisecond
-	// and at most 365 days; 0: no hint, or a time that has passed.
+	// and at most 365 days; 0: no hint, or a time that has passed. It comes
+	// from the first of these that can be understood: Retry-After-Ms and
+	// X-Ms-Retry-After-Ms; Retry-After; a hint in the body, such as
+	// "retry_after"; and, on a rate limit, the RateLimit fields and the many
+	// like X-RateLimit-Reset, of quotas of which nothing remains.
 	RetryAfter time.Duration
 
 	// RequestID is the server's name for the request, from the first header
-	// of X-Request-Id, Request-Id, X-Correlation-Id, X-Amzn-Requestid.
+	// of X-Request-Id, Request-Id, X-Correlation-Id, X-Amzn-Requestid and
+	// others, or from the body.
 	RequestID string
 
 	// Attempts is how many attempts there had been when this one was answered,
@@ -314,10 +559,9 @@ type APIError struct {
 
 	Header http.Header
 
-	// Body is the beginning of the body, up to 64 KiB. It may be truncated.
+	// Body is the beginning of the body, up to 64 KiB. It may be truncated,
+	// and compressed if the caller asked for an encoding.
 	Body []byte
-
-	hinted bool // a Retry-After was understood, be it 0
 }
 
 // InvalidParam is one parameter that the server found wrong.
@@ -361,7 +605,7 @@ func (e *APIError) Is(target error) bool {
 		return target == ErrAuthentication
 	case KindNotFound:
 		return target == ErrNotFound
-	case KindRateLimit:
+	case KindRateLimit, KindQuota:
 		return target == ErrRateLimit
 	case KindServer:
 		return target == ErrServer
@@ -398,22 +642,25 @@ func errorText(err error) string {
 }
 
 // ErrorFromResponse returns the parsed error object of a response whose status
-// is 400 or more, and whether it is such a response. It works on any response,
-// whether or not it came through a [Transport], also on one that an SDK hands
-// out after reading it.
+// is 400 or more, or in which a [Profile] found an error, and whether it is such
+// a response. It works on any response, whether or not it came through a
+// [Transport], also on one that an SDK hands out after reading it.
 //
 // It reads at most 64 KiB of the body and puts them back, so that the body
-// still reads from the beginning. A body that is not the documented JSON
-// object, or cut short, leaves Code, Type, Message and Invalid empty; a body
-// that was read or closed by somebody else is missing if the response did not
-// come from a Transport. One that is still compressed, because the caller asked
-// for an encoding itself, is not decoded. On a body that is still arriving
-// ErrorFromResponse blocks, as reading it would.
+// still reads from the beginning. A body that says nothing of an error, or is
+// cut short, leaves Code, Type, Message and Invalid empty; a body that was read
+// or closed by somebody else is missing if the response did not come from a
+// Transport. Of the encodings that a caller may ask for itself, gzip and
+// deflate are understood. On a body that is still arriving ErrorFromResponse
+// blocks, as reading it would.
 func ErrorFromResponse(resp *http.Response) (*APIError, bool) {
-	if resp == nil || resp.StatusCode < 400 {
+	if resp == nil {
 		return nil, false
 	}
 	known := recall(resp)
+	if resp.StatusCode < 400 && known.attempts == 0 {
+		return nil, false
+	}
 	body := known.body.Value()
 	if body == nil && resp.Body != nil && resp.Body != http.NoBody {
 		body, _ = resp.Body.(*errorBody)
@@ -422,12 +669,12 @@ func ErrorFromResponse(resp *http.Response) (*APIError, bool) {
 			resp.Body = body
 		}
 	}
-	var e *APIError
-	if body == nil {
-		e = newAPIError(resp, nil, time.Now())
-	} else {
-		e = newAPIError(resp, body.prefix(), body.received)
+	var prefix []byte
+	received := time.Now()
+	if body != nil {
+		prefix, received = body.prefix(), body.received
 	}
+	e, _ := known.profile.read(resp, prefix, received)
 	if known.attempts > 0 {
 		e.Attempts, e.Kind = known.attempts, known.kind
 	}
@@ -446,15 +693,16 @@ type verdict struct {
 	status   int
 	attempts int
 	kind     Kind
+	profile  *Profile
 	// Weak, since a body often leads back to its response, which would then
 	// never be let go. It lives as long as something reads from it.
 	body weak.Pointer[errorBody]
 }
 
-func remember(resp *http.Response, e *APIError) {
+func remember(resp *http.Response, e *APIError, p *Profile) {
 	key := weak.Make(resp)
 	body, _ := resp.Body.(*errorBody)
-	verdicts.Store(key, verdict{e.StatusCode, e.Attempts, e.Kind, weak.Make(body)})
+	verdicts.Store(key, verdict{e.StatusCode, e.Attempts, e.Kind, p, weak.Make(body)})
 	runtime.AddCleanup(resp, func(key weak.Pointer[http.Response]) { verdicts.Delete(key) }, key)
 }
 
@@ -465,126 +713,4 @@ func recall(resp *http.Response) verdict {
 		return verdict{} // somebody has made another response of it
 	}
 	return known
-}
-
-// newAPIError parses a response of which prefix is the beginning of the body.
-func newAPIError(resp *http.Response, prefix []byte, received time.Time) *APIError {
-	e := &APIError{
-		StatusCode: resp.StatusCode,
-		Kind:       kindOf(resp.StatusCode),
-		Header:     resp.Header,
-		Body:       prefix,
-	}
-	e.RetryAfter, e.hinted = retryAfter(resp.Header, received)
-	for _, name := range []string{"X-Request-Id", "Request-Id", "X-Correlation-Id", "X-Amzn-Requestid"} {
-		if e.RequestID = resp.Header.Get(name); e.RequestID != "" {
-			break
-		}
-	}
-	e.parse(prefix)
-	return e
-}
-
-// parse reads the documented error object,
-//
-//	{"code": ..., "type": ..., "message": ..., "invalid": [{"name": ..., "reason": ...}]}
-//
-// each field for itself, so that one of another type does not hide the others.
-// The content type is not asked: proxies and frameworks get it wrong.
-func (e *APIError) parse(body []byte) {
-	body = bytes.TrimPrefix(body, []byte("\xef\xbb\xbf"))
-	var fields struct{ Code, Type, Message, Invalid json.RawMessage }
-	// A Decoder, not Unmarshal, so that what follows the object does no harm.
-	if json.NewDecoder(bytes.NewReader(body)).Decode(&fields) != nil {
-		return
-	}
-	e.Code = codeText(fields.Code)
-	_ = json.Unmarshal(fields.Type, &e.Type)
-	_ = json.Unmarshal(fields.Message, &e.Message)
-	// An array in the documentation; some servers send a lone object bare.
-	if json.Unmarshal(fields.Invalid, &e.Invalid) != nil {
-		e.Invalid = nil
-		var one InvalidParam
-		if json.Unmarshal(fields.Invalid, &one) == nil {
-			e.Invalid = []InvalidParam{one}
-		}
-	}
-}
-
-// codeText returns a code that is a string or a number; the number's digits
-// are kept, as a float64 would lose some.
-func codeText(raw json.RawMessage) string {
-	var s string
-	if json.Unmarshal(raw, &s) == nil {
-		return s
-	}
-	var n json.Number
-	if json.Unmarshal(raw, &n) == nil {
-		return n.String()
-	}
-	return ""
-}
-
-// maxHint is where a server's hint is cut off, far from where it would overflow.
-const maxHint = 365 * 24 * time.Hour
-
-// retryAfter returns how long the server asked to wait, and whether it did:
-// Retry-After-Ms and X-Ms-Retry-After-Ms first, as they are finer, then
-// Retry-After (RFC 9110 section 10.2.3) as seconds, also with a fraction, or
-// as a date. A value that cannot be understood is as good as none.
-func retryAfter(h http.Header, received time.Time) (time.Duration, bool) {
-	for _, name := range []string{"Retry-After-Ms", "X-Ms-Retry-After-Ms"} {
-		if d, ok := decimal(h.Get(name), time.Millisecond); ok {
-			return d, true
-		}
-	}
-	value := strings.TrimSpace(h.Get("Retry-After"))
-	if d, ok := decimal(value, time.Second); ok {
-		return d, true
-	}
-	at, err := http.ParseTime(value) // the three forms of RFC 9110 section 5.6.7
-	if err != nil {
-		return 0, false
-	}
-	return saturate(float64(at.Sub(serverTime(h, received)))), true
-}
-
-// serverTime is the server's clock when it answered: the Date of the response,
-// unless a cache kept it, which Age tells; then it is ours.
-func serverTime(h http.Header, received time.Time) time.Time {
-	if h.Get("Age") == "" {
-		if date, err := http.ParseTime(h.Get("Date")); err == nil {
-			return date
-		}
-	}
-	return received
-}
-
-// decimal parses digits, with a fraction or without. strconv alone would let
-// signs, exponents, hex, "Inf" and "NaN" through.
-func decimal(s string, unit time.Duration) (time.Duration, bool) {
-	s = strings.TrimSpace(s)
-	whole, fraction, dot := strings.Cut(s, ".")
-	if !isDigits(whole) || dot && !isDigits(fraction) {
-		return 0, false
-	}
-	f, _ := strconv.ParseFloat(s, 64)                    // out of range is +Inf, which saturates
-	return saturate(math.Round(f * float64(unit))), true // whole nanoseconds: 0.729 s is not 729.0000001 ms
-}
-
-func isDigits(s string) bool {
-	return s != "" && len(s) <= 64 && !strings.ContainsFunc(s, func(r rune) bool { return r < '0' || r > '9' })
-}
-
-// saturate brings a wait in nanoseconds into [0, maxHint], rounded up to the
-// millisecond: never early, never wrapped around.
-func saturate(ns float64) time.Duration {
-	ms := math.Ceil(ns / float64(time.Millisecond))
-	switch {
-	case ms <= 0:
-		return 0
-	case ms >= float64(maxHint/time.Millisecond):
-		return maxHint
-	}
-	return time.Duration(ms) * time.Millisecond
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -13,6 +14,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -28,6 +31,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/resilienthttp/resilient"
+	"github.com/resilienthttp/resilient/profile"
 )
 
 var inf, nan = math.Inf(1), math.NaN()
@@ -109,9 +113,9 @@ func TestErrorObject(t *testing.T) {
 		{"code as number", `{"code":12345678901234567890}`, resilient.APIError{Code: "12345678901234567890"}},
 		{"code as an absurd number", `{"code":1e400,"message":"m"}`, resilient.APIError{Code: "1e400", Message: "m"}},
 		{"code of another type", `{"code":{"x":1},"message":"m"}`, resilient.APIError{Message: "m"}},
-		{"message of another type", `{"code":"c","message":["m"]}`, resilient.APIError{Code: "c"}},
+		{"message of another type", `{"code":"c","message":7}`, resilient.APIError{Code: "c"}},
 		{"invalid null", `{"code":"c","invalid":null}`, resilient.APIError{Code: "c"}},
-		{"invalid empty", `{"code":"c","invalid":[]}`, resilient.APIError{Code: "c", Invalid: []resilient.InvalidParam{}}},
+		{"invalid empty", `{"code":"c","invalid":[]}`, resilient.APIError{Code: "c"}},
 		{"invalid one object", `{"invalid":{"name":"limit","reason":"too big"}}`, resilient.APIError{Invalid: limit}},
 		{"invalid of another type", `{"code":"c","invalid":7}`, resilient.APIError{Code: "c"}},
 		{"BOM", "\xef\xbb\xbf" + `{"code":"c"}`, resilient.APIError{Code: "c"}},
@@ -142,6 +146,146 @@ func TestErrorObject(t *testing.T) {
 			require.True(t, ok, "an SDK has read and closed the body by now")
 			require.Equal(t, apiErr, again)
 		})
+	}
+}
+
+// corpusCase is an error response as APIs send it, and what is to be made of it.
+type corpusCase struct {
+	Name, Profile, Method, Body string
+	Now                         time.Time // on the caller's clock; the beginning of 2026 if zero
+	Status                      int
+	Headers                     map[string][]string
+	Want                        struct {
+		Type, Code, Message string
+		Invalid             []resilient.InvalidParam
+		Retryable           bool   // the failure, whatever the method
+		RetryAfterMS        *int64 `json:"retry_after_ms"` // null: no hint
+		Class               string
+	}
+}
+
+// corpusKinds are the kinds for the classes of the corpus, which are finer.
+var corpusKinds = map[string]struct {
+	kind     resilient.Kind
+	sentinel error
+}{
+	"invalid_request": {resilient.KindInvalidRequest, resilient.ErrInvalidRequest},
+	"conflict":        {resilient.KindInvalidRequest, resilient.ErrInvalidRequest},
+	"payment":         {resilient.KindPaymentRequired, resilient.ErrPaymentRequired},
+	"auth":            {resilient.KindAuthentication, resilient.ErrAuthentication},
+	"not_found":       {resilient.KindNotFound, resilient.ErrNotFound},
+	"rate_limit":      {resilient.KindRateLimit, resilient.ErrRateLimit},
+	"quota":           {resilient.KindQuota, resilient.ErrRateLimit},
+	"server":          {resilient.KindServer, resilient.ErrServer},
+	"overloaded":      {resilient.KindServer, resilient.ErrServer},
+	"timeout":         {resilient.KindServer, resilient.ErrServer},
+}
+
+var profiles = map[string]resilient.Profile{
+	"":                {},
+	"airtable":        profile.Airtable(),
+	"github":          profile.GitHub(),
+	"hubspot":         profile.HubSpot(),
+	"salesforce":      profile.Salesforce(),
+	"shopify-graphql": profile.ShopifyGraphQL(),
+	"slack":           profile.Slack(),
+}
+
+// TestCorpus sends each case over HTTP, and looks at all that comes of it: the
+// parsed error in all three ways, the attempts, and the waits between them.
+func TestCorpus(t *testing.T) {
+	for _, file := range []string{"corpus.json", "more.json"} {
+		b, err := os.ReadFile(filepath.Join("internal", "errorobject", "testdata", file))
+		require.NoError(t, err)
+		var cases []corpusCase
+		require.NoError(t, json.Unmarshal(b, &cases))
+		require.GreaterOrEqual(t, len(cases), 96)
+		for _, tt := range cases {
+			t.Run(tt.Name, func(t *testing.T) { synctest.Test(t, tt.run) })
+		}
+	}
+}
+
+func (tt corpusCase) run(t *testing.T) {
+	now := tt.Now
+	if now.IsZero() {
+		now = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	}
+	time.Sleep(time.Until(now))
+	hits := 0
+	base := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		hits++
+		w.Header()["Date"] = nil // the server's own would hide that there is none
+		w.Header()["Content-Type"] = nil
+		for name, values := range tt.Headers {
+			w.Header().Del(name)
+			for _, v := range values {
+				w.Header().Add(name, v)
+			}
+		}
+		w.WriteHeader(tt.Status)
+		_, _ = io.WriteString(w, tt.Body)
+	})
+	var last resilient.AttemptInfo
+	trace := &resilient.Trace{AttemptDone: func(a resilient.AttemptInfo) {
+		last = a
+		if a.Attempt == 1 {
+			tt.check(t, a.APIError, a.Verdict) // at once: points in time come nearer while we wait
+		}
+	}}
+	opts := []resilient.Option{resilient.WithTrace(trace)}
+	if tt.Profile != "" {
+		opts = append(opts, resilient.WithProfile(profiles[tt.Profile]))
+	}
+	client := &http.Client{Transport: resilient.NewTransport(base, opts...), Timeout: 24 * time.Hour}
+	start := time.Now()
+	resp, err := client.Do(get(t))
+	require.NoError(t, err)
+	require.Equal(t, tt.Status, resp.StatusCode)
+
+	hint := time.Duration(0)
+	if ms := tt.Want.RetryAfterMS; ms != nil {
+		hint = time.Duration(*ms) * time.Millisecond
+	}
+	if tt.Want.Retryable && hint <= time.Minute {
+		require.Equal(t, 4, hits)
+		require.GreaterOrEqual(t, time.Since(start), hint)
+	} else {
+		require.Equal(t, 1, hits)
+	}
+
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+	}
+	require.Equal(t, tt.Body, string(body), "every byte, whatever was made of it")
+	require.NoError(t, resp.Body.Close())
+	e, ok := resilient.ErrorFromResponse(resp)
+	require.Equal(t, tt.Want.Class != "ok", ok)
+	require.Equal(t, last.APIError, e)
+}
+
+func (tt corpusCase) check(t *testing.T, e *resilient.APIError, v resilient.Verdict) {
+	t.Helper()
+	want := tt.Want
+	require.Equal(t, want.Retryable, v.Retry)
+	if want.Class == "ok" {
+		require.Nil(t, e)
+		return
+	}
+	require.NotNil(t, e)
+	require.Equal(t, want.Type, e.Type)
+	require.Equal(t, want.Code, e.Code)
+	require.Equal(t, want.Message, e.Message)
+	require.ElementsMatch(t, want.Invalid, e.Invalid)
+	require.Equal(t, corpusKinds[want.Class].kind, e.Kind)
+	require.ErrorIs(t, e, corpusKinds[want.Class].sentinel)
+	require.Equal(t, e.Kind, v.Kind)
+	require.Equal(t, e.RetryAfter, v.RetryAfter)
+	if want.RetryAfterMS == nil {
+		require.Zero(t, e.RetryAfter)
+	} else {
+		require.Equal(t, *want.RetryAfterMS, e.RetryAfter.Milliseconds())
 	}
 }
 

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/resilienthttp/resilient/internal/waithint"
 )
 
 // Limiter holds a request back until it may be sent. *rate.Limiter is one. An
@@ -390,8 +392,8 @@ func (g *gate) estimate(now time.Time, class int) (time.Duration, string) {
 		missing-- // taken out of the bucket already, for whoever is first
 	}
 	seconds := max(missing, 0) / float64(g.bucket.Limit())
-	if seconds > maxHint.Seconds() {
-		return maxHint, "rate limit" // a tiny limit would overflow
+	if seconds > waithint.Max.Seconds() {
+		return waithint.Max, "rate limit" // a tiny limit would overflow
 	}
 	return time.Duration(seconds * float64(time.Second)), "rate limit"
 }
@@ -424,7 +426,7 @@ func (g *gate) leave(class int, w *waiter) bool {
 func (g *gate) pause(now time.Time, d, maxWait time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if d = min(d, maxHint); maxWait == 0 || d <= 0 {
+	if d = min(d, waithint.Max); maxWait == 0 || d <= 0 {
 		return // where nobody waits, nothing is held back
 	}
 	if !now.Before(g.pausedUntil) {

@@ -285,7 +285,8 @@ func (c *call) attempt(n int, body io.ReadCloser) (*http.Response, AttemptInfo) 
 	}
 	resp, f, err := c.send(n, body)
 	c.held = resp
-	if c.timed || err != nil || resp.StatusCode >= 400 {
+	suspect := err == nil && (resp.StatusCode >= 400 || c.cfg.profile.mayFail(resp))
+	if c.timed || err != nil || suspect {
 		c.answered = time.Now()
 	}
 	if c.timed {
@@ -295,13 +296,16 @@ func (c *call) attempt(n int, body io.ReadCloser) (*http.Response, AttemptInfo) 
 	case err != nil:
 		a.Err = err
 		a.Verdict = classifyError(c.req, err, f)
-	case resp.StatusCode < 400:
-		a.StatusCode = resp.StatusCode
-		a.Verdict = classifyStatus(resp.StatusCode, 0, false)
 	default:
 		a.StatusCode = resp.StatusCode
-		a.APIError = peek(c.req.Context(), resp, n, c.answered)
-		a.Verdict = classifyStatus(resp.StatusCode, a.APIError.RetryAfter, a.APIError.hinted)
+		a.Verdict.Why = "success"
+		if !suspect {
+			break
+		}
+		if prefix := peek(c.req.Context(), resp, c.answered); c.cfg.profile.failed(resp, prefix) {
+			a.APIError, a.Verdict = c.cfg.profile.read(resp, prefix, c.answered)
+			a.APIError.Attempts = n
+		}
 	}
 	if c.cfg.classifier != nil && (err != nil || a.APIError != nil) && c.req.Context().Err() == nil {
 		a.Verdict = c.cfg.classifier(a)
@@ -568,7 +572,7 @@ func (c *call) done(resp *http.Response, a *AttemptInfo, why string) (*http.Resp
 		c.letGo()
 		resp, err = nil, a.APIError
 	default:
-		remember(resp, a.APIError)
+		remember(resp, a.APIError, c.cfg.profile)
 	}
 	c.report(a.Attempt, a.StatusCode, err, why)
 	c.held = nil // the caller's now
@@ -985,40 +989,37 @@ func newErrorBody(resp *http.Response, received time.Time) *errorBody {
 	}
 }
 
-// peek parses the error object of resp and leaves its body whole. It takes at
-// most peekTimeout: of a body that drips, it parses what has come so far.
+// peek returns the beginning of resp's body and leaves it whole. It takes at
+// most peekTimeout: of a body that drips, it returns what has come so far.
 // Reading ahead needs a goroutine, as a Read cannot be bounded in time; it ends
 // with its Read, at the latest when the body is closed. Where the body panics,
 // it must be an error instead: in that goroutine nobody could recover.
-func peek(ctx context.Context, resp *http.Response, attempt int, received time.Time) *APIError {
-	var prefix []byte
-	if resp.Body != http.NoBody {
-		b := newErrorBody(resp, received)
-		resp.Body = b
-		done := make(chan struct{})
-		b.turn <- struct{}{}
-		go func() {
-			defer func() {
-				if p := recover(); p != nil {
-					b.fail(fmt.Errorf("resilient: reading the response body panicked: %v", p))
-				}
-				<-b.turn
-				close(done)
-			}()
-			b.fill()
-		}()
-		timer := time.NewTimer(peekTimeout)
-		defer timer.Stop()
-		select {
-		case <-done:
-		case <-timer.C:
-		case <-ctx.Done():
-		}
-		prefix = b.snapshot()
+func peek(ctx context.Context, resp *http.Response, received time.Time) []byte {
+	if resp.Body == http.NoBody {
+		return nil
 	}
-	e := newAPIError(resp, prefix, received)
-	e.Attempts = attempt
-	return e
+	b := newErrorBody(resp, received)
+	resp.Body = b
+	done := make(chan struct{})
+	b.turn <- struct{}{}
+	go func() {
+		defer func() {
+			if p := recover(); p != nil {
+				b.fail(fmt.Errorf("resilient: reading the response body panicked: %v", p))
+			}
+			<-b.turn
+			close(done)
+		}()
+		b.fill()
+	}()
+	timer := time.NewTimer(peekTimeout)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return b.snapshot()
 }
 
 // fill reads until the prefix is full, the body ends or it has enough.
@@ -1055,6 +1056,9 @@ func (b *errorBody) snapshot() []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.enough = true
+	if len(b.buf) == 0 {
+		return nil // as for http.NoBody
+	}
 	return slices.Clip(b.buf)
 }
 

@@ -193,6 +193,7 @@ type config struct {
 	idempotencyKey     func(*http.Request) string
 	replayBuffer       int64
 	classifier         Classifier
+	profile            *Profile
 	statusErrors       bool
 	limiter            Limiter
 	limitKey           func(*http.Request) string

@@ -1,0 +1,409 @@
+// Package waithint reads how long a server asks its client to wait.
+//
+// There are two kinds of such hints. [Asked] reads what a server says about
+// this very request: come back after so long. [Reset] reads the rate-limit
+// fields, which tell when a quota is refilled; that is a wait only for a request
+// that was refused for its rate, and only if that quota is the one used up.
+//
+// # Grammar
+//
+// A number is digits, with a fraction or without: no sign, no exponent, not
+// "Inf". It counts seconds, unless the field's name or the configuration says
+// otherwise; but from 946684800 on, which is 30 years or the beginning of 2000,
+// it is a point in time, in seconds since 1970, and from 1e11 on in
+// milliseconds. Points in time are also read in the forms of RFC 9110 section
+// 5.6.7. They are taken relative to the response's Date, so that a wrong clock
+// on either side does no harm. Everywhere but in Retry-After, which has a
+// grammar of its own, there are also durations, "8m24s", and the form of RFC
+// 3339, in which the seconds may be missing.
+//
+// A value that cannot be understood is as good as none, and the next source is
+// asked. Waits are rounded up to the millisecond and cut off at [Max].
+package waithint
+
+import (
+	"bytes"
+	"encoding/json"
+	"maps"
+	"math"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Max is the longest wait there is, far from where a Duration would overflow.
+const Max = 365 * 24 * time.Hour
+
+// Units are the fields that only a configuration can know: by their canonical
+// names, what a number in them counts; 0 is for the grammar to tell. A field
+// with "Reset" in its name is read by Reset, any other by Asked.
+type Units map[string]time.Duration
+
+// Asked returns how long the server asked to wait, and whether it did, from
+//
+//  1. Retry-After-Ms and X-Ms-Retry-After-Ms, which are finer than
+//  2. Retry-After, RFC 9110 section 10.2.3
+//  3. the fields in units
+//  4. a member of the JSON in body, such as "retry_after", "retryDelay"
+//
+// received is when the response was, for want of a Date.
+func Asked(h http.Header, body []byte, received time.Time, units Units) (time.Duration, bool) {
+	now := serverTime(h, received)
+	for _, name := range []string{"Retry-After-Ms", "X-Ms-Retry-After-Ms"} {
+		if d, ok := delta(h.Get(name), time.Millisecond); ok {
+			return d, true
+		}
+	}
+	if d, ok := retryAfter(h.Get("Retry-After"), now); ok {
+		return d, true
+	}
+	var longest hint
+	for name, unit := range units {
+		if !strings.Contains(name, "Reset") {
+			longest.add(wait(h.Get(name), unit, now))
+		}
+	}
+	if longest.ok {
+		return longest.wait, true
+	}
+	return inBody(body, now)
+}
+
+// Reset returns when the quota is refilled that is used up, by the rate-limit
+// fields of a request that was refused for its rate; of several quotas, the one
+// that takes longest. It reads
+//
+//   - the RateLimit field of draft-ietf-httpapi-ratelimit-headers, a list of
+//     quotas, "burst";r=0;t=7, or one quota, limit=9, remaining=0, reset=7
+//   - the fields with a segment "Reset" after "RateLimit" or "Rate-Limit", under
+//     any prefix and for any number of quotas, each with the field that has
+//     "Remaining" in the place of "Reset"
+//   - the fields in units
+//
+// A quota of which something remains does not count.
+func Reset(h http.Header, received time.Time, units Units) (time.Duration, bool) {
+	now := serverTime(h, received)
+	var longest hint
+	for name, values := range h {
+		unit, configured := units[name]
+		reset, remaining, fieldUnit := resetField(name)
+		switch {
+		case configured && strings.Contains(name, "Reset"):
+			remaining = strings.Replace(name, "Reset", "Remaining", 1)
+		case reset:
+			unit = fieldUnit
+		case strings.HasSuffix(name, "Ratelimit"):
+			longest.add(rateLimit(strings.Join(values, ",")))
+			continue
+		default:
+			continue
+		}
+		if left(h.Get(remaining)) {
+			continue
+		}
+		for _, value := range values {
+			longest.add(wait(value, unit, now))
+		}
+	}
+	return longest.wait, longest.ok
+}
+
+// Refused reports whether the rate-limit fields say that a request was refused
+// for its rate: nothing remains of a quota, or they stand beside a Retry-After.
+func Refused(h http.Header) bool {
+	for name := range h {
+		reset, remaining, _ := resetField(name)
+		if !reset {
+			continue
+		}
+		if h.Get("Retry-After") != "" || h.Get(remaining) != "" && !left(h.Get(remaining)) {
+			return true
+		}
+	}
+	return false
+}
+
+// hint is the longest wait of several.
+type hint struct {
+	wait time.Duration
+	ok   bool
+}
+
+func (l *hint) add(d time.Duration, ok bool) {
+	if ok {
+		l.wait, l.ok = max(l.wait, d), true
+	}
+}
+
+// resetField reports whether name is that of a field such as X-RateLimit-Reset,
+// and returns the name of the field that tells what remains, and the unit if
+// the name has one. Names are canonical, as in http.Header.
+func resetField(name string) (reset bool, remaining string, unit time.Duration) {
+	segments := strings.Split(name, "-")
+	limit := slices.Index(segments, "Ratelimit")
+	if limit < 0 {
+		if limit = slices.Index(segments, "Limit"); limit < 1 || segments[limit-1] != "Rate" {
+			return false, "", 0
+		}
+	}
+	i := slices.IndexFunc(segments, func(s string) bool { return strings.HasPrefix(s, "Reset") })
+	if i < limit {
+		return false, "", 0
+	}
+	rest := segments[i+1:]
+	if len(rest) > 0 {
+		switch rest[0] {
+		case "Ms":
+			unit, rest = time.Millisecond, rest[1:]
+		case "After", "At", "Time", "Seconds":
+			rest = rest[1:]
+		}
+	}
+	return true, strings.Join(slices.Concat(segments[:i], []string{"Remaining"}, rest), "-"), unit
+}
+
+// left reports whether value, which tells what remains of a quota, says that
+// anything does. What cannot be understood says nothing.
+func left(value string) bool {
+	value, _, _ = strings.Cut(value, ",")
+	value, _, _ = strings.Cut(value, ";")
+	f, ok := number(strings.TrimSpace(value))
+	return ok && f > 0
+}
+
+// rateLimit reads the RateLimit field.
+func rateLimit(field string) (time.Duration, bool) {
+	var longest hint
+	one := make(map[string]string)
+	for _, item := range split(field, ',') {
+		parts := split(item, ';')
+		if name, value, ok := strings.Cut(parts[0], "="); ok && !strings.HasPrefix(parts[0], `"`) {
+			one[name] = value // drafts 3 to 7: a single quota
+			continue
+		}
+		quota := make(map[string]string)
+		for _, parameter := range parts[1:] {
+			name, value, _ := strings.Cut(parameter, "=")
+			quota[name] = value
+		}
+		if !left(quota["r"]) {
+			longest.add(delta(quota["t"], time.Second))
+		}
+	}
+	if !left(one["remaining"]) {
+		longest.add(delta(one["reset"], time.Second))
+	}
+	return longest.wait, longest.ok
+}
+
+// split splits s at each sep that is not in a quoted string of RFC 9651 section
+// 3.3.3, and trims the parts.
+func split(s string, sep byte) []string {
+	var parts []string
+	quoted, begin := false, 0
+	for i := 0; i < len(s); i++ {
+		switch {
+		case quoted && s[i] == '\\':
+			i++
+		case s[i] == '"':
+			quoted = !quoted
+		case s[i] == sep && !quoted:
+			parts = append(parts, strings.TrimSpace(s[begin:i]))
+			begin = i + 1
+		}
+	}
+	return append(parts, strings.TrimSpace(s[begin:]))
+}
+
+// bodyHints are the members that hold a hint, by their folded names, and their
+// units; 0 is for the grammar to tell.
+var bodyHints = map[string]time.Duration{
+	"retryafter":             0,
+	"retryinseconds":         time.Second,
+	"retryafterseconds":      time.Second,
+	"retryafterms":           time.Millisecond,
+	"retryaftermillis":       time.Millisecond,
+	"retryaftermilliseconds": time.Millisecond,
+	"retrydelay":             0, // google.rpc.RetryInfo: "34.07s"
+	"retryat":                0,
+	"ratelimitnext":          0,
+}
+
+// maxDepth is how deep a hint may lie in a body: deeper, it is not about this
+// request, but part of its data.
+const maxDepth = 6
+
+// inBody looks for a hint in the first JSON value of body.
+func inBody(body []byte, now time.Time) (time.Duration, bool) {
+	var value any
+	dec := json.NewDecoder(bytes.NewReader(body))
+	dec.UseNumber() // numbers as they are written
+	if dec.Decode(&value) != nil {
+		return 0, false
+	}
+	return search(value, now, maxDepth)
+}
+
+// search returns the first hint in value, the outer ones first and those beside
+// one another in the order of their names.
+func search(value any, now time.Time, depth int) (time.Duration, bool) {
+	if depth == 0 {
+		return 0, false
+	}
+	switch value := value.(type) {
+	case []any:
+		for _, element := range value {
+			if d, ok := search(element, now, depth-1); ok {
+				return d, true
+			}
+		}
+	case map[string]any:
+		names := slices.Sorted(maps.Keys(value))
+		for _, name := range names {
+			unit, known := bodyHints[fold(name)]
+			if d, ok := wait(scalar(value[name]), unit, now); known && ok {
+				return d, true
+			}
+		}
+		if d, ok := refill(value); ok {
+			return d, true
+		}
+		for _, name := range names {
+			if d, ok := search(value[name], now, depth-1); ok {
+				return d, true
+			}
+		}
+	}
+	return 0, false
+}
+
+// refill returns how long a bucket takes to hold what a query costs, where a
+// body says so as
+//
+//	{"requestedQueryCost":9,"throttleStatus":{"currentlyAvailable":5,"restoreRate":2}}
+func refill(m map[string]any) (time.Duration, bool) {
+	bucket, _ := m["throttleStatus"].(map[string]any)
+	cost, costOK := number(scalar(m["requestedQueryCost"]))
+	level, levelOK := number(scalar(bucket["currentlyAvailable"]))
+	rate, rateOK := number(scalar(bucket["restoreRate"]))
+	if !costOK || !levelOK || !rateOK || rate == 0 || cost <= level {
+		return 0, false
+	}
+	return saturate((cost - level) / rate * float64(time.Second)), true
+}
+
+func scalar(value any) string {
+	switch value := value.(type) {
+	case string:
+		return value
+	case json.Number:
+		return value.String()
+	}
+	return ""
+}
+
+// fold makes retryAfter, retry_after and Retry-After one name.
+func fold(name string) string {
+	return strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(name))
+}
+
+// serverTime is the server's clock when it answered: the Date of the response,
+// unless a cache kept it, which Age tells; then it is ours.
+func serverTime(h http.Header, received time.Time) time.Time {
+	if h.Get("Age") == "" {
+		if date, err := http.ParseTime(h.Get("Date")); err == nil {
+			return date
+		}
+	}
+	return received
+}
+
+const (
+	firstEpoch       = 946684800 // a number of seconds from here on is a point in time
+	firstMilliEpoch  = 1e11      // and from here on one in milliseconds; in seconds it would be the year 5138
+	lastEpochSeconds = 1e12      // far beyond Max, and its microseconds fit an int64
+)
+
+// retryAfter reads a number, which is seconds unless it can only be a point in
+// time, or a point in time in one of the forms of RFC 9110 section 5.6.7.
+func retryAfter(value string, now time.Time) (time.Duration, bool) {
+	value = strings.TrimSpace(value)
+	f, isNumber := number(value)
+	switch {
+	case isNumber && f >= firstEpoch:
+		if f >= firstMilliEpoch {
+			f /= 1000
+		}
+		// Rounded, as a float64 holds 1767225664.57 not quite.
+		at := time.UnixMicro(int64(math.Round(min(f, lastEpochSeconds) * 1e6)))
+		return until(at, now), true
+	case isNumber:
+		return delta(value, time.Second)
+	}
+	at, err := http.ParseTime(value)
+	return until(at, now), err == nil
+}
+
+// wait reads value by the grammar of the package, which is wider than that of
+// Retry-After; unit is what a number counts, or 0.
+func wait(value string, unit time.Duration, now time.Time) (time.Duration, bool) {
+	if unit > 0 {
+		if d, ok := delta(value, unit); ok {
+			return d, true
+		}
+	}
+	if d, ok := retryAfter(value, now); ok {
+		return d, true
+	}
+	value = strings.TrimSpace(value)
+	if value == "" || value[0] == '-' || value[0] == '+' {
+		return 0, false
+	}
+	if d, err := time.ParseDuration(value); err == nil { // "8m24s"
+		return saturate(float64(d)), true
+	}
+	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04Z07:00"} {
+		if at, err := time.Parse(layout, value); err == nil {
+			return until(at, now), true
+		}
+	}
+	return 0, false
+}
+
+func until(at, now time.Time) time.Duration { return saturate(float64(at.Sub(now))) }
+
+// delta reads a number of units.
+func delta(value string, unit time.Duration) (time.Duration, bool) {
+	f, ok := number(strings.TrimSpace(value))
+	return saturate(math.Round(f * float64(unit))), ok // whole nanoseconds: 0.729 s is not 729.0000001 ms
+}
+
+// number reads digits, with a fraction or without. strconv alone would let
+// signs, exponents, hex, "Inf" and "NaN" through.
+func number(s string) (float64, bool) {
+	whole, fraction, dot := strings.Cut(s, ".")
+	if !isDigits(whole) || dot && !isDigits(fraction) {
+		return 0, false
+	}
+	f, err := strconv.ParseFloat(s, 64)
+	return f, err == nil
+}
+
+func isDigits(s string) bool {
+	return s != "" && len(s) <= 64 && !strings.ContainsFunc(s, func(r rune) bool { return r < '0' || r > '9' })
+}
+
+// saturate brings a wait in nanoseconds into [0, Max], rounded up to the
+// millisecond: never early, never wrapped around.
+func saturate(ns float64) time.Duration {
+	ms := math.Ceil(ns / float64(time.Millisecond))
+	switch {
+	case ms <= 0:
+		return 0
+	case ms >= float64(Max/time.Millisecond):
+		return Max
+	}
+	return time.Duration(ms) * time.Millisecond
+}
