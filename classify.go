@@ -202,7 +202,7 @@ func (p *Profile) read(resp *http.Response, prefix []byte, received time.Time) (
 	default:
 		kind = kindOf(status)
 	}
-	wait, hinted := waithint.Asked(h, body, received, p.WaitHeaders)
+	wait, hinted := waithint.Asked(h, body.JSON, received, p.WaitHeaders)
 	if !hinted && kind == KindRateLimit {
 		wait, hinted = waithint.Reset(h, received, p.WaitHeaders)
 	}
@@ -250,7 +250,7 @@ func (p *Profile) mayFail(resp *http.Response) bool {
 
 // failed reports whether a response is an error.
 func (p *Profile) failed(resp *http.Response, prefix []byte) bool {
-	return resp.StatusCode >= 400 || p.Failed(errorobject.Decode(resp.Header, prefix))
+	return resp.StatusCode >= 400 || p.Failed(errorobject.Decode(resp.Header, prefix).Text)
 }
 
 // classifyStatus is the default verdict on an error response: the table of
@@ -394,7 +394,7 @@ var limitTokens = map[string]limitKind{
 func foldToken(token string) string {
 	token = token[strings.LastIndexByte(token, '/')+1:]
 	token, _, _ = strings.Cut(token, ".")
-	return strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(token))
+	return strings.ToLower(strings.ReplaceAll(strings.ReplaceAll(token, "_", ""), "-", ""))
 }
 
 // classifyError is the default verdict on an attempt without a response. What

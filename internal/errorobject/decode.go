@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"compress/zlib"
+	"encoding/json"
 	"io"
 	"mime"
 	"net/http"
@@ -11,28 +12,88 @@ import (
 	"unicode/utf8"
 )
 
-// maxDecoded bounds what comes out of a compressed body: a bomb costs no more
-// than any other body.
-const maxDecoded = 64 << 10
+const (
+	// maxDecoded bounds what comes out of a compressed body: a bomb costs no
+	// more than any other body.
+	maxDecoded = 64 << 10
 
-// Decode returns a body, or the beginning of one, as UTF-8: decompressed, where
-// the caller asked for an encoding and so got it; without a byte order mark;
-// and with Latin-1 converted, where the content type says so. What it does not
-// understand it leaves as it is, what is cut short it decodes as far as it goes.
-func Decode(h http.Header, body []byte) []byte {
-	body = bytes.TrimPrefix(decompress(h, body), []byte("\xef\xbb\xbf"))
+	// maxDepth is how deep the JSON of a body may be, and so any recursion. Error
+	// objects have a handful of levels; what they lie in may have more.
+	maxDepth = 500
+)
+
+// Body is a decoded body, or the beginning of one.
+type Body struct {
+	// Text is the body as UTF-8: decompressed, without a byte order mark, and
+	// with Latin-1 converted where the content type says so.
+	Text []byte
+
+	// JSON is the first JSON value of the body as encoding/json decodes it,
+	// with numbers as json.Number; nil if there is none.
+	JSON any
+
+	prose string // a body that is text for people
+}
+
+// Decode decodes a body as far as it understands it: what is cut short
+// decompresses as far as it goes, and an unknown encoding is left alone. It asks
+// no content type whether a body is JSON, as proxies and frameworks get that
+// wrong, and takes no offence at what follows the first value.
+func Decode(h http.Header, body []byte) Body {
+	b := Body{Text: latin1(h, bytes.TrimPrefix(decompress(h, body), []byte("\xef\xbb\xbf")))}
+	dec := json.NewDecoder(bytes.NewReader(b.Text))
+	dec.UseNumber()
+	if depth(b.Text) <= maxDepth && dec.Decode(&b.JSON) == nil {
+		switch b.JSON.(type) {
+		case map[string]any, []any:
+			return b
+		}
+		if len(bytes.TrimSpace(b.Text[dec.InputOffset():])) == 0 {
+			return b
+		}
+		b.JSON = nil // prose that begins with a number or a quotation
+	}
+	b.prose = prose(h, b.Text)
+	return b
+}
+
+// depth returns how deep the brackets in text are nested at most.
+func depth(text []byte) int {
+	deepest, depth, quoted := 0, 0, false
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case c == '"':
+			quoted = !quoted
+		case quoted && c == '\\':
+			i++
+		case quoted:
+		case c == '[' || c == '{':
+			depth++
+			deepest = max(deepest, depth)
+		case c == ']' || c == '}':
+			depth--
+		}
+	}
+	return deepest
+}
+
+// latin1 converts what is in Latin-1, or in what Windows makes of it, to UTF-8.
+// Many a server says so and sends UTF-8.
+func latin1(h http.Header, body []byte) []byte {
 	_, params, _ := mime.ParseMediaType(h.Get("Content-Type"))
 	switch strings.ToLower(params["charset"]) {
 	case "iso-8859-1", "latin1", "windows-1252":
-		if !utf8.Valid(body) { // which many a server sends whatever it says
-			runes := make([]rune, len(body)) // its bytes are the first code points
-			for i, b := range body {
-				runes[i] = rune(b)
-			}
-			return []byte(string(runes))
-		}
+	default:
+		return body
 	}
-	return body
+	if utf8.Valid(body) {
+		return body
+	}
+	runes := make([]rune, len(body))
+	for i, b := range body {
+		runes[i] = rune(b) // its bytes are the first code points
+	}
+	return []byte(string(runes))
 }
 
 // decompress tells gzip by its first bytes, which no text begins with, so that a
@@ -56,9 +117,9 @@ func decompress(h http.Header, body []byte) []byte {
 	return decoded
 }
 
-// plainText returns a body that is text for people, as many proxies and rate
+// prose returns a body that is text for people, as many proxies and rate
 // limiters send it; markup is not, nor is JSON that could not be read.
-func plainText(h http.Header, body []byte) string {
+func prose(h http.Header, body []byte) string {
 	if t := mediaType(h); t != "text/plain" && t != "" {
 		return ""
 	}

@@ -22,13 +22,13 @@
 package errorobject
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/json"
 	"maps"
 	"net/http"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 // Object is what an error response says. What it does not say is empty.
@@ -45,18 +45,22 @@ type Object struct {
 // Param is a parameter that is wrong, and why. Either may be unknown.
 type Param struct{ Name, Reason string }
 
-// Parse reads the error object of a response whose body, or the beginning of
-// it, has been through [Decode]. codeNames are names of the member that holds
-// the code, to be tried after the usual ones.
-func Parse(status int, h http.Header, body []byte, codeNames ...string) Object {
+// Parse reads the error object of a response. codeNames are names of the member
+// that holds the code, to be tried after the usual ones.
+func Parse(status int, h http.Header, body Body, codeNames ...string) Object {
 	p := parser{status: status, problem: strings.HasSuffix(mediaType(h), "problem+json")}
 	p.headerCode = firstHeader(h, codeHeaders)
 	p.o.RequestID = firstHeader(h, requestIDHeaders)
 	for _, name := range codeNames {
 		p.codeNames = append(p.codeNames, fold(name))
 	}
-	if !p.json(body) {
-		p.o.Message = plainText(h, body)
+	switch value := body.JSON.(type) {
+	case map[string]any:
+		p.body(value)
+	case []any:
+		p.list(value)
+	default:
+		p.o.Message = cmp.Or(text(value), body.prose)
 	}
 	set(&p.o.Code, name(p.headerCode))
 	for _, token := range append([]string{p.o.Type, p.o.Code, name(p.headerCode)}, p.tokens...) {
@@ -118,12 +122,15 @@ var (
 	}
 	culpritNames = []string{"param", "parameter", "field", "target"} // of a whole error
 
-	wordNames = []string{"code", "errorcode", "reason", "type", "status", "error"}
+	// Words for programs, and where there are more of them.
+	innerNames = []string{"extensions", "innererror", "errors", "details"}
+	wordNames  = []string{"code", "errorcode", "reason", "type", "status", "error"}
 )
 
 const (
 	maxTokens = 32
-	maxDepth  = 8 // of errors in errors, and of parameters in parameters
+	maxParams = 256
+	maxName   = 1024 // of a nested parameter, with the names of those around it
 )
 
 type parser struct {
@@ -135,37 +142,22 @@ type parser struct {
 	o          Object
 }
 
-// json reads a body that is JSON and reports whether it is. What follows the
-// first value does no harm, and the content type is not asked: proxies and
-// frameworks get it wrong.
-func (p *parser) json(body []byte) bool {
-	var raw json.RawMessage
-	dec := json.NewDecoder(bytes.NewReader(body))
-	if dec.Decode(&raw) != nil {
-		return false
-	}
-	switch kind(raw) {
-	case '{':
-		p.body(raw)
-	case '[':
-		list := elements(raw)
-		if len(list) > 0 && kind(members(list[0])["error"]) == '{' {
-			p.body(list[0])
-			return true
+// list reads shape 3.
+func (p *parser) list(list []any) {
+	if len(list) > 0 {
+		wrapper, _ := list[0].(map[string]any)
+		if _, ok := members(wrapper)["error"].(map[string]any); ok {
+			p.body(wrapper)
+			return
 		}
-		p.errors(raw)
-		p.params(raw, true, false)
-	default:
-		p.o.Message = text(raw)
-		// Prose may begin with a quotation, or with a number: "404 not found".
-		return len(bytes.TrimSpace(body[dec.InputOffset():])) == 0
 	}
-	return true
+	p.errors(list)
+	p.params(list, true, false)
 }
 
 // body reads a body that is an object.
-func (p *parser) body(raw json.RawMessage) {
-	m := members(raw)
+func (p *parser) body(value map[string]any) {
+	m := members(value)
 	if p.problem {
 		p.o.Type = cmp.Or(text(m["type"]), "about:blank") // RFC 9457 section 3.1.1
 		p.o.Message = cmp.Or(text(m["detail"]), text(m["title"]))
@@ -175,7 +167,9 @@ func (p *parser) body(raw json.RawMessage) {
 		p.params(members(m["details"])["causes"], false, false)
 		return
 	}
-	p.error(m)
+	for _, name := range errorNames {
+		p.error(m[name])
+	}
 	set(&p.o.Code, name(text(m["__type"])))
 	set(&p.o.Code, name(p.headerCode))
 	if p.o.Message == "" && first(m, messageNames, text) == "" {
@@ -184,46 +178,40 @@ func (p *parser) body(raw json.RawMessage) {
 		}
 	}
 	p.object(m)
-	if p.o.Type != "" || p.o.Code != "" || p.o.Message != "" || len(p.o.Invalid) > 0 {
-		return
-	}
-	if isForm(m) {
-		p.fields("", raw, 0)
-	} else if len(m) == 1 { // {"itemNotFound":{"code":404,"message":"..."}}
-		for _, inner := range m {
-			p.object(members(inner))
+	switch {
+	case p.o.Type != "" || p.o.Code != "" || p.o.Message != "" || len(p.o.Invalid) > 0:
+	case isForm(value):
+		p.fields("", value)
+	case len(m) == 1: // {"itemNotFound":{"code":404,"message":"..."}}
+		for _, only := range m {
+			p.object(members(only))
 		}
 	}
 }
 
-// error reads shape 4, except for a string, which is as in any error object.
-func (p *parser) error(m object) {
-	for _, name := range errorNames {
-		switch inner := m[name]; kind(inner) {
-		case '{':
-			e := members(inner)
-			for range maxDepth { // {"error":{"error":{...}}}
-				if kind(e["error"]) != '{' || first(e, messageNames, text) != "" {
-					break
-				}
-				e = members(e["error"])
-			}
-			p.object(e)
-		case '[':
-			p.errors(inner)
-			p.params(inner, true, false)
+// error reads shape 4. A string is read as in any error object, see says.
+func (p *parser) error(value any) {
+	switch value := value.(type) {
+	case map[string]any:
+		e := members(value)
+		if inner, ok := e["error"].(map[string]any); ok && first(e, messageNames, text) == "" {
+			p.error(inner) // {"error":{"error":{...}}}
 		}
+		p.object(e)
+	case []any:
+		p.errors(value)
+		p.params(value, true, false)
 	}
 }
 
 // errors reads a list of errors. The first one speaks for all of them, as it
 // has the code that its message goes with.
-func (p *parser) errors(raw json.RawMessage) {
-	list := elements(raw)
-	if isError(members(raw)) {
-		list = []json.RawMessage{raw}
-	} else if kind(raw) != '{' {
-		set(&p.o.Message, text(raw)) // a string, or a list of them
+func (p *parser) errors(value any) {
+	list, _ := value.([]any)
+	if m, ok := value.(map[string]any); !ok {
+		set(&p.o.Message, text(value)) // a string, or a list of them
+	} else if isError(members(m)) {
+		list = []any{m}
 	}
 	said := false
 	for _, element := range list {
@@ -232,7 +220,7 @@ func (p *parser) errors(raw json.RawMessage) {
 			p.says(e)
 			said = true
 		}
-		p.words(e, 0)
+		p.words(e)
 	}
 }
 
@@ -244,7 +232,7 @@ func (p *parser) object(m object) {
 		p.params(m[list.name], list.open, list.asMap)
 	}
 	if culprit := first(m, culpritNames, text); culprit != "" && len(p.o.Invalid) == known {
-		p.o.Invalid = append(p.o.Invalid, Param{culprit, first(m, messageNames, text)})
+		p.add(culprit, first(m, messageNames, text))
 	}
 }
 
@@ -271,55 +259,51 @@ func (p *parser) says(m object) {
 		set(&p.o.Type, s) // {"error":"not_found","code":1234}
 	}
 	set(&p.o.RequestID, first(m, requestIDNames, text))
-	p.words(m, 0)
+	p.words(m)
 }
 
 // words collects what is meant for programs, also of the errors inside.
-func (p *parser) words(m object, depth int) {
+func (p *parser) words(m object) {
+	if len(m) == 0 {
+		return
+	}
 	for _, name := range wordNames {
-		if s := token(m[name]); isWord(s) {
+		if s := token(m[name]); isWord(s) && len(p.tokens) < maxTokens && !slices.Contains(p.tokens, s) {
 			p.tokens = append(p.tokens, s)
 		}
 	}
-	if depth == maxDepth || len(p.tokens) > maxTokens {
-		return
-	}
-	for _, name := range []string{"extensions", "innererror", "errors", "details"} {
-		if kind(m[name]) == '{' {
-			p.words(members(m[name]), depth+1)
-		}
-		for _, e := range elements(m[name]) {
-			p.words(members(e), depth+1)
+	for _, name := range innerNames {
+		p.words(members(m[name]))
+		list, _ := m[name].([]any)
+		for _, element := range list {
+			p.words(members(element))
 		}
 	}
 }
 
 // params reads parameters that are wrong: a list of them, a single one, or a
 // map from their names to the reasons. See paramsNames for open and asMap.
-func (p *parser) params(raw json.RawMessage, open, asMap bool) {
-	switch kind(raw) {
-	case '[':
-		for _, entry := range elements(raw) {
-			if s := text(entry); kind(entry) == '"' {
-				// What the message says need not be said again.
-				if !open || !strings.Contains(p.o.Message, s) {
-					p.o.Invalid = append(p.o.Invalid, Param{Reason: s})
-				}
-				continue
+func (p *parser) params(value any, open, asMap bool) {
+	switch value := value.(type) {
+	case string:
+		if !open {
+			p.add("", text(value))
+		}
+	case []any:
+		for _, entry := range value {
+			// What the message says need not be said again.
+			if s, ok := entry.(string); ok && !(open && strings.Contains(p.o.Message, text(s))) {
+				p.add("", text(s))
 			}
 			p.param(members(entry), open)
 		}
-	case '{':
-		m := members(raw)
-		single := !open && (kind(m["name"]) == '"' || kind(m["reason"]) == '"')
-		if !asMap && !isForm(m) || single || isError(m) {
+	case map[string]any:
+		m := members(value)
+		single := !open && (text(m["name"]) != "" || text(m["reason"]) != "")
+		if !asMap && !isForm(value) || single || isError(m) {
 			p.param(m, open)
 		} else {
-			p.fields("", raw, 0)
-		}
-	case '"':
-		if !open {
-			p.o.Invalid = append(p.o.Invalid, Param{Reason: text(raw)})
+			p.fields("", value)
 		}
 	}
 }
@@ -328,26 +312,22 @@ func (p *parser) params(raw json.RawMessage, open, asMap bool) {
 func (p *parser) param(m object, open bool) {
 	p.params(m["fieldviolations"], false, false)
 	reason := first(m, reasonNames, text)
-	if fields := elements(m["fields"]); len(fields) > 0 {
-		for _, field := range fields {
-			p.o.Invalid = append(p.o.Invalid, Param{text(field), reason})
-		}
-		return
+	fields, _ := m["fields"].([]any)
+	for _, field := range fields {
+		p.add(text(field), reason)
 	}
 	name := cmp.Or(first(m, paramNames, path), first(members(m["source"]), sourceNames, text))
 	if m["locations"] != nil || m["extensions"] != nil {
 		name = "" // GraphQL: the path is that of a result
 	}
-	if name != "" || !open && reason != "" {
-		p.o.Invalid = append(p.o.Invalid, Param{name, reason})
+	if len(fields) == 0 && (name != "" || !open) {
+		p.add(name, reason)
 	}
 }
 
 // fields reads a map from parameters to reasons, which may be a string, a list,
 // or another such map. Its members come in the order of their names.
-func (p *parser) fields(prefix string, raw json.RawMessage, depth int) {
-	var m map[string]json.RawMessage
-	_ = json.Unmarshal(raw, &m)
+func (p *parser) fields(prefix string, m map[string]any) {
 	for _, name := range slices.Sorted(maps.Keys(m)) {
 		full := name
 		switch {
@@ -356,37 +336,47 @@ func (p *parser) fields(prefix string, raw json.RawMessage, depth int) {
 		case prefix != "":
 			full = prefix + "." + name
 		}
-		switch value := m[name]; kind(value) {
-		case '"':
-			p.o.Invalid = append(p.o.Invalid, Param{full, text(value)})
-		case '[':
-			for _, entry := range elements(value) {
+		if len(full) > maxName {
+			continue
+		}
+		switch value := m[name].(type) {
+		case string:
+			p.add(full, text(value))
+		case []any:
+			for _, entry := range value {
 				if s := cmp.Or(first(members(entry), reasonNames, text), text(entry)); s != "" {
-					p.o.Invalid = append(p.o.Invalid, Param{full, s})
+					p.add(full, s)
 				}
 			}
-		case '{':
-			if e := members(value); kind(e["message"]) == '"' {
-				p.o.Invalid = append(p.o.Invalid, Param{full, text(e["message"])})
-			} else if depth < maxDepth {
-				p.fields(full, value, depth+1)
+		case map[string]any:
+			if s, ok := members(value)["message"].(string); ok {
+				p.add(full, text(s))
+			} else {
+				p.fields(full, value)
 			}
 		}
 	}
 }
 
-// object is the members of a JSON object by their folded names.
-type object map[string]json.RawMessage
+// add adds a parameter, if anything is known of it. A long list is cut off:
+// nobody reads it to the end, and long names of nested parameters would add up.
+func (p *parser) add(name, reason string) {
+	if (name != "" || reason != "") && len(p.o.Invalid) < maxParams {
+		p.o.Invalid = append(p.o.Invalid, Param{name, reason})
+	}
+}
 
-// members returns the members of raw if that is an object. Of names that fold
+// object is the members of a JSON object by their folded names.
+type object map[string]any
+
+// members returns the members of value if that is an object. Of names that fold
 // alike the last in the order of bytes counts, so that "code" wins over "Code";
 // of equal names, the last one, as in encoding/json.
-func members(raw json.RawMessage) object {
-	if kind(raw) != '{' {
+func members(value any) object {
+	m, _ := value.(map[string]any)
+	if m == nil {
 		return nil
 	}
-	var m map[string]json.RawMessage
-	_ = json.Unmarshal(raw, &m) // raw is valid
 	folded := make(object, len(m))
 	for _, name := range slices.Sorted(maps.Keys(m)) {
 		folded[fold(name)] = m[name]
@@ -398,29 +388,19 @@ func members(raw json.RawMessage) object {
 // underscores stay: "__type" is not "type".
 func fold(name string) string {
 	rest := strings.TrimLeft(name, "_")
-	return name[:len(name)-len(rest)] + strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(rest))
+	return name[:len(name)-len(rest)] + strings.Map(foldRune, rest)
 }
 
-// elements returns the elements of raw if that is an array.
-func elements(raw json.RawMessage) []json.RawMessage {
-	var list []json.RawMessage
-	if kind(raw) == '[' {
-		_ = json.Unmarshal(raw, &list) // raw is valid
+func foldRune(r rune) rune {
+	if r == '_' || r == '-' {
+		return -1
 	}
-	return list
-}
-
-// kind returns the first byte of raw, which tells what it is; 0: nothing.
-func kind(raw json.RawMessage) byte {
-	if len(raw) == 0 {
-		return 0
-	}
-	return raw[0]
+	return unicode.ToLower(r)
 }
 
 // first returns what read makes of the first of the named members of which it
 // makes something.
-func first(m object, names []string, read func(json.RawMessage) string) string {
+func first(m object, names []string, read func(any) string) string {
 	for _, name := range names {
 		if s := read(m[name]); s != "" {
 			return s
@@ -429,51 +409,51 @@ func first(m object, names []string, read func(json.RawMessage) string) string {
 	return ""
 }
 
-// text returns what raw says to people: a string, strings in a list, or one in
-// an object such as {"lang":"en","value":"..."}.
-func text(raw json.RawMessage) string {
-	var s string
-	switch kind(raw) {
-	case '"':
-		_ = json.Unmarshal(raw, &s) // raw is valid; invalid UTF-8 becomes U+FFFD
-	case '[':
+// text returns what value says to people: a string, strings in a list, or one
+// in an object such as {"lang":"en","value":"..."}.
+func text(value any) string {
+	switch value := value.(type) {
+	case string:
+		return strings.TrimSpace(value)
+	case []any:
 		var all []string
-		for _, element := range elements(raw) {
-			if kind(element) == '"' {
-				all = append(all, text(element))
+		for _, element := range value {
+			if s, ok := element.(string); ok {
+				all = append(all, strings.TrimSpace(s))
 			}
 		}
-		s = strings.Join(all, "; ")
-	case '{':
-		m := members(raw)
+		return strings.Join(all, "; ")
+	case map[string]any:
+		m := members(value)
 		for _, name := range textNames {
-			if kind(m[name]) == '"' {
-				return text(m[name])
+			if s, ok := m[name].(string); ok {
+				return strings.TrimSpace(s)
 			}
 		}
-	}
-	return strings.TrimSpace(s)
-}
-
-// token returns a word for programs: a string, or a number as it is written,
-// of which a float64 would lose digits.
-func token(raw json.RawMessage) string {
-	switch k := kind(raw); {
-	case k == '"':
-		return text(raw)
-	case k == '-' || '0' <= k && k <= '9':
-		return string(raw)
 	}
 	return ""
 }
 
-// path returns the name of a parameter: a string, or the steps to it in a list.
-func path(raw json.RawMessage) string {
-	if kind(raw) != '[' {
-		return token(raw)
+// token returns a word for programs: a string, or a number as it is written, of
+// which a float64 would lose digits.
+func token(value any) string {
+	switch value := value.(type) {
+	case string:
+		return strings.TrimSpace(value)
+	case json.Number:
+		return value.String()
+	}
+	return ""
+}
+
+// path returns the name of a parameter: a word, or the steps to it in a list.
+func path(value any) string {
+	list, ok := value.([]any)
+	if !ok {
+		return token(value)
 	}
 	var steps []string
-	for _, step := range elements(raw) {
+	for _, step := range list {
 		steps = append(steps, token(step))
 	}
 	return strings.Join(steps, ".")
@@ -498,13 +478,14 @@ func isConstant(s string) bool {
 
 // isError reports whether m is an error rather than a map from parameters.
 func isError(m object) bool {
-	return kind(m["message"]) == '"' && (token(m["code"]) != "" || token(m["type"]) != "")
+	_, ok := m["message"].(string)
+	return ok && (token(m["code"]) != "" || token(m["type"]) != "")
 }
 
-// isForm reports whether m has nothing but lists of reasons.
-func isForm(m object) bool {
-	for _, raw := range m {
-		if kind(raw) != '[' {
+// isForm reports whether m has nothing but lists, as of reasons.
+func isForm(m map[string]any) bool {
+	for _, value := range m {
+		if _, ok := value.([]any); !ok {
 			return false
 		}
 	}

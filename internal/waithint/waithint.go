@@ -22,7 +22,6 @@
 package waithint
 
 import (
-	"bytes"
 	"encoding/json"
 	"maps"
 	"math"
@@ -31,6 +30,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // Max is the longest wait there is, far from where a Duration would overflow.
@@ -46,10 +46,11 @@ type Units map[string]time.Duration
 //  1. Retry-After-Ms and X-Ms-Retry-After-Ms, which are finer than
 //  2. Retry-After, RFC 9110 section 10.2.3
 //  3. the fields in units
-//  4. a member of the JSON in body, such as "retry_after", "retryDelay"
+//  4. a member of the body, such as "retry_after" or "retryDelay"; body is what
+//     encoding/json decodes it to, with numbers as json.Number
 //
 // received is when the response was, for want of a Date.
-func Asked(h http.Header, body []byte, received time.Time, units Units) (time.Duration, bool) {
+func Asked(h http.Header, body any, received time.Time, units Units) (time.Duration, bool) {
 	now := serverTime(h, received)
 	for _, name := range []string{"Retry-After-Ms", "X-Ms-Retry-After-Ms"} {
 		if d, ok := delta(h.Get(name), time.Millisecond); ok {
@@ -68,7 +69,7 @@ func Asked(h http.Header, body []byte, received time.Time, units Units) (time.Du
 	if longest.ok {
 		return longest.wait, true
 	}
-	return inBody(body, now)
+	return search(body, now, maxDepth)
 }
 
 // Reset returns when the quota is refilled that is used up, by the rate-limit
@@ -235,17 +236,6 @@ var bodyHints = map[string]time.Duration{
 // request, but part of its data.
 const maxDepth = 6
 
-// inBody looks for a hint in the first JSON value of body.
-func inBody(body []byte, now time.Time) (time.Duration, bool) {
-	var value any
-	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.UseNumber() // numbers as they are written
-	if dec.Decode(&value) != nil {
-		return 0, false
-	}
-	return search(value, now, maxDepth)
-}
-
 // search returns the first hint in value, the outer ones first and those beside
 // one another in the order of their names.
 func search(value any, now time.Time, depth int) (time.Duration, bool) {
@@ -306,7 +296,12 @@ func scalar(value any) string {
 
 // fold makes retryAfter, retry_after and Retry-After one name.
 func fold(name string) string {
-	return strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(name))
+	return strings.Map(func(r rune) rune {
+		if r == '_' || r == '-' {
+			return -1
+		}
+		return unicode.ToLower(r)
+	}, name)
 }
 
 // serverTime is the server's clock when it answered: the Date of the response,

@@ -1,0 +1,423 @@
+package errorobject_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"compress/zlib"
+	"encoding/json"
+	"net/http"
+	"runtime"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/resilienthttp/resilient/internal/errorobject"
+)
+
+type (
+	object = errorobject.Object
+	params = []errorobject.Param
+)
+
+func header(fields ...string) http.Header {
+	h := http.Header{}
+	for i := 0; i < len(fields); i += 2 {
+		h.Add(fields[i], fields[i+1])
+	}
+	return h
+}
+
+func parse(status int, h http.Header, body string, codeNames ...string) errorobject.Object {
+	return errorobject.Parse(status, h, errorobject.Decode(h, []byte(body)), codeNames...)
+}
+
+// TestShapes has the rules one by one; whole responses as APIs send them are in
+// testdata, and the tests of package resilient go through those.
+func TestShapes(t *testing.T) {
+	problem := header("Content-Type", "Application/Problem+JSON; charset=utf-8")
+	for _, tt := range []struct {
+		why    string
+		header http.Header
+		body   string
+		want   object
+	}{
+		// 1. problem+json
+		{
+			"RFC 9457: detail is about this occurrence, title about the type", problem,
+			`{"type":"https://api.test/p","title":"t","detail":"d","status":400,"instance":"/1"}`,
+			object{Type: "https://api.test/p", Message: "d"},
+		},
+		{"an absent type is about:blank", problem, `{"title":"t"}`, object{Type: "about:blank", Message: "t"}},
+		{"as is one of another type", problem, `{"type":7,"title":"t"}`, object{Type: "about:blank", Message: "t"}},
+		{
+			"extensions are read as in a flat object", problem, `{"title":"t","code":"c","message":"m"}`,
+			object{Type: "about:blank", Code: "c", Message: "t"},
+		},
+		{
+			"RFC 7807 has invalid-params", problem, `{"invalid-params":[{"name":"a","reason":"r"}]}`,
+			object{Type: "about:blank", Invalid: params{{"a", "r"}}},
+		},
+		{
+			"only the content type says that it is one", nil, `{"title":"t","status":400}`,
+			object{Message: "t"},
+		},
+
+		// 2. Kubernetes
+		{
+			"reason is the type, and the causes are parameters", nil,
+			`{"kind":"Status","apiVersion":"v1","status":"Failure","message":"m","reason":"Invalid","code":422,
+			  "details":{"causes":[{"field":"spec.x","reason":"FieldValueInvalid","message":"too big"}]}}`,
+			object{Type: "Invalid", Code: "422", Message: "m", Invalid: params{{"spec.x", "too big"}}},
+		},
+		{
+			"kind alone is anybody's", nil, `{"kind":"Status","message":"m","reason":"r"}`,
+			object{Message: "m"},
+		},
+		{
+			"a Status has no message in its reason", nil, `{"kind":"Status","apiVersion":"v1","reason":"Gone"}`,
+			object{Type: "Gone"},
+		},
+
+		// 3. arrays
+		{"a wrapped error object", nil, `[{"error":{"code":1,"message":"m"}}]`, object{Code: "1", Message: "m"}},
+		{
+			"a list of errors, with the parameters they name", nil,
+			`[{"errorCode":"A","message":"m","fields":["x","y"]},{"errorCode":"B","message":"n"}]`,
+			object{Code: "A", Message: "m", Invalid: params{{"x", "m"}, {"y", "m"}}},
+		},
+		{"a list of strings", nil, `["a","b"]`, object{Message: "a; b"}},
+		{"an empty list", nil, `[]`, object{}},
+		{"what is no object is passed over", nil, `[null,1,[],{"code":"c"}]`, object{Code: "c"}},
+
+		// 4. error
+		{
+			"an object", nil, `{"error":{"type":"t","code":"c","message":"m","param":"p"}}`,
+			object{Type: "t", Code: "c", Message: "m", Invalid: params{{"p", "m"}}},
+		},
+		{"its status in capitals is its type", nil, `{"error":{"status":"NOT_FOUND"}}`, object{Type: "NOT_FOUND"}},
+		{"its status as a number is the status", nil, `{"error":{"status":"404","code":"c"}}`, object{Code: "c"}},
+		{"its status in other words is none", nil, `{"error":{"status":"error","code":"c"}}`, object{Code: "c"}},
+		{
+			"what it lacks is beside it", nil, `{"type":"error","code":7,"message":"m","error":{"type":"t"}}`,
+			object{Type: "t", Code: "7", Message: "m"},
+		},
+		{`"type":"error" says nothing`, nil, `{"type":"error","error":{"code":"c"}}`, object{Code: "c"}},
+		{"an error in an error", nil, `{"error":{"error":{"code":"c","message":"m"}}}`, object{Code: "c", Message: "m"}},
+		{
+			"parameters in the details, not the one it is all about", nil,
+			`{"error":{"code":"c","message":"m","target":"t","details":[{"code":"x","message":"r","target":"p"}]}}`,
+			object{Code: "c", Message: "m", Invalid: params{{"p", "r"}}},
+		},
+		{
+			"a single detail", nil, `{"error":{"code":"c","details":{"target":"p","message":"r"}}}`,
+			object{Code: "c", Invalid: params{{"p", "r"}}},
+		},
+		{
+			"details without a parameter are no parameters", nil,
+			`{"error":{"code":"c","details":[{"reason":"r","domain":"d"},{"message":"m"}]}}`,
+			object{Code: "c"},
+		},
+		{
+			"field violations", nil,
+			`{"error":{"code":3,"details":[{"@type":"x","fieldViolations":[{"field":"f","description":"d"}]}]}}`,
+			object{Code: "3", Invalid: params{{"f", "d"}}},
+		},
+		{"one word is a code", nil, `{"error":"invalid_grant","error_description":"d"}`, object{Code: "invalid_grant", Message: "d"}},
+		{"prose is a message", nil, `{"error":"no such thing"}`, object{Message: "no such thing"}},
+		{"but not if there is one", nil, `{"error":"no such thing","detail":"d"}`, object{Message: "d"}},
+		{"the reason phrase is no code", nil, `{"error":"Teapot","code":"c"}`, object{Code: "c", Type: "Teapot"}},
+		{"a word beside a code is the type", nil, `{"error":"not_found","code":1234}`, object{Type: "not_found", Code: "1234"}},
+		{"a word that is the code", nil, `{"error":"c","code":"c"}`, object{Code: "c"}},
+		{"a number", nil, `{"error":17,"message":"m"}`, object{Code: "17", Message: "m"}},
+		{"a flag", nil, `{"error":true,"code":"c"}`, object{Code: "c"}},
+		{"an empty object", nil, `{"error":{},"message":"m"}`, object{Message: "m"}},
+		{"a list of strings", nil, `{"error":["a","b"]}`, object{Message: "a; b"}},
+		{
+			"a list of objects", nil, `{"error":[{"code":"c","message":"m","field":"f"}]}`,
+			object{Code: "c", Message: "m", Invalid: params{{"f", "m"}}},
+		},
+		{
+			"OData version 3", nil, `{"odata.error":{"code":"c","message":{"lang":"en","value":"m"}}}`,
+			object{Code: "c", Message: "m"},
+		},
+		{"Fault", nil, `{"fault":{"faultstring":"m"}}`, object{Message: "m"}},
+
+		// 5. names
+		{"__type without its namespace", nil, `{"__type":"com.test#Bad","message":"m"}`, object{Code: "Bad", Message: "m"}},
+		{"__type without one", nil, `{"__type":"Bad"}`, object{Code: "Bad"}},
+		{"Message in capitals", nil, `{"Message":"m"}`, object{Message: "m"}},
+		{
+			"a header, without the address", header("X-Amzn-Errortype", "Bad:http://internal.test/"), `{"message":"m"}`,
+			object{Code: "Bad", Message: "m"},
+		},
+		{"a header and no JSON", header("X-Ms-Error-Code", "Busy", "Content-Type", "application/xml"), `<Error/>`, object{Code: "Busy"}},
+		{"the header is more than a code in the body", header("X-Amzn-Errortype", "Bad"), `{"code":"7"}`, object{Code: "Bad"}},
+
+		// 6. errors
+		{
+			"the first speaks for all", nil, `{"errors":[{"code":"A","message":"m"},{"code":"B","message":"n"}]}`,
+			object{Code: "A", Message: "m"},
+		},
+		{
+			"JSON:API", nil,
+			`{"errors":[{"code":"c","title":"t","detail":"d","source":{"pointer":"/a"}},{"title":"t","source":{"parameter":"b"}}]}`,
+			object{Code: "c", Message: "d", Invalid: params{{"/a", "d"}, {"b", "t"}}},
+		},
+		{
+			"beside a message they are only parameters", nil, `{"message":"m","errors":[{"field":"f","code":"missing"}]}`,
+			object{Message: "m", Invalid: params{{"f", "missing"}}},
+		},
+		{
+			"strings beside a message", nil, `{"message":"m: a","errors":["a","b"]}`,
+			object{Message: "m: a", Invalid: params{{"", "b"}}},
+		},
+		{"a string", nil, `{"errors":"m"}`, object{Message: "m"}},
+		{
+			"a map", nil, `{"errors":{"firstName":["a","b"],"age":"c"}}`,
+			object{Invalid: params{{"age", "c"}, {"firstName", "a"}, {"firstName", "b"}}},
+		},
+		{
+			"a map of maps", nil,
+			`{"errors":{"user":{"_errors":[{"message":"a"}],"name":{"_errors":["b"]},"mail":{"message":"c","code":1}}}}`,
+			object{Invalid: params{{"user", "a"}, {"user.mail", "c"}, {"user.name", "b"}}},
+		},
+		{"one error that is not in a list", nil, `{"errors":{"code":"c","message":"m"}}`, object{Code: "c", Message: "m"}},
+		{"a parameter called message", nil, `{"errors":{"message":["a"]}}`, object{Invalid: params{{"message", "a"}}}},
+		{
+			"GraphQL has the code in the extensions, and its path is not a parameter", nil,
+			`{"errors":[{"message":"m","path":["viewer",0],"extensions":{"code":"C"}}]}`,
+			object{Code: "C", Message: "m"},
+		},
+		{
+			"errorMessages beside a map", nil, `{"errorMessages":["m","n"],"errors":{"f":"r"}}`,
+			object{Message: "m; n", Invalid: params{{"f", "r"}}},
+		},
+		{"errors null, false, empty", nil, `{"errors":null,"message":"m","error":false,"invalid":[]}`, object{Message: "m"}},
+
+		// 7. flat
+		{
+			"the documented object", nil, `{"code":"400","type":"T","message":"m","invalid":[{"name":"n","reason":"r"}]}`,
+			object{Code: "400", Type: "T", Message: "m", Invalid: params{{"n", "r"}}},
+		},
+		{"invalid: one object", nil, `{"invalid":{"name":"n","reason":"r"}}`, object{Invalid: params{{"n", "r"}}}},
+		{"invalid: a map", nil, `{"invalid":{"n":"r"}}`, object{Invalid: params{{"n", "r"}}}},
+		{"invalid: strings", nil, `{"invalid":["r"]}`, object{Invalid: params{{"", "r"}}}},
+		{"invalid: a string", nil, `{"invalid":"r"}`, object{Invalid: params{{"", "r"}}}},
+		{"invalid: half of it", nil, `{"invalid":[{"name":"n"},{"reason":"r"},{},null]}`, object{Invalid: params{{"n", ""}, {"", "r"}}}},
+		{"causes", nil, `{"errorCode":"E","errorSummary":"m","errorCauses":[{"errorSummary":"r"}]}`, object{Code: "E", Message: "m", Invalid: params{{"", "r"}}}},
+		{"a path in steps", nil, `{"detail":[{"loc":["body","tags",0],"msg":"r"}]}`, object{Invalid: params{{"body.tags.0", "r"}}}},
+		{"spellings", nil, `{"error_type":"t","Error-Code":"c","errorMessage":"m"}`, object{Type: "t", Code: "c", Message: "m"}},
+		{"lower case wins over others", nil, `{"code":"c","Code":"x"}`, object{Code: "c"}},
+		{"of duplicates, the last", nil, `{"code":"x","code":"c"}`, object{Code: "c"}},
+		{"digits are kept", nil, `{"code":12345678901234567890}`, object{Code: "12345678901234567890"}},
+		{"a number as it is written", nil, `{"code":-1.50e400}`, object{Code: "-1.50e400"}},
+		{"null and others are none", nil, `{"code":null,"type":true,"message":{},"errorCode":"c"}`, object{Code: "c"}},
+		{"empty is none", nil, `{"code":"","errorCode":"c","message":" "}`, object{Code: "c"}},
+		{"a name beside a message is a code", nil, `{"name":"BAD_NAME","message":"m"}`, object{Code: "BAD_NAME", Message: "m"}},
+		{"a name alone is somebody's", nil, `{"name":"Smith","code":"c"}`, object{Code: "c"}},
+		{"a name in prose too", nil, `{"name":"John Smith","message":"m"}`, object{Message: "m"}},
+		{"a message that is a list", nil, `{"message":["a","b"],"error":"Bad Request"}`, object{Message: "a; b"}},
+		{"a message that is a form", nil, `{"message":{"f":["a"]}}`, object{Invalid: params{{"f", "a"}}}},
+		{"a message in a message", nil, `{"message":{"error":"m"}}`, object{Message: "m"}},
+		{"the parameter it is about", nil, `{"message":"m","field":"f"}`, object{Message: "m", Invalid: params{{"f", "m"}}}},
+		{"nothing but a form", nil, `{"name":["a"],"age":["b","c"]}`, object{Invalid: params{{"age", "b"}, {"age", "c"}, {"name", "a"}}}},
+		{"nothing but one member", nil, `{"itemNotFound":{"code":404,"message":"m"}}`, object{Code: "404", Message: "m"}},
+		{"nothing", nil, `{"data":{"code":"c"},"ok":false}`, object{}},
+		{"the id of the request", nil, `{"message":"m","request_id":"r"}`, object{Message: "m", RequestID: "r"}},
+		{"the header's comes first", header("Request-Id", "h"), `{"code":"c","requestId":"r"}`, object{Code: "c", RequestID: "h"}},
+
+		// Not JSON, or not quite.
+		{"a string", nil, `"m"`, object{Message: "m"}},
+		{"what follows does no harm", nil, "{\"code\":\"c\"}\n<!-- -->{", object{Code: "c"}},
+		{"plain text", header("Content-Type", "text/plain; charset=utf-8"), " slow\ndown \n", object{Message: "slow\ndown"}},
+		{"text of no type", nil, "404 page not found\n", object{Message: "404 page not found"}},
+		{"text that begins as a string", nil, `"x" is bad`, object{Message: `"x" is bad`}},
+		{"text of another type", header("Content-Type", "text/css"), "slow down", object{}},
+		{"text that is none", nil, "\x00\x01\x02", object{}},
+		{"text that is not UTF-8", nil, "caf\xe9", object{Message: "caf\ufffd"}},
+		{"numbers and literals", nil, `404`, object{}},
+		{"null", nil, `null`, object{}},
+		{"nothing at all", nil, ``, object{}},
+		{"HTML", header("Content-Type", "application/json"), `<html>`, object{}},
+		{"HTML of no type", nil, `<html>`, object{}},
+		{"XML", header("Content-Type", "text/plain"), `<Error/>`, object{}},
+		{"cut short", nil, `{"code":"c","mess`, object{}},
+		{"a comma too many", nil, `{"errors":[{"message":"m"},]}`, object{}},
+		{"a list cut short", header("Content-Type", "text/plain"), `["a",`, object{}},
+		{"invalid UTF-8 and lone surrogates", nil, "{\"message\":\"a\xff\\ud800\"}", object{Message: "a\ufffd\ufffd"}},
+	} {
+		t.Run(tt.why, func(t *testing.T) {
+			got := parse(400, tt.header, tt.body)
+			got.Tokens = nil
+			require.Equal(t, tt.want, got)
+		})
+	}
+	require.Equal(t, object{Message: "Not Found"}, parse(404, nil, `{"error":"Not Found"}`),
+		"the reason phrase is no code")
+}
+
+func TestTokens(t *testing.T) {
+	for body, want := range map[string][]string{
+		`{"type":"t","code":400,"message":"m"}`:                             {"t", "400"},
+		`{"code":"c","error":{"code":"d","innererror":{"code":"e"}}}`:       {"d", "e", "c"},
+		`{"error":{"errors":[{"reason":"a"},{"reason":"b"}],"code":403}}`:   {"403", "a", "b"},
+		`{"error":{"details":[{"reason":"a","metadata":{"reason":"no"}}]}}`: {"a"},
+		`{"errors":[{"code":"a"},{"extensions":{"code":"b"}}]}`:             {"a", "b"},
+		`{"message":"m","errors":[{"code":"a"}]}`:                           {"a"},
+		`{"error":{"reason":"a sentence is for people","type":"t"}}`:        {"t"},
+		`{"__type":"x#c","message":"m"}`:                                    {"c"},
+		`{"message":"rate_limit_exceeded"}`:                                 nil,
+		`[{"errorCode":"a"},{"errorCode":"b"}]`:                             {"a", "b"},
+		`{"error":"a","code":"b"}`:                                          {"a", "b"},
+	} {
+		require.Equal(t, want, parse(403, nil, body).Tokens, body)
+	}
+	require.Equal(t, []string{"c", "h"}, parse(403, header("X-Ms-Error-Code", "h"), `{"error":{"code":"c"}}`).Tokens)
+}
+
+func TestCodeNames(t *testing.T) {
+	require.Equal(t, "DAILY", parse(429, nil, `{"policyName":"DAILY"}`, "policy_name").Code)
+	require.Equal(t, "c", parse(429, nil, `{"policyName":"DAILY","code":"c"}`, "policyName").Code,
+		"they come after the usual ones")
+}
+
+func TestRequestID(t *testing.T) {
+	for _, name := range []string{
+		"X-Request-Id", "Request-Id", "X-Correlation-Id", "X-Amzn-Requestid", "X-Amz-Request-Id",
+		"X-Ms-Request-Id", "X-Github-Request-Id",
+	} {
+		require.Equal(t, "r", parse(500, header(name, "r"), "").RequestID, name)
+	}
+}
+
+func TestDecode(t *testing.T) {
+	const text = `{"message":"café"}`
+	var zipped, deflated bytes.Buffer
+	w := gzip.NewWriter(&zipped)
+	_, _ = w.Write([]byte(text))
+	require.NoError(t, w.Flush())
+	cut := zipped.Len() // before the end is written
+	require.NoError(t, w.Close())
+	z := zlib.NewWriter(&deflated)
+	_, _ = z.Write([]byte(text))
+	require.NoError(t, z.Close())
+	latin1 := "caf\xe9"
+	for _, tt := range []struct {
+		why        string
+		header     http.Header
+		body, want string
+	}{
+		{"as it is", nil, text, text},
+		{"a byte order mark", nil, "\ufeff" + text, text},
+		{"gzip", header("Content-Encoding", "gzip"), zipped.String(), text},
+		{"gzip that nobody mentions", nil, zipped.String(), text},
+		{"gzip cut short, as a prefix is", nil, zipped.String()[:cut], text},
+		{"gzip that is none", header("Content-Encoding", "gzip"), text, text},
+		{"gzip broken", nil, "\x1f\x8bxxxxxxxxxxxx", "\x1f\x8bxxxxxxxxxxxx"},
+		{"deflate", header("Content-Encoding", "Deflate"), deflated.String(), text},
+		{"deflate that is none", header("Content-Encoding", "deflate"), text, text},
+		{"an encoding we do not have", header("Content-Encoding", "br"), text, text},
+		{"Latin-1", header("Content-Type", "text/plain; charset=ISO-8859-1"), latin1, "café"},
+		{"Latin-1 by its other name", header("Content-Type", "text/plain; charset=latin1"), latin1, "café"},
+		{"what Windows calls so", header("Content-Type", "text/plain; charset=windows-1252"), latin1, "café"},
+		{"UTF-8 that says it is Latin-1", header("Content-Type", "text/plain; charset=ISO-8859-1"), "café", "café"},
+		{"Latin-1 that does not say so", header("Content-Type", "text/plain"), latin1, latin1},
+		{"a content type that is none", header("Content-Type", ";;"), text, text},
+	} {
+		require.Equal(t, tt.want, string(errorobject.Decode(tt.header, []byte(tt.body)).Text), tt.why)
+	}
+}
+
+func TestBomb(t *testing.T) {
+	var zipped bytes.Buffer
+	w := gzip.NewWriter(&zipped)
+	_, _ = w.Write(bytes.Repeat([]byte(" "), 10<<20))
+	require.NoError(t, w.Close())
+	require.Less(t, zipped.Len(), 64<<10)
+	require.Len(t, errorobject.Decode(nil, zipped.Bytes()).Text, 64<<10)
+}
+
+// TestCostIsBounded parses what is as deep, or as much, as a prefix of 64 KiB
+// can be. A megabyte of it costs no more, as it is cut off there.
+func TestCostIsBounded(t *testing.T) {
+	repeat := func(begin string, n int, middle, end string) string {
+		return strings.Repeat(begin, n) + middle + strings.Repeat(end, n)
+	}
+	for _, body := range []string{
+		strings.Repeat("[", 64<<10),
+		repeat("[", 9000, "", "]"),
+		repeat(`{"error":`, 499, "1", "}"),
+		repeat(`{"error":`, 6000, "1", "}"),
+		repeat(`{"errors":[`, 250, "1", "]}"),
+		repeat(`{"errors":[`, 4000, "1", "]}"),
+		`{"errors":{"` + strings.Repeat("x", 30<<10) + `":` + repeat(`{"a":`, 490, `"r"`, "}") + `}}`,
+		`{"errors":` + repeat(`{"aaaaaaaaaaaaa":`, 490, `"r"`, "}") + `}`,
+		`{"error":{"code":"c","innererror":` + repeat(`{"code":"x","innererror":`, 490, "1", "}") + "}}",
+		`{"error":{"details":[` + strings.Repeat(`{"code":"c"},`, 4900) + `1]}}`,
+		`{"error":{"details":[` + strings.Repeat(`{"target":"c"},`, 4200) + `1]}}`,
+		`{"errors":[` + strings.Repeat(`[],`, 20000) + `1]}`,
+		`{"errors":[` + strings.Repeat(`"",`, 20000) + `1]}`,
+		`{` + strings.Repeat(`"":1,`, 13000) + `"a":1}`,
+	} {
+		o := parse(400, nil, body)
+		require.LessOrEqual(t, len(o.Tokens), 32)
+		require.LessOrEqual(t, len(o.Invalid), 256)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		parse(400, nil, body)
+		runtime.ReadMemStats(&after)
+		require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(16<<20), "%.20s", body)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, seed := range []string{
+		`{"code":"400","type":"T","message":"m","invalid":[{"name":"limit","reason":"r"}]}`,
+		`{"error":{"code":3,"status":"BAD","details":[{"@type":"x","fieldViolations":[{"field":"f","description":"d"}]}]}}`,
+		`{"kind":"Status","apiVersion":"v1","reason":"Invalid","details":{"causes":[{"field":"f","message":"m"}]}}`,
+		`{"errors":{"user":{"_errors":[{"message":"a"}],"name":["b"]}}}`,
+		`[{"message":"m","errorCode":"c","fields":["f"]}]`,
+		`{"errors":[{"detail":"d","source":{"pointer":"/a"},"extensions":{"code":"C"}}]}`,
+		`{"__type":"a#b","Message":"m"}`, `"text"`, `slow down`, `<html>`, "\x1f\x8b\x08", "\ufeff{}", `[[[[`, `{"a":{"b":["c"]}}`,
+	} {
+		f.Add(400, "application/json", "", []byte(seed))
+	}
+	f.Add(503, "application/problem+json", "Code:http://x", []byte(`{"title":"t"}`))
+	f.Add(500, "text/plain; charset=latin1", "", []byte("caf\xe9"))
+	f.Fuzz(func(t *testing.T, status int, contentType, errorType string, body []byte) {
+		h := header("Content-Type", contentType, "X-Amzn-Errortype", errorType)
+		decoded := errorobject.Decode(h, body)
+		o := errorobject.Parse(status, h, decoded)
+		require.Equal(t, o, errorobject.Parse(status, h, decoded), "the same bytes, the same error")
+		require.LessOrEqual(t, len(o.Tokens), 32)
+		for _, s := range []string{o.Type, o.Code, o.Message} {
+			if errorType == "" {
+				require.True(t, utf8.ValidString(s))
+			}
+			require.Equal(t, strings.TrimSpace(s), s)
+		}
+		// The documented object is read as encoding/json reads it.
+		var documented struct {
+			Code, Type, Message string
+			Invalid             []struct{ Name, Reason string }
+		}
+		dec := json.NewDecoder(bytes.NewReader(decoded.Text))
+		dec.DisallowUnknownFields()
+		if errorType == "" && contentType == "application/json" && dec.Decode(&documented) == nil && tidy(documented.Code, documented.Message, documented.Type) && documented.Type != "error" {
+			require.Equal(t, documented.Code, o.Code)
+			require.Equal(t, documented.Type, o.Type)
+			require.Equal(t, documented.Message, o.Message)
+		}
+	})
+}
+
+func tidy(all ...string) bool {
+	for _, s := range all {
+		if s != strings.TrimSpace(s) {
+			return false
+		}
+	}
+	return true
+}
