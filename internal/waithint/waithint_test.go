@@ -1,0 +1,351 @@
+package waithint_test
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/resilienthttp/resilient/internal/waithint"
+)
+
+const (
+	none = -1 // no hint, which is another thing than a hint of 0
+	date = "Thu, 01 Jan 2026 00:00:00 GMT"
+	year = 365 * 24 * time.Hour
+)
+
+// received is a quarter of an hour after date: a client's clock that is wrong.
+var received = time.Date(2026, 1, 1, 0, 15, 0, 0, time.UTC)
+
+func header(fields ...string) http.Header {
+	h := http.Header{}
+	for i := 0; i < len(fields); i += 2 {
+		h.Add(fields[i], fields[i+1])
+	}
+	return h
+}
+
+func decode(t testing.TB, body string) any {
+	t.Helper()
+	if body == "" {
+		return nil
+	}
+	var value any
+	dec := json.NewDecoder(strings.NewReader(body))
+	dec.UseNumber()
+	require.NoError(t, dec.Decode(&value))
+	return value
+}
+
+func orNone(d time.Duration, ok bool) time.Duration {
+	if !ok {
+		return none
+	}
+	return d
+}
+
+func TestRetryAfter(t *testing.T) {
+	for _, tt := range []struct {
+		value string
+		want  time.Duration
+		why   string
+	}{
+		{"17", 17 * time.Second, "delta-seconds of RFC 9110 section 10.2.3"},
+		{"0", 0, "now"},
+		{" \t42 ", 42 * time.Second, "white space is trimmed"},
+		{"007", 7 * time.Second, "leading zeros"},
+		{"1.5", 1500 * time.Millisecond, "no RFC has fractions, but servers do"},
+		{"0.729", 729 * time.Millisecond, "which a float64 does not hold exactly"},
+		{"34.074824224", 34075 * time.Millisecond, "up to the millisecond: never early"},
+		{"0.0000001", time.Millisecond, "a nanosecond is not now"},
+		{"946684799", year, "a long time, cut off"},
+		{"946684800", 0, "a point in time: the year 2000 is over"},
+		{"1767225690", 90 * time.Second, "a point in time"},
+		{"1767225690.25", 90250 * time.Millisecond, "one with a fraction"},
+		{"1767225690000", 90 * time.Second, "one in milliseconds"},
+		{"99999999999", year, "the last one in seconds"},
+		{"9223372037", year, "seconds that overflow a Duration"},
+		{"99999999999999999999", year, "20 digits"},
+		{strings.Repeat("9", 64), year, "as many digits as are read"},
+		{strings.Repeat("9", 65), none, "more than anybody means"},
+		{"1." + strings.Repeat("9", 400), none, "in the fraction too"},
+		{"-5", none, "outside the grammar, and not 0"},
+		{"+1", none, "a sign"},
+		{"1e3", none, "an exponent"},
+		{"0x10", none, "hex"},
+		{"Inf", none, "which strconv.ParseFloat takes"},
+		{"NaN", none, "as it does this"},
+		{"1_000", none, "and this"},
+		{"²", none, "no ASCII digit"},
+		{"١٢", none, "nor are these"},
+		{"1.", none, "no digits after the dot"},
+		{".5", none, "none before it"},
+		{"1.2.3", none, "two dots"},
+		{"120, 240", none, "two values that a proxy joined"},
+		{"soon", none, "a word"},
+		{"", none, "empty"},
+		{"30s", none, "a duration is in no grammar of Retry-After"},
+		{"2026-01-01T00:02:00Z", none, "nor is RFC 3339"},
+		{"Thu, 01 Jan 2026 00:02:00 GMT", 2 * time.Minute, "IMF-fixdate, against Date"},
+		{"Thursday, 01-Jan-26 00:02:00 GMT", 2 * time.Minute, "RFC 850"},
+		{"Thu Jan  1 00:02:00 2026", 2 * time.Minute, "asctime"},
+		{date, 0, "now"},
+		{"Wed, 31 Dec 2025 00:00:00 GMT", 0, "the past"},
+		{"Fri, 31 Dec 9999 00:00:00 GMT", year, "further than a Duration reaches"},
+	} {
+		t.Run(tt.why, func(t *testing.T) {
+			require.Equal(t, tt.want, orNone(waithint.Asked(header("Retry-After", tt.value, "Date", date), nil, received, nil)))
+		})
+	}
+}
+
+func TestClock(t *testing.T) {
+	const at = "Thu, 01 Jan 2026 00:20:00 GMT"
+	for _, tt := range []struct {
+		header http.Header
+		want   time.Duration
+		why    string
+	}{
+		{header("Date", date), 20 * time.Minute, "the server's clock"},
+		{header(), 5 * time.Minute, "ours, for want of a Date"},
+		{header("Date", "today"), 5 * time.Minute, "or of one that is one"},
+		{header("Date", date, "Age", "9"), 5 * time.Minute, "a cache kept the response, and its Date is old"},
+	} {
+		tt.header.Set("Retry-After", at)
+		require.Equal(t, tt.want, orNone(waithint.Asked(tt.header, nil, received, nil)), tt.why)
+	}
+}
+
+func TestAskedInOrder(t *testing.T) {
+	units := waithint.Units{"X-Wait": 0, "X-Wait-Tenths": 100 * time.Millisecond, "X-Other-Reset": time.Second}
+	for _, tt := range []struct {
+		header http.Header
+		body   string
+		want   time.Duration
+		why    string
+	}{
+		{header("Retry-After-Ms", "250", "Retry-After", "9"), "", 250 * time.Millisecond, "milliseconds are finer"},
+		{header("X-Ms-Retry-After-Ms", "40", "Retry-After", "9"), "", 40 * time.Millisecond, "under both names"},
+		{header("Retry-After-Ms", "0.5"), "", time.Millisecond, "with a fraction"},
+		{header("Retry-After-Ms", "x", "X-Ms-Retry-After-Ms", "y", "Retry-After", "2"), "", 2 * time.Second, "bad ones fall through"},
+		{header("Retry-After-Ms", "1767225690000"), "", year, "a number of milliseconds is never a point in time"},
+		{header("Retry-After", "3", "Retry-After", "4"), "", 3 * time.Second, "the first of two"},
+		{header("Retry-After", "3"), `{"retry_after":9}`, 3 * time.Second, "headers before the body"},
+		{header("Retry-After", "soon"), `{"retry_after":9}`, 9 * time.Second, "a bad header falls through"},
+		{header("Retry-After", "0"), `{"retry_after":9}`, 0, "0 is a hint"},
+		{header("X-Wait", "3"), `{"retry_after":9}`, 3 * time.Second, "a configured header before the body"},
+		{header("X-Wait", "3", "Retry-After", "2"), "", 2 * time.Second, "and after the known ones"},
+		{header("X-Wait", "1767225690"), "", 90 * time.Second, "unit 0: the grammar tells"},
+		{header("X-Wait", "1m30s"), "", 90 * time.Second, "a duration"},
+		{header("X-Wait", "2026-01-01T01:01:30+01:00"), "", 90 * time.Second, "RFC 3339"},
+		{header("X-Wait", "2026-01-01T00:03Z"), "", 3 * time.Minute, "without seconds"},
+		{header("X-Wait", "Thu, 01 Jan 2026 00:02:00 GMT"), "", 2 * time.Minute, "a date"},
+		{header("X-Wait", "-1m"), "", none, "a sign"},
+		{header("X-Wait", "+1m"), "", none, "of either kind"},
+		{header("X-Wait", "9999999h"), "", none, "an overflow"},
+		{header("X-Wait", "tomorrow"), "", none, "a word"},
+		{header("X-Wait-Tenths", "15"), "", 1500 * time.Millisecond, "its own unit"},
+		{header("X-Wait-Tenths", "1767225690"), "", year, "which even a large number has"},
+		{header("X-Wait-Tenths", "1m"), "", time.Minute, "but not what has a unit itself"},
+		{header("X-Wait-Tenths", "15", "X-Wait", "1"), "", 1500 * time.Millisecond, "the longest of several"},
+		{header("X-Other-Reset", "5"), "", none, "a reset is only for a rate limit"},
+		{header(), "", none, "nothing"},
+	} {
+		t.Run(tt.why, func(t *testing.T) {
+			tt.header.Set("Date", date)
+			require.Equal(t, min(tt.want, year), orNone(waithint.Asked(tt.header, decode(t, tt.body), received, units)))
+		})
+	}
+}
+
+func TestBody(t *testing.T) {
+	for _, tt := range []struct {
+		body string
+		want time.Duration
+		why  string
+	}{
+		{`{"retry_after":0.729}`, 729 * time.Millisecond, "seconds"},
+		{`{"retryAfter":"30"}`, 30 * time.Second, "in a string"},
+		{`{"Retry-After":30}`, 30 * time.Second, "folded"},
+		{`{"retry_after":"1m30s"}`, 90 * time.Second, "a duration"},
+		{`{"retry_after":"Thu, 01 Jan 2026 00:02:00 GMT"}`, 2 * time.Minute, "a date"},
+		{`{"retry_after":1767225690}`, 90 * time.Second, "a point in time"},
+		{`{"retry_after_seconds":3}`, 3 * time.Second, "a unit in the name"},
+		{`{"retry_in_seconds":3}`, 3 * time.Second, "under another name"},
+		{`{"retryAfterMs":1500}`, 1500 * time.Millisecond, "milliseconds"},
+		{`{"retry_after_millis":1500}`, 1500 * time.Millisecond, "in other words"},
+		{`{"retry_after_milliseconds":1500}`, 1500 * time.Millisecond, "in full"},
+		{`{"retry_at":"2026-01-01T00:02:00Z"}`, 2 * time.Minute, "a point in time by its name"},
+		{`{"rateLimitNext":"2026-01-01T00:00:49.500000Z"}`, 49500 * time.Millisecond, "so is this"},
+		{`{"error":{"details":[{"x":1},{"retryDelay":"34.074824224s"}]}}`, 34075 * time.Millisecond, "google.rpc.RetryInfo"},
+		{`{"details":{"retryAfterSeconds":3}}`, 3 * time.Second, "a Kubernetes Status"},
+		{`[{"error":{"retry_after":3}}]`, 3 * time.Second, "in an array"},
+		{`{"a":{"retry_after":9},"retry_after":3}`, 3 * time.Second, "the outer one first"},
+		{`{"b":{"retry_after":9},"a":{"retry_after":3}}`, 3 * time.Second, "then by name: always the same one"},
+		{`{"retry_after":null,"details":{"retry_after":3}}`, 3 * time.Second, "null falls through"},
+		{`{"retry_after":-1,"retry_at":"now"}`, none, "bad values"},
+		{`{"retry_after":1e3}`, none, "an exponent"},
+		{`{"retry_after":{"seconds":3}}`, none, "an object"},
+		{`{"retry_after":true}`, none, "a flag"},
+		{`{"after":3,"reset":3}`, none, "other names"},
+		{`{"a":{"a":{"a":{"a":{"retry_after":3}}}}}`, 3 * time.Second, "as deep as errors are"},
+		{`{"a":{"a":{"a":{"a":{"a":{"a":{"retry_after":3}}}}}}}`, none, "deeper it is part of the data"},
+		{`"retry_after"`, none, "a string"},
+		{
+			`{"extensions":{"cost":{"requestedQueryCost":101,"throttleStatus":{"maximumAvailable":1000.0,"currentlyAvailable":1,"restoreRate":50.0}}}}`,
+			2 * time.Second, "a bucket: 100 missing, 50 a second",
+		},
+		{`{"requestedQueryCost":1,"throttleStatus":{"currentlyAvailable":1,"restoreRate":50}}`, none, "nothing is missing"},
+		{`{"requestedQueryCost":2,"throttleStatus":{"currentlyAvailable":1,"restoreRate":0}}`, none, "nothing comes"},
+		{`{"requestedQueryCost":2,"throttleStatus":{"currentlyAvailable":1}}`, none, "nobody knows"},
+		{`{"requestedQueryCost":null,"throttleStatus":{"currentlyAvailable":0,"restoreRate":1}}`, none, "nor here"},
+		{`{"requestedQueryCost":2,"throttleStatus":{"restoreRate":1}}`, none, "nor here"},
+		{`{"requestedQueryCost":2,"throttleStatus":7}`, none, "nor here"},
+	} {
+		t.Run(tt.why, func(t *testing.T) {
+			require.Equal(t, tt.want, orNone(waithint.Asked(header("Date", date), decode(t, tt.body), received, nil)))
+		})
+	}
+}
+
+func TestReset(t *testing.T) {
+	units := waithint.Units{"X-Limit-Reset": 0, "X-Ratelimit-Reset-Daily": time.Millisecond, "X-Wait": 0}
+	for _, tt := range []struct {
+		header http.Header
+		want   time.Duration
+		why    string
+	}{
+		{header("X-RateLimit-Reset", "60"), time.Minute, "seconds, where nothing is said of what remains"},
+		{header("X-RateLimit-Reset", "60", "X-RateLimit-Remaining", "0"), time.Minute, "nothing remains"},
+		{header("X-RateLimit-Reset", "60", "X-RateLimit-Remaining", "0.0"), time.Minute, "with a fraction"},
+		{header("X-RateLimit-Reset", "60", "X-RateLimit-Remaining", "-1"), time.Minute, "less than nothing"},
+		{header("X-RateLimit-Reset", "60", "X-RateLimit-Remaining", "none"), time.Minute, "a word says nothing"},
+		{header("X-RateLimit-Reset", "60", "X-RateLimit-Remaining", "0, 0;w=60"), time.Minute, "the first of a list"},
+		{header("X-RateLimit-Reset", "60", "X-RateLimit-Remaining", "1"), none, "one more would have passed: it is another limit"},
+		{header("X-RateLimit-Reset", "60", "X-RateLimit-Remaining", "0.5"), none, "something remains"},
+		{header("X-RateLimit-Reset", "60", "X-RateLimit-Remaining", "7, 9"), none, "the first of a list"},
+		{header("X-RateLimit-Reset", "60", "X-RateLimit-Remaining", "7;w=60"), none, "without its parameters"},
+		{header("X-RateLimit-Reset", "1767225660"), time.Minute, "a point in time"},
+		{header("X-RateLimit-Reset", "1767225664.570"), 64570 * time.Millisecond, "with a fraction, which a float64 does not hold"},
+		{header("X-RateLimit-Reset", "1767225675000"), 75 * time.Second, "in milliseconds"},
+		{header("X-RateLimit-Reset", "1767225590"), 0, "which has passed"},
+		{header("X-RateLimit-Reset", "-1"), none, "a sign that there is none"},
+		{header("X-RateLimit-Reset", "2026-01-01T00:03Z"), 3 * time.Minute, "RFC 3339 without seconds"},
+		{header("X-RateLimit-Reset", "Thu, 01 Jan 2026 00:01:00 GMT"), time.Minute, "a date"},
+		{header("X-RateLimit-Reset", "8m24s"), 504 * time.Second, "a duration"},
+		{header("X-RateLimit-Reset", "Tue Feb 16 2021 09:02:42 GMT+0100 (CET)"), none, "what JavaScript prints"},
+		{header("X-RateLimit-Reset", "soon", "X-RateLimit-Reset", "5"), 5 * time.Second, "the usable one of two"},
+		{header("X-Rate-Limit-Reset", "5", "X-Rate-Limit-Remaining", "0"), 5 * time.Second, "two hyphens"},
+		{header("X-Rate-Limit-Reset", "5", "X-Rate-Limit-Remaining", "1"), none, "two hyphens"},
+		{header("RateLimit-Reset", "5"), 5 * time.Second, "no prefix, draft 3"},
+		{header("Rate-Limit-Reset", "5"), 5 * time.Second, "no prefix"},
+		{header("RateLimit-ResetTime", date, "RateLimit-Remaining", "3"), none, "another name, the same quota"},
+		{header("X-RateLimit-Reset-After", "64.57"), 64570 * time.Millisecond, "a delta by its name"},
+		{header("X-RateLimit-Reset-After", "5", "X-RateLimit-Remaining", "3"), none, "of the same quota"},
+		{header("X-RateLimit-Reset-Ms", "1500"), 1500 * time.Millisecond, "a unit in the name"},
+		{
+			header("X-RateLimit-Remaining-Requests", "12", "X-RateLimit-Reset-Requests", "8m24s", "X-RateLimit-Remaining-Tokens", "0", "X-RateLimit-Reset-Tokens", "6m0s"),
+			6 * time.Minute, "the quota that is used up, not the other",
+		},
+		{
+			header("Acme-RateLimit-Requests-Remaining", "0", "Acme-RateLimit-Requests-Reset", "1", "Acme-RateLimit-Tokens-Remaining", "0", "Acme-RateLimit-Tokens-Reset", "41"),
+			41 * time.Second, "of two, the one that takes longest",
+		},
+		{header("X-RateLimit-Limit", "60", "X-RateLimit-Remaining", "0"), none, "no reset"},
+		{header("X-RateLimit-Policy-Resetting", "9"), 9 * time.Second, "close enough"},
+		{header("Reset-RateLimit", "9", "X-Reset", "9", "Limit-Reset", "9", "X-Speed-Limit-Reset", "9"), none, "not a rate limit's"},
+		{header("Retry-After", "9"), none, "for Asked"},
+
+		{header("RateLimit", `"default";r=0;t=30`), 30 * time.Second, "draft 10"},
+		{header("RateLimit", `default;t=30;r=0`), 30 * time.Second, "a token for a name"},
+		{header("RateLimit", `"a";r=0;t=7, "b";r=0;t=3600, "c";r=5;t=9000`), time.Hour, "the longest of those used up"},
+		{header("RateLimit", `"a";r=0;t=7`, "RateLimit", `"b";r=0;t=9`), 9 * time.Second, "two lines are one list"},
+		{header("RateLimit", `"a,b;r=1\";t=5";r=0;t=7`), 7 * time.Second, "delimiters in quotes"},
+		{header("RateLimit", `"a" ; r=0 ; pk=:x=: ; t=7`), 7 * time.Second, "spaces, and a parameter we do not know"},
+		{header("RateLimit", `"a";t=7`), 7 * time.Second, "nothing is said of what remains"},
+		{header("RateLimit", `"a";r=0`), none, "no time"},
+		{header("RateLimit", `"a";r=0;t=-7`), none, "no time either"},
+		{header("RateLimit", `"a";r=1;t=7`), none, "one remains"},
+		{header("RateLimit", `"a";r=0;t=1767225660`), year, "always a delta"},
+		{header("RateLimit", `limit=100, remaining=0, reset=5`), 5 * time.Second, "draft 7"},
+		{header("RateLimit", `limit=100, reset=5`), 5 * time.Second, "nothing is said of what remains"},
+		{header("RateLimit", `limit=100, remaining=1, reset=5`), none, "one remains"},
+		{header("RateLimit", `;;,,"=`), none, "garbage"},
+		{header("RateLimit", ``), none, "nothing"},
+		{header("Beta-RateLimit", `"q";r=0;t=600`), 10 * time.Minute, "with a prefix"},
+		{header("RateLimit-Policy", `"q";q=100;w=60`), none, "the policy is not the state"},
+		{header("X-Rate-Limit", "700"), none, "a limit"},
+
+		{header("X-Limit-Reset", "5"), 5 * time.Second, "a configured one"},
+		{header("X-Limit-Reset", "5", "X-Limit-Remaining", "1"), none, "of which something remains"},
+		{header("X-Ratelimit-Reset-Daily", "1500"), 1500 * time.Millisecond, "a unit that nobody could guess"},
+		{header("X-Wait", "5"), none, "for Asked"},
+		{header(), none, "nothing"},
+	} {
+		t.Run(tt.why, func(t *testing.T) {
+			tt.header.Set("Date", date)
+			require.Equal(t, tt.want, orNone(waithint.Reset(tt.header, received, units)))
+		})
+	}
+}
+
+func TestRefused(t *testing.T) {
+	for _, tt := range []struct {
+		header http.Header
+		want   bool
+		why    string
+	}{
+		{header("X-RateLimit-Remaining", "0", "X-RateLimit-Reset", "9"), true, "nothing remains"},
+		{header("X-RateLimit-Remaining", "4900", "X-RateLimit-Reset", "9"), false, "the fields of any response"},
+		{header("X-RateLimit-Remaining", "4900", "X-RateLimit-Reset", "9", "Retry-After", "60"), true, "of a second limit, that has no fields"},
+		{header("X-RateLimit-Reset", "9"), false, "nothing is said"},
+		{header("X-RateLimit-Remaining", "0"), false, "nor when to come back"},
+		{header("Retry-After", "60"), false, "which may be about anything"},
+	} {
+		require.Equal(t, tt.want, waithint.Refused(tt.header), tt.why)
+	}
+}
+
+// FuzzWait gives every source what it likes least: waits are never negative,
+// never too long and never early by a part of a millisecond.
+func FuzzWait(f *testing.F) {
+	for _, seed := range []string{
+		"17", "0.729", "1767225690", "1767225690000", "99999999999999999999", "-1", "1e9", "0x1p4", "Inf", "8m24s",
+		date, "2026-01-01T00:03Z", `"a";r=0;t=7, "b";r=1;t=9`, "limit=9, remaining=0, reset=7", `"a\"`,
+	} {
+		f.Add("X-RateLimit-Reset", seed, "0", `{"retry_after":17,"error":{"details":[{"retryDelay":"3.1s"}]}}`)
+	}
+	f.Add("RateLimit", `"a";r=0;t=7`, "", `{"requestedQueryCost":9,"throttleStatus":{"currentlyAvailable":5,"restoreRate":2}}`)
+	f.Add("X-Rate-Limit-Reset-Ms", "9", "9", `[`)
+	f.Fuzz(func(t *testing.T, name, value, remaining, body string) {
+		name = http.CanonicalHeaderKey(name)
+		h := header("Retry-After", value, name, value, strings.Replace(name, "Reset", "Remaining", 1), remaining)
+		var decoded any
+		dec := json.NewDecoder(strings.NewReader(body))
+		dec.UseNumber()
+		_ = dec.Decode(&decoded)
+		units := waithint.Units{"X-Wait": time.Second, name: 0}
+		for _, read := range []func() (time.Duration, bool){
+			func() (time.Duration, bool) { return waithint.Asked(h, decoded, received, units) },
+			func() (time.Duration, bool) { return waithint.Asked(nil, decoded, received, nil) },
+			func() (time.Duration, bool) { return waithint.Reset(h, received, units) },
+			func() (time.Duration, bool) { return waithint.Reset(h, received, nil) },
+		} {
+			d, ok := read()
+			again, okAgain := read()
+			require.Equal(t, d, again, "the same fields, the same wait")
+			require.Equal(t, ok, okAgain)
+			require.GreaterOrEqual(t, d, time.Duration(0))
+			require.LessOrEqual(t, d, waithint.Max)
+			require.Zero(t, d%time.Millisecond)
+			if !ok {
+				require.Zero(t, d)
+			}
+		}
+		waithint.Refused(h)
+	})
+}
