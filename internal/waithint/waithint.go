@@ -149,11 +149,12 @@ func resetField(name string) (reset bool, remaining string, unit time.Duration) 
 			return false, "", 0
 		}
 	}
-	i := slices.IndexFunc(segments, func(s string) bool { return strings.HasPrefix(s, "Reset") })
-	if i < limit {
+	before, rest := segments[:limit+1], segments[limit+1:]
+	i := slices.IndexFunc(rest, func(s string) bool { return strings.HasPrefix(s, "Reset") })
+	if i < 0 {
 		return false, "", 0
 	}
-	rest := segments[i+1:]
+	between, rest := rest[:i], rest[i+1:]
 	if len(rest) > 0 {
 		switch rest[0] {
 		case "Ms":
@@ -162,7 +163,7 @@ func resetField(name string) (reset bool, remaining string, unit time.Duration) 
 			rest = rest[1:]
 		}
 	}
-	return true, strings.Join(slices.Concat(segments[:i], []string{"Remaining"}, rest), "-"), unit
+	return true, strings.Join(slices.Concat(before, between, []string{"Remaining"}, rest), "-"), unit
 }
 
 // left reports whether value, which tells what remains of a quota, says that
@@ -203,14 +204,17 @@ func rateLimit(field string) (time.Duration, bool) {
 // 3.3.3, and trims the parts.
 func split(s string, sep byte) []string {
 	var parts []string
-	quoted, begin := false, 0
-	for i := 0; i < len(s); i++ {
-		switch {
-		case quoted && s[i] == '\\':
-			i++
-		case s[i] == '"':
+	quoted, escaped, begin := false, false, 0
+	for i := range len(s) {
+		if escaped {
+			escaped = false
+			continue
+		}
+		escaped = quoted && s[i] == '\\'
+		if s[i] == '"' {
 			quoted = !quoted
-		case s[i] == sep && !quoted:
+		}
+		if s[i] == sep && !quoted {
 			parts = append(parts, strings.TrimSpace(s[begin:i]))
 			begin = i + 1
 		}
@@ -325,20 +329,20 @@ const (
 // time, or a point in time in one of the forms of RFC 9110 section 5.6.7.
 func retryAfter(value string, now time.Time) (time.Duration, bool) {
 	value = strings.TrimSpace(value)
-	f, isNumber := number(value)
-	switch {
-	case isNumber && f >= firstEpoch:
-		if f >= firstMilliEpoch {
-			f /= 1000
-		}
-		// Rounded, as a float64 holds 1767225664.57 not quite.
-		at := time.UnixMicro(int64(math.Round(min(f, lastEpochSeconds) * 1e6)))
-		return until(at, now), true
-	case isNumber:
+	f, ok := number(value)
+	if !ok {
+		at, err := http.ParseTime(value)
+		return until(at, now), err == nil
+	}
+	if f < firstEpoch {
 		return delta(value, time.Second)
 	}
-	at, err := http.ParseTime(value)
-	return until(at, now), err == nil
+	if f >= firstMilliEpoch {
+		f /= 1000
+	}
+	// Rounded, as a float64 holds 1767225664.57 not quite.
+	at := time.UnixMicro(int64(math.Round(min(f, lastEpochSeconds) * 1e6)))
+	return until(at, now), true
 }
 
 // wait reads value by the grammar of the package, which is wider than that of
@@ -394,11 +398,5 @@ func isDigits(s string) bool {
 // millisecond: never early, never wrapped around.
 func saturate(ns float64) time.Duration {
 	ms := math.Ceil(ns / float64(time.Millisecond))
-	switch {
-	case ms <= 0:
-		return 0
-	case ms >= float64(Max/time.Millisecond):
-		return Max
-	}
-	return time.Duration(ms) * time.Millisecond
+	return time.Duration(min(max(ms, 0), float64(Max/time.Millisecond))) * time.Millisecond
 }

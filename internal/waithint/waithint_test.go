@@ -67,6 +67,7 @@ func TestRetryAfter(t *testing.T) {
 		{"1767225690", 90 * time.Second, "a point in time"},
 		{"1767225690.25", 90250 * time.Millisecond, "one with a fraction"},
 		{"1767225690000", 90 * time.Second, "one in milliseconds"},
+		{"100000000000", 0, "the first one in milliseconds, long ago"},
 		{"99999999999", year, "the last one in seconds"},
 		{"9223372037", year, "seconds that overflow a Duration"},
 		{"99999999999999999999", year, "20 digits"},
@@ -194,6 +195,8 @@ func TestBody(t *testing.T) {
 		{`{"after":3,"reset":3}`, none, "other names"},
 		{`{"a":{"a":{"a":{"a":{"retry_after":3}}}}}`, 3 * time.Second, "as deep as errors are"},
 		{`{"a":{"a":{"a":{"a":{"a":{"a":{"retry_after":3}}}}}}}`, none, "deeper it is part of the data"},
+		{`[[[[{"retry_after":3}]]]]`, 3 * time.Second, "as deep in arrays"},
+		{`[[[[[[{"retry_after":3}]]]]]]`, none, "deeper in arrays"},
 		{`"retry_after"`, none, "a string"},
 		{
 			`{"extensions":{"cost":{"requestedQueryCost":101,"throttleStatus":{"maximumAvailable":1000.0,"currentlyAvailable":1,"restoreRate":50.0}}}}`,
