@@ -59,18 +59,18 @@ func Decode(h http.Header, body []byte) Body {
 
 // depth returns how deep the brackets in text are nested at most.
 func depth(text []byte) int {
-	deepest, depth, quoted := 0, 0, false
-	for i := 0; i < len(text); i++ {
-		switch c := text[i]; {
-		case c == '"':
-			quoted = !quoted
-		case quoted && c == '\\':
-			i++
-		case quoted:
-		case c == '[' || c == '{':
+	deepest, depth, quoted, escaped := 0, 0, false, false
+	for _, c := range text {
+		if quoted {
+			quoted = c != '"' || escaped
+			escaped = c == '\\' && !escaped
+			continue
+		}
+		if quoted = c == '"'; c == '[' || c == '{' {
 			depth++
 			deepest = max(deepest, depth)
-		case c == ']' || c == '}':
+		}
+		if c == ']' || c == '}' {
 			depth--
 		}
 	}
@@ -100,14 +100,13 @@ func latin1(h http.Header, body []byte) []byte {
 // missing header does no harm. The other encodings of RFC 9110 section 8.4.1
 // are not in the standard library.
 func decompress(h http.Header, body []byte) []byte {
-	var r io.Reader
+	var r io.Reader = bytes.NewReader(body)
 	var err error
-	switch encoding := strings.ToLower(h.Get("Content-Encoding")); {
-	case bytes.HasPrefix(body, []byte("\x1f\x8b")):
-		r, err = gzip.NewReader(bytes.NewReader(body))
-	case encoding == "deflate":
-		r, err = zlib.NewReader(bytes.NewReader(body))
-	default:
+	if bytes.HasPrefix(body, []byte("\x1f\x8b")) {
+		r, err = gzip.NewReader(r)
+	} else if strings.EqualFold(h.Get("Content-Encoding"), "deflate") {
+		r, err = zlib.NewReader(r)
+	} else {
 		return body
 	}
 	if err != nil {

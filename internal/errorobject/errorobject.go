@@ -63,10 +63,10 @@ func Parse(status int, h http.Header, body Body, codeNames ...string) Object {
 		p.o.Message = cmp.Or(text(value), body.prose)
 	}
 	set(&p.o.Code, name(p.headerCode))
-	for _, token := range append([]string{p.o.Type, p.o.Code, name(p.headerCode)}, p.tokens...) {
-		if token != "" && !slices.Contains(p.o.Tokens, token) && len(p.o.Tokens) < maxTokens {
-			p.o.Tokens = append(p.o.Tokens, token)
-		}
+	inner := p.o.Tokens
+	p.o.Tokens = nil
+	for _, s := range append([]string{p.o.Type, p.o.Code, name(p.headerCode)}, inner...) {
+		p.token(s)
 	}
 	return p.o
 }
@@ -138,7 +138,6 @@ type parser struct {
 	problem    bool
 	headerCode string
 	codeNames  []string
-	tokens     []string
 	o          Object
 }
 
@@ -178,11 +177,13 @@ func (p *parser) body(value map[string]any) {
 		}
 	}
 	p.object(m)
-	switch {
-	case p.o.Type != "" || p.o.Code != "" || p.o.Message != "" || len(p.o.Invalid) > 0:
-	case isForm(value):
+	if p.o.Type != "" || p.o.Code != "" || p.o.Message != "" || p.o.Invalid != nil {
+		return
+	}
+	if isForm(value) {
 		p.fields("", value)
-	case len(m) == 1: // {"itemNotFound":{"code":404,"message":"..."}}
+	}
+	if len(m) == 1 { // {"itemNotFound":{"code":404,"message":"..."}}
 		for _, only := range m {
 			p.object(members(only))
 		}
@@ -268,8 +269,8 @@ func (p *parser) words(m object) {
 		return
 	}
 	for _, name := range wordNames {
-		if s := token(m[name]); isWord(s) && len(p.tokens) < maxTokens && !slices.Contains(p.tokens, s) {
-			p.tokens = append(p.tokens, s)
+		if s := token(m[name]); isWord(s) {
+			p.token(s)
 		}
 	}
 	for _, name := range innerNames {
@@ -278,6 +279,12 @@ func (p *parser) words(m object) {
 		for _, element := range list {
 			p.words(members(element))
 		}
+	}
+}
+
+func (p *parser) token(s string) {
+	if s != "" && len(p.o.Tokens) < maxTokens && !slices.Contains(p.o.Tokens, s) {
+		p.o.Tokens = append(p.o.Tokens, s)
 	}
 }
 
@@ -330,11 +337,11 @@ func (p *parser) param(m object, open bool) {
 func (p *parser) fields(prefix string, m map[string]any) {
 	for _, name := range slices.Sorted(maps.Keys(m)) {
 		full := name
-		switch {
-		case name == "_errors": // beside those of the members
-			full = prefix
-		case prefix != "":
+		if prefix != "" {
 			full = prefix + "." + name
+		}
+		if name == "_errors" { // beside those of the members
+			full = prefix
 		}
 		if len(full) > maxName {
 			continue
@@ -489,7 +496,7 @@ func isForm(m map[string]any) bool {
 			return false
 		}
 	}
-	return len(m) > 0
+	return true
 }
 
 // set sets what is not known yet.

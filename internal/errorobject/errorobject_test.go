@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"compress/zlib"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"runtime"
 	"strings"
@@ -184,7 +185,9 @@ func TestShapes(t *testing.T) {
 			object{Invalid: params{{"user", "a"}, {"user.mail", "c"}, {"user.name", "b"}}},
 		},
 		{"one error that is not in a list", nil, `{"errors":{"code":"c","message":"m"}}`, object{Code: "c", Message: "m"}},
+		{"one that has a type", nil, `{"errors":{"type":"t","message":"m"}}`, object{Type: "t", Message: "m"}},
 		{"a parameter called message", nil, `{"errors":{"message":["a"]}}`, object{Invalid: params{{"message", "a"}}}},
+		{"with one reason", nil, `{"errors":{"message":"a"}}`, object{Invalid: params{{"message", "a"}}}},
 		{
 			"GraphQL has the code in the extensions, and its path is not a parameter", nil,
 			`{"errors":[{"message":"m","path":["viewer",0],"extensions":{"code":"C"}}]}`,
@@ -337,6 +340,31 @@ func TestBomb(t *testing.T) {
 	require.NoError(t, w.Close())
 	require.Less(t, zipped.Len(), 64<<10)
 	require.Len(t, errorobject.Decode(nil, zipped.Bytes()).Text, 64<<10)
+}
+
+func TestLimits(t *testing.T) {
+	deep := func(n int) string {
+		return `{"code":"c","x":` + strings.Repeat("[", n-1) + `"\"[[[["` + strings.Repeat("]", n-1) + "}"
+	}
+	require.Equal(t, "c", parse(400, nil, deep(500)).Code)
+	require.Equal(t, object{}, parse(400, nil, deep(501)), "nothing is read of what is too deep")
+	require.Equal(t, "c", parse(400, nil, `{"code":"c","x":[`+strings.Repeat("{},[],", 600)+`1]}`).Code, "many are not deep")
+
+	word := strings.Repeat("w", 256)
+	require.Equal(t, word, parse(400, nil, `{"error":"`+word+`"}`).Code)
+	require.Equal(t, word+"w", parse(400, nil, `{"error":"`+word+`w"}`).Message, "longer than words are")
+
+	name := strings.Repeat("n", 1022)
+	require.Equal(t, params{{"a." + name, "r"}}, parse(400, nil, `{"errors":{"a":{"`+name+`":"r"}}}`).Invalid)
+	require.Empty(t, parse(400, nil, `{"errors":{"a":{"`+name+`n":"r"}}}`).Invalid, "longer than names are")
+
+	var codes, fields []string
+	for i := range 300 {
+		codes = append(codes, fmt.Sprintf(`{"code":%d}`, i))
+		fields = append(fields, fmt.Sprintf(`"%d":"r"`, i))
+	}
+	require.Len(t, parse(400, nil, `{"errors":[`+strings.Join(codes, ",")+`]}`).Tokens, 32)
+	require.Len(t, parse(400, nil, `{"errors":{`+strings.Join(fields, ",")+`}}`).Invalid, 256)
 }
 
 // TestCostIsBounded parses what is as deep, or as much, as a prefix of 64 KiB
