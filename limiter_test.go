@@ -456,6 +456,20 @@ func TestLimiterOfAnyKind(t *testing.T) {
 	})
 }
 
+func TestLimiterIsAskedOnceForEachAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := newScript(answer(500), answer(429), fails(io.EOF), answer(200))
+		asked := 0
+		counting := limiterFunc(func(context.Context) error {
+			require.Equal(t, asked, base.count(), "before the attempt")
+			asked++
+			return nil
+		})
+		callers(t, resilient.NewTransport(base, resilient.WithLimiter(counting)), 1)
+		require.Equal(t, 4, asked)
+	})
+}
+
 func TestPauseThatBeginsInTheLimiter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(answer(429, "Retry-After", "30"), answer(200))

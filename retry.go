@@ -285,6 +285,10 @@ func (c *call) attempt(n int, body io.ReadCloser) (*http.Response, AttemptInfo) 
 	}
 	resp, f, err := c.send(n, body)
 	c.held = resp
+	below := 0 // attempts that a Transport under this one made of it
+	if resp != nil && resp.StatusCode >= 400 {
+		below = recall(resp).attempts
+	}
 	if c.timed || err != nil || resp.StatusCode >= 400 {
 		c.answered = time.Now()
 	}
@@ -300,8 +304,11 @@ func (c *call) attempt(n int, body io.ReadCloser) (*http.Response, AttemptInfo) 
 		a.Verdict = classifyStatus(resp.StatusCode, 0, false)
 	default:
 		a.StatusCode = resp.StatusCode
-		a.APIError = peek(c.req.Context(), resp, n, c.answered)
+		a.APIError = peek(c.req.Context(), resp, n-1+max(below, 1), c.answered)
 		a.Verdict = classifyStatus(resp.StatusCode, a.APIError.RetryAfter, a.APIError.hinted)
+	}
+	if a.Verdict.Retry && (below > 1 || endedBelow(err)) {
+		a.Verdict.Retry, a.Verdict.Why = false, "retried below"
 	}
 	if c.cfg.classifier != nil && (err != nil || a.APIError != nil) && c.req.Context().Err() == nil {
 		a.Verdict = c.cfg.classifier(a)
@@ -360,6 +367,13 @@ func (c *call) send(n int, body io.ReadCloser) (*http.Response, fate, error) {
 		return nil, neverSent, err
 	}
 	return nil, unknown, err
+}
+
+// endedBelow reports whether err is from a Transport that is, or is under, the
+// base. What that one has retried in vain is not retried here: two Transports by
+// mistake, or one under a token source, would multiply their attempts.
+func endedBelow(err error) bool {
+	return isType[*RetryError](err) || isType[*LimitError](err) || isType[*APIError](err)
 }
 
 // repair makes of a base that breaks the contract of http.RoundTripper one that
