@@ -285,10 +285,6 @@ func (c *call) attempt(n int, body io.ReadCloser) (*http.Response, AttemptInfo) 
 	}
 	resp, f, err := c.send(n, body)
 	c.held = resp
-	below := 0 // attempts that a Transport under this one made of it
-	if resp != nil && resp.StatusCode >= 400 {
-		below = recall(resp).attempts
-	}
 	if c.timed || err != nil || resp.StatusCode >= 400 {
 		c.answered = time.Now()
 	}
@@ -304,12 +300,10 @@ func (c *call) attempt(n int, body io.ReadCloser) (*http.Response, AttemptInfo) 
 		a.Verdict = classifyStatus(resp.StatusCode, 0, false)
 	default:
 		a.StatusCode = resp.StatusCode
-		a.APIError = peek(c.req.Context(), resp, n-1+max(below, 1), c.answered)
+		a.APIError = peek(c.req.Context(), resp, n, c.answered)
 		a.Verdict = classifyStatus(resp.StatusCode, a.APIError.RetryAfter, a.APIError.hinted)
 	}
-	if a.Verdict.Retry && (below > 1 || endedBelow(err)) {
-		a.Verdict.Retry, a.Verdict.Why = false, "retried below"
-	}
+	a.mindBelow(resp)
 	if c.cfg.classifier != nil && (err != nil || a.APIError != nil) && c.req.Context().Err() == nil {
 		a.Verdict = c.cfg.classifier(a)
 		if a.Verdict.Why == "" {
@@ -369,11 +363,19 @@ func (c *call) send(n int, body io.ReadCloser) (*http.Response, fate, error) {
 	return nil, unknown, err
 }
 
-// endedBelow reports whether err is from a Transport that is, or is under, the
-// base. What that one has retried in vain is not retried here: two Transports by
-// mistake, or one under a token source, would multiply their attempts.
-func endedBelow(err error) bool {
-	return isType[*RetryError](err) || isType[*LimitError](err) || isType[*APIError](err)
+// mindBelow takes for final what a Transport below this one has given up: the
+// base by mistake, or that of a token source. Their attempts would multiply.
+func (a *AttemptInfo) mindBelow(resp *http.Response) {
+	ended := isType[*RetryError](a.Err) || isType[*LimitError](a.Err) || isType[*APIError](a.Err)
+	if a.APIError != nil {
+		if below := recall(resp).attempts; below > 1 {
+			a.APIError.Attempts += below - 1
+			ended = true
+		}
+	}
+	if ended && a.Verdict.Retry {
+		a.Verdict.Retry, a.Verdict.Why = false, "retried below"
+	}
 }
 
 // repair makes of a base that breaks the contract of http.RoundTripper one that

@@ -7,8 +7,12 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/cookiejar"
@@ -16,6 +20,9 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,6 +31,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/cenkalti/backoff/v4"
 	"github.com/stretchr/testify/require"
@@ -340,6 +349,7 @@ var contract = map[string]func(contractTest){
 	"trailers":           trailersBothWays,
 	"gzip":               gzipIsTransparent,
 	"error body":         errorBodyIsWhole,
+	"error text":         errorTextIsOneLine,
 	"short body":         shortBodyIsAnError,
 	"closed body":        closedBody,
 	"retried responses":  retriedResponsesAreClosed,
@@ -357,6 +367,83 @@ var contract = map[string]func(contractTest){
 	"idle connections": closesIdleConnections,
 	"64 at once":       manyAtOnce,
 	"not one by one":   nobodyWaitsForAnother,
+}
+
+// TestConformance holds the tables in CONTRIBUTING.md to what there is: every
+// number is in them once, and every test that they name exists.
+func TestConformance(t *testing.T) {
+	doc, err := os.ReadFile("CONTRIBUTING.md")
+	require.NoError(t, err)
+	rows := regexp.MustCompile(`(?m)^\| ([0-9][0-9, ]*) \| .+ \| (.+) \|$`).FindAllSubmatch(doc, -1)
+	tests := testNames(t)
+	_, err = os.Stat("internal/faults")
+	faults := err == nil // a module as it is downloaded has no other module in it
+	unnamed := maps.Clone(contract)
+	var numbers []int
+	for _, row := range rows {
+		for number := range strings.SplitSeq(string(row[1]), ", ") {
+			n, err := strconv.Atoi(number)
+			require.NoError(t, err)
+			numbers = append(numbers, n)
+		}
+		for name := range strings.SplitSeq(string(row[2]), ", ") {
+			if strings.HasPrefix(name, "faults.") && !faults {
+				continue
+			}
+			test, check, sub := strings.Cut(name, "/")
+			require.True(t, tests[test], "row %s names %s, which is not there", row[1], name)
+			if sub {
+				require.Equal(t, "TestContract", test)
+				require.NotNil(t, contract[check], "row %s names %s, which is not there", row[1], name)
+				delete(unnamed, check)
+			}
+		}
+	}
+	require.Empty(t, slices.Collect(maps.Keys(unnamed)), "checks that no row names")
+	slices.Sort(numbers)
+	var want []int
+	for n := range 111 {
+		want = append(want, n+1)
+	}
+	require.Equal(t, want, numbers)
+
+	list, err := os.ReadFile("../shared/conformance.md")
+	if err != nil {
+		return // it is kept beside some clones only
+	}
+	numbers = nil
+	for _, row := range regexp.MustCompile(`(?m)^\| ([0-9]+) \|`).FindAllSubmatch(list, -1) {
+		n, err := strconv.Atoi(string(row[1]))
+		require.NoError(t, err)
+		numbers = append(numbers, n)
+	}
+	slices.Sort(numbers)
+	require.Equal(t, want, numbers, "the list itself has changed")
+}
+
+// testNames returns the names of the tests of the root package, and of those in
+// internal with the name of their folder before them.
+func testNames(tb testing.TB) map[string]bool {
+	tb.Helper()
+	names := map[string]bool{}
+	for _, folder := range []string{".", "internal/*"} {
+		files, err := filepath.Glob(folder + "/*_test.go")
+		require.NoError(tb, err)
+		for _, file := range files {
+			prefix := ""
+			if folder != "." {
+				prefix = filepath.Base(filepath.Dir(file)) + "."
+			}
+			parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.SkipObjectResolution)
+			require.NoError(tb, err)
+			for _, decl := range parsed.Decls {
+				if f, ok := decl.(*ast.FuncDecl); ok && regexp.MustCompile("^(Test|Fuzz)[A-Z]").MatchString(f.Name.Name) {
+					names[prefix+f.Name.Name] = true
+				}
+			}
+		}
+	}
+	return names
 }
 
 // settle asserts what is left of a call that ends with an error status: the
@@ -1288,6 +1375,33 @@ func errorBodyIsWhole(t contractTest) {
 	}
 }
 
+// errorTextIsOneLine, whatever the server sends, of characters that do nothing:
+// it ends up in logs.
+func errorTextIsOneLine(t contractTest) {
+	for _, body := range []string{
+		``, `null`, `"text"`, `[{}]`, `{"message":`, `<html>`, "\x00\xff",
+		`{"code":"a","code":"b","Code":"c","message":"m"}`,
+		`{"code":"a"} {"code":"b"}`,
+		`{"code":"\ud800","type":"\udfff\ud800","message":"\ud83d"}`,
+		"{\"code\":\"\xff\",\"message\":\"caf\xe9\"}",
+		`{"message":"\r\n\u0000\u001b[31m\u0085\u2028\u2029\u202e\u200b\ufeff"}`,
+		`{"message":"` + strings.Repeat("long ", 10_000) + `"}`,
+	} {
+		resp, err := t.over(newScript(answerWith(400, body, "X-Request-Id", "a\nb"))).RoundTrip(get(t))
+		apiErr, ok := errors.AsType[*resilient.APIError](err)
+		if resp = t.settle(400, resp, err); resp != nil {
+			apiErr, ok = resilient.ErrorFromResponse(resp)
+			require.Equal(t, body, readAll(t, resp))
+		}
+		require.True(t, ok, body)
+		require.Equal(t, 400, apiErr.StatusCode)
+		require.ErrorIs(t, apiErr, resilient.ErrInvalidRequest)
+		require.True(t, utf8.ValidString(apiErr.Error()), "%q", apiErr.Error())
+		require.Less(t, len(apiErr.Error()), 1000)
+		require.False(t, strings.ContainsFunc(apiErr.Error(), func(r rune) bool { return !unicode.IsPrint(r) }), "%q", apiErr.Error())
+	}
+}
+
 func shortBodyIsAnError(t contractTest) {
 	for _, status := range []int{200, 404} {
 		hits := 0
@@ -1512,6 +1626,48 @@ func TestLayers(t *testing.T) {
 				require.Equal(t, "m", apiErr.Message, "through the layers")
 				require.Equal(t, 1, apiErr.Attempts)
 				require.NotEmpty(t, readAll(t, resp))
+			})
+		})
+	}
+}
+
+func TestOneTransportOverAnother(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		base     step
+		inner    []resilient.Option
+		sent     int
+		attempts int // of the APIError
+		why      string
+	}{
+		{"error status", answer(500), nil, 4, 4, "retried below"},
+		{"final status", answer(404), nil, 1, 1, "final status"},
+		{"final after a retry", nil, nil, 2, 2, "final status"},
+		{"transport error", fails(io.EOF), nil, 4, 0, "retried below"},
+		{"status errors", answer(500), []resilient.Option{resilient.WithStatusErrors(true)}, 4, 4, "retried below"},
+		{"a limit", answer(500), []resilient.Option{resilient.WithLimiter(rate.NewLimiter(1, 0))}, 0, 0, "retried below"},
+		{"meant", answer(500), []resilient.Option{resilient.WithMaxAttempts(1)}, 4, 4, "out of attempts"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				base := newScript(tt.base)
+				if tt.base == nil {
+					base = newScript(answer(500), answer(404))
+				}
+				var r recorder
+				transport := resilient.NewTransport(resilient.NewTransport(base, tt.inner...), resilient.WithTrace(r.trace()))
+				resp, err := transport.RoundTrip(get(t))
+				apiErr, _ := errors.AsType[*resilient.APIError](err)
+				if resp != nil {
+					apiErr, _ = resilient.ErrorFromResponse(resp)
+					require.NoError(t, resp.Body.Close())
+				}
+				require.Equal(t, tt.sent, base.count())
+				require.Equal(t, tt.attempts > 0, apiErr != nil)
+				if apiErr != nil {
+					require.Equal(t, tt.attempts, apiErr.Attempts, "those of both")
+				}
+				require.Equal(t, tt.why, r.why(t))
 			})
 		})
 	}
