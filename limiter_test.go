@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -456,6 +457,20 @@ func TestLimiterOfAnyKind(t *testing.T) {
 	})
 }
 
+func TestLimiterIsAskedOnceForEachAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := newScript(answer(500), answer(429), fails(io.EOF), answer(200))
+		asked := 0
+		counting := limiterFunc(func(context.Context) error {
+			require.Equal(t, asked, base.count(), "before the attempt")
+			asked++
+			return nil
+		})
+		callers(t, resilient.NewTransport(base, resilient.WithLimiter(counting)), 1)
+		require.Equal(t, 4, asked)
+	})
+}
+
 func TestPauseThatBeginsInTheLimiter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(answer(429, "Retry-After", "30"), answer(200))
@@ -677,6 +692,66 @@ func TestConcurrentUse(t *testing.T) {
 		wg.Wait()
 		require.Len(t, r.done, 640, "every call is accounted for")
 		require.Len(t, r.attempts, r.starts)
+	})
+}
+
+func TestNonsenseHeadersBlockNobody(t *testing.T) {
+	// Whatever a header makes of it, a wait is at most WithMaxWait, for the call
+	// that is told and for the next one.
+	for _, header := range [][]string{
+		{"Retry-After", "-1"},
+		{"Retry-After", "99999999999999999999"},
+		{"Retry-After", strings.Repeat("9", 64<<10)},
+		{"Retry-After", "Fri, 31 Dec 9999 23:59:59 GMT"},
+		{"Retry-After", "120, 240"},
+		{"X-Ratelimit-Remaining", "0", "X-Ratelimit-Reset", "0"},
+		{"X-Ratelimit-Remaining", "0", "X-Ratelimit-Reset", "-9223372036854775808"},
+		{"X-Ratelimit-Remaining", "0", "X-Ratelimit-Reset", "NaN"},
+		{"X-Ratelimit-Remaining", "0", "X-Ratelimit-Reset", "1e400"},
+		{"X-Ratelimit-Remaining", "0", "X-Ratelimit-Reset", "946684830"},
+		{"X-Ratelimit-Remaining", "0", "X-Ratelimit-Reset", "946684830000"},
+		{"X-Ratelimit-Remaining", "0", "X-Ratelimit-Reset", "1"},
+		{"X-Ratelimit-Remaining", "0"},
+		{"X-Ratelimit-Reset", "9223372036854775807"},
+		{"X-Ratelimit-Limit", "0", "X-Ratelimit-Remaining", "-5"},
+		{"Ratelimit", `"default";r=0;t=9223372036854775807`},
+		{"Ratelimit", `"default";r=NaN;t=-1`},
+		{"Ratelimit", `;;;`},
+		{"Ratelimit-Policy", `"default";q=0;w=0`},
+		{"Ratelimit-Remaining", "0", "Ratelimit-Reset", "1e400"},
+	} {
+		for _, opts := range [][]resilient.Option{nil, {resilient.WithRateLimit(10, 10)}} {
+			synctest.Test(t, func(t *testing.T) {
+				base := newScript(answer(429, header...), answer(200))
+				transport := resilient.NewTransport(base, append(opts, every(time.Second))...)
+				start := time.Now()
+				resp, err := transport.RoundTrip(get(t))
+				require.NoError(t, err)
+				require.NoError(t, resp.Body.Close())
+				took := time.Since(start)
+				require.LessOrEqual(t, took, time.Minute, header)
+				if resp.StatusCode == 200 {
+					require.GreaterOrEqual(t, took, time.Second, "%v: nonsense is no reason to hurry", header)
+				}
+				time.Sleep(time.Minute - took)
+				callers(t, transport, 1)
+				require.LessOrEqual(t, time.Since(start), time.Minute+ms, header)
+			})
+		}
+	}
+}
+
+func TestManyHints(t *testing.T) {
+	// The first of them or none; not the sum, and not the work of reading all.
+	synctest.Test(t, func(t *testing.T) {
+		var header []string
+		for range 500 {
+			header = append(header, "Retry-After", "7")
+		}
+		base := newScript(answer(429, header...), answer(200))
+		start := time.Now()
+		callers(t, resilient.NewTransport(base, every(0)), 1)
+		require.Contains(t, []time.Duration{0, 7 * time.Second}, base.since(start)[1])
 	})
 }
 

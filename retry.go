@@ -307,6 +307,7 @@ func (c *call) attempt(n int, body io.ReadCloser) (*http.Response, AttemptInfo) 
 			a.APIError.Attempts = n
 		}
 	}
+	a.mindBelow(resp)
 	if c.cfg.classifier != nil && (err != nil || a.APIError != nil) && c.req.Context().Err() == nil {
 		a.Verdict = c.cfg.classifier(a)
 		if a.Verdict.Why == "" {
@@ -364,6 +365,21 @@ func (c *call) send(n int, body io.ReadCloser) (*http.Response, fate, error) {
 		return nil, neverSent, err
 	}
 	return nil, unknown, err
+}
+
+// mindBelow takes for final what a Transport below this one has given up: the
+// base by mistake, or that of a token source. Their attempts would multiply.
+func (a *AttemptInfo) mindBelow(resp *http.Response) {
+	ended := isType[*RetryError](a.Err) || isType[*LimitError](a.Err) || isType[*APIError](a.Err)
+	if a.APIError != nil {
+		if below := recall(resp).attempts; below > 1 {
+			a.APIError.Attempts += below - 1
+			ended = true
+		}
+	}
+	if ended && a.Verdict.Retry {
+		a.Verdict.Retry, a.Verdict.Why = false, "retried below"
+	}
 }
 
 // repair makes of a base that breaks the contract of http.RoundTripper one that

@@ -533,40 +533,10 @@ func TestRequestBodyReadErrorIsFinal(t *testing.T) {
 }
 
 func TestStreamingUploadIsNotHeldBack(t *testing.T) {
+	// Nor is one that is recorded, past the end of the buffer.
 	synctest.Test(t, func(t *testing.T) {
-		base := serve(t, func(w http.ResponseWriter, r *http.Request) {
-			rc := http.NewResponseController(w)
-			_ = rc.EnableFullDuplex()
-			buf := make([]byte, 1)
-			for {
-				n, err := r.Body.Read(buf)
-				_, _ = w.Write(buf[:n])
-				_ = rc.Flush()
-				if err != nil {
-					return
-				}
-			}
-		})
-		r, w := io.Pipe()
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://api.test/", r)
-		require.NoError(t, err)
-		transport := resilient.NewTransport(base, resilient.WithReplayBuffer(1), resilient.WithAttemptTimeout(time.Minute))
-		go func() { _, _ = w.Write([]byte("a")) }()
-		resp, err := transport.RoundTrip(req)
-		require.NoError(t, err)
-		buf := make([]byte, 1)
-		for _, b := range []byte("abc") { // each byte comes back before the next is written
-			if b != 'a' {
-				time.Sleep(time.Hour) // long after the attempt's timeout
-				_, err = w.Write([]byte{b})
-				require.NoError(t, err)
-			}
-			_, err = io.ReadFull(resp.Body, buf)
-			require.NoError(t, err)
-			require.Equal(t, b, buf[0])
-		}
-		require.NoError(t, w.Close())
-		require.NoError(t, resp.Body.Close())
+		opts := []resilient.Option{resilient.WithReplayBuffer(1), resilient.WithAttemptTimeout(time.Minute)}
+		streamsBothWays(contractTest{t, configuration{opts: opts}})
 	})
 }
 
@@ -1051,6 +1021,29 @@ func TestMemoryOfAHugeBodyWithoutGetBody(t *testing.T) {
 	}
 	runtime.ReadMemStats(&after)
 	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(1<<20))
+}
+
+func TestTimersAreStopped(t *testing.T) {
+	// A timer that is not stopped holds on to its attempt until it fires.
+	const calls = 10_000
+	transport := resilient.NewTransport(answer(200), resilient.WithAttemptTimeout(time.Hour))
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	call := func() {
+		for range calls {
+			resp, err := transport.RoundTrip(get(t))
+			require.NoError(t, err)
+			require.NoError(t, resp.Body.Close())
+		}
+	}
+	call()
+	before := heap()
+	call()
+	require.Less(t, heap(), before+100*calls, "100 bytes a call")
 }
 
 func TestPanicsLeaveNothingBehind(t *testing.T) {

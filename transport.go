@@ -77,11 +77,15 @@
 // The caller's request is never written to. The first attempt of an idempotent
 // request is the caller's own *Request and costs nothing: no allocation, copy
 // or goroutine. Streams, upgraded connections (101), trailers, redirects and
-// cookies are left alone. net/http may send a request again by itself, below
-// this package and unseen by its counters and limits: on a reused connection
-// that turns out dead (also a POST, if it has an idempotency key), and after an
-// HTTP/2 GOAWAY or REFUSED_STREAM, without pause until the context ends
-// (go.dev/issue/52459). Set a deadline or [WithAttemptTimeout].
+// cookies are left alone; the cookies of a retried response go with it. A
+// ClientTrace of net/http/httptrace sees every attempt. Over another Transport,
+// what that one has retried in vain is final, so attempts do not multiply.
+//
+// net/http may send a request again by itself, below this package and unseen by
+// its counters and limits: on a reused connection that turns out dead (also a
+// POST, if it has an idempotency key), and after an HTTP/2 GOAWAY or
+// REFUSED_STREAM, without pause until the context ends (go.dev/issue/52459). Set
+// a deadline or [WithAttemptTimeout].
 package resilient
 
 import (
