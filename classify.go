@@ -358,7 +358,7 @@ func limitOf(status int, h http.Header, tokens []string) limitKind {
 // table of whole words and not of parts, since "rate_limit_invalid" is about a
 // parameter. "slow_down" is not one of them: in RFC 8628 it is for the poller.
 // See foldToken.
-var limitTokens = map[string]limitKind{
+var limitTokens = map[string]limitKind{ //nolint:gochecknoglobals // a table, which nobody writes to
 	"ratelimit": rateLimit, "ratelimited": rateLimit, "ratelimiting": rateLimit, "ratelimitexceeded": rateLimit,
 	"ratelimitreached": rateLimit, "userratelimitexceeded": rateLimit, "apiratelimitexceeded": rateLimit,
 	"ratelimiterror": rateLimit, "ratelimitederror": rateLimit, "ratelimitexceedederror": rateLimit,
@@ -473,16 +473,15 @@ func malformed(req *http.Request) bool {
 		return true
 	}
 	for name, values := range req.Header {
-		if !isToken(name) {
+		if !isToken(name) || slices.ContainsFunc(values, hasControl) {
 			return true
 		}
-		for _, v := range values {
-			if strings.ContainsFunc(v, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) {
-				return true
-			}
-		}
 	}
-	return false
+	return false // of the Trailer nobody can tell: the caller's body may be setting it
+}
+
+func hasControl(value string) bool {
+	return strings.ContainsFunc(value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f })
 }
 
 // isToken reports whether s is a token of RFC 9110 section 5.6.2.

@@ -16,13 +16,17 @@
 //
 // # Retries
 //
-// 429 and 500 are retried, like 408, 425, 502, 503 and 504; every other status
-// from 400 on is final after one attempt, and statuses below 400 pass through
-// untouched, whatever headers they carry. What may be sent twice is decided by
-// what is known about the first time:
+// 429 and 500 are retried, like 408, 425, 502, 503, 504 and 529; every other
+// status from 400 on is final after one attempt, and statuses below 400 pass
+// through untouched, whatever headers they carry. Two things are more exact than
+// a status: a code in the body that speaks of a limit, by which a 400 or a 403
+// can be a rate limit and a 429 a quota that does not come back, and a field by
+// which the server says outright whether to retry (X-Should-Retry,
+// Stripe-Should-Retry). What may be sent twice is decided by what is known about
+// the first time:
 //
-//   - rejected unprocessed (429; 503 with Retry-After, RFC 9110 section 15.6.4):
-//     any method;
+//   - rejected unprocessed (429 and other rate limits; 503 with Retry-After, RFC
+//     9110 section 15.6.4): any method;
 //   - provably never sent (the dial failed, or net/http/httptrace shows that
 //     nothing was written): any method;
 //   - anything else (500, a lost connection, an attempt that timed out): the
@@ -57,6 +61,13 @@
 // ([ContextWithOptions]), which works through any SDK that passes the context
 // on. All three give an [*APIError], which matches [ErrRateLimit] and its
 // sisters with errors.Is.
+//
+// The error object may have any of the shapes that are usual: the documented
+// {"code","type","message","invalid"}, problem+json, an "error" object or word,
+// lists and maps of "errors", a Kubernetes Status, the names that AWS puts into
+// headers, plain text. Message text decides nothing. What is special about one
+// API, such as errors in a 200, is a [Profile] ([WithProfile]); package profile
+// has some.
 //
 // A call that ends without a response returns the base's own error after one
 // attempt, and a [*RetryError] around it after several. http.Client wraps both
@@ -248,7 +259,8 @@ func WithAttemptTimeout(d time.Duration) Option {
 }
 
 // WithStatusErrors makes RoundTrip return, given true, a nil response and an
-// [*APIError] for every status from 400 on. The error holds up to 64 KiB of the
+// [*APIError] for every status from 400 on, and for what a [Profile] finds in a
+// success. The error holds up to 64 KiB of the
 // body, which is closed. It is meant for code that calls an http.Client itself:
 // generated SDKs expect the response, and some take an error for a lost
 // connection and retry. The default is false.
@@ -334,7 +346,7 @@ type AttemptInfo struct {
 	Request    *http.Request // the caller's
 	Attempt    int           // 1 is the first
 	StatusCode int           // 0: no response
-	APIError   *APIError     // the parsed error object; nil below 400
+	APIError   *APIError     // the parsed error object; nil for a success
 	Err        error         // why there is no response
 	Verdict    Verdict
 	Duration   time.Duration // until the response headers, or the error
@@ -458,7 +470,7 @@ func logTrace(l *slog.Logger) *Trace {
 		Done: func(d DoneInfo) {
 			level := slog.LevelDebug
 			switch {
-			case d.Err != nil || d.StatusCode >= 400:
+			case d.Why != "success":
 				level = slog.LevelWarn
 			case d.Attempts > 1:
 				level = slog.LevelInfo

@@ -294,7 +294,10 @@ func configurations() map[string]configuration {
 			resilient.WithLogger(slog.New(slog.DiscardHandler)),
 		}},
 		"idempotency key": {opts: []resilient.Option{resilient.WithIdempotencyKey(func(*http.Request) string { return "k" })}},
-		"stacked twice":   {twice: true},
+		"profile": {opts: []resilient.Option{resilient.WithProfile(resilient.Profile{
+			Failed: func([]byte) bool { return false }, // so that every JSON body is looked at
+		})}},
+		"stacked twice": {twice: true},
 	}
 }
 

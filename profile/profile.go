@@ -64,7 +64,6 @@ func ShopifyGraphQL() resilient.Profile {
 			return json.Unmarshal(body, &b) == nil && b.Data == nil && len(b.Errors) > 0
 		},
 		Rules: []resilient.Rule{
-			{Code: "THROTTLED", Kind: resilient.KindRateLimit},
 			{Code: "ACCESS_DENIED", Kind: resilient.KindAuthentication},
 			{Code: "SHOP_INACTIVE", Kind: resilient.KindAuthentication},
 			{Code: "INTERNAL_SERVER_ERROR", Kind: resilient.KindServer},
@@ -75,28 +74,20 @@ func ShopifyGraphQL() resilient.Profile {
 // Slack is the profile of the Slack Web API, whose errors come with status 200
 // and {"ok":false,"error":"..."}.
 func Slack() resilient.Profile {
-	rules := make([]resilient.Rule, 0, 16)
-	for kind, codes := range map[resilient.Kind][]string{
-		resilient.KindRateLimit: {"ratelimited", "rate_limited"},
-		resilient.KindServer: {
-			"internal_error", "fatal_error", "service_unavailable", "request_timeout", "team_added_to_org",
-		},
-		resilient.KindAuthentication: {
-			"not_authed", "invalid_auth", "account_inactive", "token_revoked", "token_expired",
-			"no_permission", "missing_scope", "access_denied",
-		},
-	} {
-		for _, code := range codes {
-			rules = append(rules, resilient.Rule{Code: code, Kind: kind})
+	p := resilient.Profile{Failed: func(body []byte) bool {
+		var b struct {
+			OK *bool `json:"ok"`
 		}
+		return json.Unmarshal(body, &b) == nil && b.OK != nil && !*b.OK
+	}}
+	for _, code := range []string{"internal_error", "fatal_error", "service_unavailable", "request_timeout"} {
+		p.Rules = append(p.Rules, resilient.Rule{Code: code, Kind: resilient.KindServer})
 	}
-	return resilient.Profile{
-		Failed: func(body []byte) bool {
-			var b struct {
-				OK *bool `json:"ok"`
-			}
-			return json.Unmarshal(body, &b) == nil && b.OK != nil && !*b.OK
-		},
-		Rules: rules,
+	for _, code := range []string{
+		"not_authed", "invalid_auth", "account_inactive", "token_revoked", "token_expired",
+		"no_permission", "missing_scope", "access_denied",
+	} {
+		p.Rules = append(p.Rules, resilient.Rule{Code: code, Kind: resilient.KindAuthentication})
 	}
+	return p
 }

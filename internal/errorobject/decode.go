@@ -100,14 +100,16 @@ func latin1(h http.Header, body []byte) []byte {
 // missing header does no harm. The other encodings of RFC 9110 section 8.4.1
 // are not in the standard library.
 func decompress(h http.Header, body []byte) []byte {
-	var r io.Reader = bytes.NewReader(body)
-	var err error
-	if bytes.HasPrefix(body, []byte("\x1f\x8b")) {
-		r, err = gzip.NewReader(r)
-	} else if strings.EqualFold(h.Get("Content-Encoding"), "deflate") {
-		r, err = zlib.NewReader(r)
-	} else {
+	zipped := bytes.HasPrefix(body, []byte("\x1f\x8b"))
+	if !zipped && !strings.EqualFold(h.Get("Content-Encoding"), "deflate") {
 		return body
+	}
+	var r io.Reader
+	var err error
+	if zipped {
+		r, err = gzip.NewReader(bytes.NewReader(body))
+	} else {
+		r, err = zlib.NewReader(bytes.NewReader(body))
 	}
 	if err != nil {
 		return body

@@ -298,11 +298,11 @@ func (p *parser) params(value any, open, asMap bool) {
 		}
 	case []any:
 		for _, entry := range value {
-			// What the message says need not be said again.
-			if s, ok := entry.(string); ok && !(open && strings.Contains(p.o.Message, text(s))) {
-				p.add("", text(s))
+			if _, ok := entry.(string); !ok {
+				p.param(members(entry), open)
+			} else if s := text(entry); !open || !strings.Contains(p.o.Message, s) {
+				p.add("", s) // not what the message says already
 			}
-			p.param(members(entry), open)
 		}
 	case map[string]any:
 		m := members(value)

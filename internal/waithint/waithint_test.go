@@ -29,15 +29,15 @@ func header(fields ...string) http.Header {
 	return h
 }
 
-func decode(t testing.TB, body string) any {
-	t.Helper()
+func decode(tb testing.TB, body string) any {
+	tb.Helper()
 	if body == "" {
 		return nil
 	}
 	var value any
 	dec := json.NewDecoder(strings.NewReader(body))
 	dec.UseNumber()
-	require.NoError(t, dec.Decode(&value))
+	require.NoError(tb, dec.Decode(&value))
 	return value
 }
 
