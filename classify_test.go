@@ -906,7 +906,7 @@ func FuzzRetryAfter(f *testing.F) {
 		require.GreaterOrEqual(t, e.RetryAfter, time.Duration(0))
 		require.LessOrEqual(t, e.RetryAfter, year)
 		require.Zero(t, e.RetryAfter%time.Millisecond)
-		if n, err := strconv.ParseUint(strings.TrimSpace(value), 10, 31); err == nil && strings.Trim(ms, "0123456789. \t\r\n\v\f") != "" {
+		if n, err := strconv.ParseUint(strings.TrimSpace(value), 10, 31); err == nil && n < 946684800 && strings.Trim(ms, "0123456789. \t\r\n\v\f") != "" {
 			require.Equal(t, min(time.Duration(n)*time.Second, year), e.RetryAfter)
 		}
 	})
