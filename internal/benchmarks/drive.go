@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"io"
+	mathrand "math/rand"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// run is one peer in one variant of a scenario.
+type run struct {
+	params params
+	peer   *peer
+	srv    *server
+	calls  []*call
+	start  time.Time
+}
+
+// bubble runs f in virtual time, with the clients' server in its initial state.
+func bubble(t *testing.T, p params, pr *peer, f func(*run)) *run {
+	t.Helper()
+	r := &run{params: p, peer: pr}
+	synctest.Test(t, func(*testing.T) {
+		mathrand.Seed(int64(p.seed)) //nolint:staticcheck // it does something, see go.mod
+		r.srv = newServer(&p)
+		r.start = r.srv.start
+		f(r)
+	})
+	return r
+}
+
+// since returns when t was, counted from the start of the run.
+func (r *run) since(t time.Time) time.Duration { return t.Sub(r.start) }
+
+// at returns the instant that is d after the start of the run.
+func (r *run) at(d time.Duration) time.Time { return r.start.Add(d) }
+
+// newClient makes a client of the peer.
+func (r *run) newClient() doer { return r.peer.client(r.srv, r.params.config()) }
+
+// rand returns a source for the given goroutine.
+func (r *run) rand(id int) *rand.Rand { return rand.New(rand.NewPCG(r.params.seed, uint64(id)+2)) }
+
+// send makes a call and uses its response up, as a caller would.
+func (c *call) send(do doer) {
+	ctx := context.WithValue(context.Background(), callKey{}, c)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://api.example/v1/things", nil)
+	if err != nil {
+		panic(err) // the URL is ours
+	}
+	c.begin = time.Now()
+	resp, err := do(req)
+	if err == nil {
+		c.ok = resp.StatusCode < 300
+		discard(resp)
+	}
+	c.end = time.Now()
+}
+
+func discard(resp *http.Response) {
+	_, _ = io.Copy(io.Discard, resp.Body)
+	_ = resp.Body.Close()
+}
+
+// backlog has workers work through n calls.
+func (r *run) backlog(do doer, workers, n int) {
+	r.calls = make([]*call, 0, n)
+	var mu sync.Mutex
+	next := func(id int) *call {
+		mu.Lock()
+		defer mu.Unlock()
+		if len(r.calls) == n {
+			return nil
+		}
+		c := &call{id: id}
+		r.calls = append(r.calls, c)
+		return c
+	}
+	var wg sync.WaitGroup
+	for id := range workers {
+		wg.Go(func() {
+			_ = sleepUntil(context.Background(), align(r.start, id))
+			for c := next(id); c != nil; c = next(id) {
+				c.send(do)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// tally collects the calls of several goroutines.
+type tally struct {
+	wg sync.WaitGroup
+	mu sync.Mutex
+	r  *run
+}
+
+func (t *tally) add(c *call) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.r.calls = append(t.r.calls, c)
+}
+
+// failurePause is what a worker does after a call that failed, so that a client
+// that fails at once does not fail without end in no time.
+const failurePause = 100 * time.Millisecond
+
+// work has a worker make calls one after the other until the given time.
+func (t *tally) work(do doer, id, process int, until time.Time) {
+	t.wg.Go(func() {
+		ctx := context.Background()
+		_ = sleepUntil(ctx, align(t.r.start, id))
+		for time.Now().Before(until) {
+			c := &call{id: id, process: process}
+			t.add(c)
+			c.send(do)
+			if !c.ok {
+				_ = sleepUntil(ctx, align(time.Now().Add(failurePause), id))
+			}
+		}
+	})
+}
+
+// stream has a client make calls at a steady rate, each within a fifth of its
+// interval, however the ones before go. newID gives each a goroutine of its own.
+func (t *tally) stream(do doer, process int, perSecond float64, until time.Time, newID func() int) {
+	interval := time.Duration(float64(time.Second) / perSecond)
+	rng := t.r.rand(process)
+	phase := time.Duration(rng.Int64N(int64(interval)))
+	t.wg.Go(func() {
+		ctx := context.Background()
+		for k := 0; ; k++ {
+			jitter := time.Duration(rng.Int64N(int64(interval)/5 + 1))
+			due := t.r.start.Add(phase + time.Duration(k)*interval + jitter)
+			due = align(due, process)
+			if !due.Before(until) {
+				return
+			}
+			_ = sleepUntil(ctx, due)
+			c := &call{id: newID(), process: process}
+			t.add(c)
+			t.wg.Go(func() { c.send(do) })
+		}
+	})
+}
+
+// ids counts goroutines.
+func ids(from int) func() int {
+	var mu sync.Mutex
+	return func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		from++
+		return from % lattice
+	}
+}

@@ -1,0 +1,81 @@
+// Command benchmarks prints how well the transport does what it exists for,
+// beside other packages that retry: scenarios with a known optimum, in virtual
+// time. See README.md.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func main() {
+	only := flag.String("scenario", "", "comma-separated scenarios or variants, such as a,b.stall; all if empty")
+	columns := flag.String("peers", "", "comma-separated beginnings of the peers' names; all if empty")
+	defaults := defaults()
+	defaults.flags(flag.CommandLine)
+	flag.Parse()
+
+	// Virtual time is only to be had in a test: testing.Main makes one. It
+	// never returns.
+	testing.Main(
+		func(string, string) (bool, error) { return true, nil },
+		[]testing.InternalTest{{Name: "scoreboard", F: func(t *testing.T) {
+			scoreboard(t, choosePeers(*columns), chooseVariants(*only))
+		}}}, nil, nil,
+	)
+}
+
+func scoreboard(t *testing.T, peers []peer, chosen []scenario) {
+	t.Helper()
+	for _, s := range chosen {
+		b := newBoard(s, peers)
+		for k, v := range s.variants {
+			p := v.params.override(flag.CommandLine)
+			for i := range peers {
+				if !peers[i].takesPart(s) {
+					continue
+				}
+				begin := time.Now()
+				values, r := v.measure(t, p, &peers[i])
+				b.set(k, i, values, r)
+				fmt.Fprintf(os.Stderr, "%-24s %-26s %s (%.1f s)\n",
+					v.name, peers[i].name, v.describe(values), time.Since(begin).Seconds())
+			}
+		}
+		b.markdown(os.Stdout)
+	}
+}
+
+func choosePeers(names string) []peer {
+	all := peers()
+	if names == "" {
+		return all
+	}
+	return slices.DeleteFunc(all, func(p peer) bool {
+		return !slices.ContainsFunc(strings.Split(names, ","), func(name string) bool {
+			return strings.HasPrefix(p.name, name)
+		})
+	})
+}
+
+func chooseVariants(names string) []scenario {
+	all := scenarios()
+	if names == "" {
+		return all
+	}
+	for i := range all {
+		all[i].variants = slices.DeleteFunc(all[i].variants, func(v variant) bool {
+			return !slices.ContainsFunc(strings.Split(names, ","), func(name string) bool {
+				return name == v.name || name == all[i].letter
+			})
+		})
+	}
+	return slices.DeleteFunc(all, func(s scenario) bool { return len(s.variants) == 0 })
+}
+
+func (p *peer) takesPart(s scenario) bool { return p.only == "" || strings.Contains(p.only, s.letter) }

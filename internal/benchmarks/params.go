@@ -1,0 +1,106 @@
+package main
+
+import (
+	"flag"
+	"math"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// params is all there is to choose about a run. Each variant of a scenario has
+// its own, and a flag that is set overrides them all.
+type params struct {
+	server   string // "bucket" or "window"
+	rate     float64
+	burst    int
+	period   time.Duration // of a window
+	costly   bool
+	hint     string
+	latency  time.Duration
+	refusal  time.Duration
+	workers  int
+	n        int
+	clients  int
+	each     float64       // requests a second of each client
+	length   time.Duration // of a phase
+	attempts int
+	backoff  time.Duration
+	seed     uint64
+}
+
+// defaults is what the variants start from.
+func defaults() params {
+	return params{
+		server: "bucket", rate: 100, burst: 10, period: time.Minute, hint: "none",
+		latency: 20 * time.Millisecond, refusal: 5 * time.Millisecond,
+		workers: 64, attempts: 10, backoff: 100 * time.Millisecond, seed: 1,
+	}
+}
+
+// flags registers a flag for each parameter.
+func (p *params) flags(fs *flag.FlagSet) {
+	fs.StringVar(&p.server, "server", p.server, "limit of the server: bucket or window")
+	fs.Float64Var(&p.rate, "rate", p.rate, "limit of the server, requests a `second`; in d the first of three")
+	fs.IntVar(&p.burst, "burst", p.burst, "size of the server's bucket")
+	fs.DurationVar(&p.period, "period", p.period, "length of a window, which accepts rate x period")
+	fs.BoolVar(&p.costly, "costly", p.costly, "refusals cost quota")
+	fs.StringVar(&p.hint, "hint", p.hint, "none, retry-after, ratelimit or x-ratelimit")
+	fs.DurationVar(&p.latency, "latency", p.latency, "until a 200 or a 500")
+	fs.DurationVar(&p.refusal, "refusal", p.refusal, "until a 429 or a 503")
+	fs.IntVar(&p.workers, "workers", p.workers, "concurrent callers (a, c, d; e: of a busy process)")
+	fs.IntVar(&p.n, "n", p.n, "requests (a, c)")
+	fs.IntVar(&p.clients, "clients", p.clients, "clients (b) or processes (e)")
+	fs.Float64Var(&p.each, "each", p.each, "requests a `second` of each client (b) or of a light process (e)")
+	fs.DurationVar(&p.length, "length", p.length, "length of the outage (b), of the run (a.sustained, e) or of a phase (d)")
+	fs.IntVar(&p.attempts, "attempts", p.attempts, "attempts in all, for every peer")
+	fs.DurationVar(&p.backoff, "backoff", p.backoff, "first backoff interval, for every peer")
+	fs.Uint64Var(&p.seed, "seed", p.seed, "seed of the server, the callers and of math/rand")
+}
+
+// override returns p with the flags that are set on the command line.
+func (p params) override(cmd *flag.FlagSet) params {
+	fs := flag.NewFlagSet("params", flag.PanicOnError)
+	p.flags(fs)
+	cmd.Visit(func(f *flag.Flag) {
+		if fs.Lookup(f.Name) != nil {
+			_ = fs.Set(f.Name, f.Value.String()) // parsed once already
+		}
+	})
+	return p
+}
+
+func (p *params) config() config {
+	cfg := config{attempts: p.attempts, backoff: p.backoff, limit: rate.Limit(p.rate), burst: p.burst}
+	if p.server == "window" {
+		cfg.burst = windowSize(p.rate, p.period)
+	}
+	return cfg
+}
+
+func (p *params) newLimit(now time.Time) limit {
+	switch p.server {
+	case "bucket":
+		return &tokenBucket{rate: p.rate, burst: float64(p.burst), costly: p.costly, tokens: float64(p.burst), at: now}
+	case "window":
+		return &fixedWindow{size: windowSize(p.rate, p.period), period: p.period, costly: p.costly, begin: now}
+	}
+	panic("unknown server " + p.server)
+}
+
+// optimum returns how long it takes at least until n requests are accepted.
+func (p *params) optimum(n int) time.Duration {
+	if p.server == "window" {
+		return max(time.Duration((n-1)/windowSize(p.rate, p.period))*p.period, p.latency)
+	}
+	return max(time.Duration(float64(n-p.burst)/p.rate*float64(time.Second)), p.latency)
+}
+
+// quota returns how many requests can be accepted at most in d at the first
+// rate, the burst not included, which is there only once.
+func (p *params) quota(d time.Duration) float64 {
+	if p.server == "window" {
+		return math.Ceil(d.Seconds()/p.period.Seconds()) * float64(windowSize(p.rate, p.period))
+	}
+	return p.rate * d.Seconds()
+}

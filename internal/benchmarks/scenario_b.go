@@ -1,0 +1,151 @@
+package main
+
+import (
+	"math"
+	"testing"
+	"time"
+)
+
+const (
+	leadIn   = 10 * time.Second // of ordinary traffic, before something happens
+	capacity = 1300             // answers a second
+	share500 = 0.2              // of the requests, in b.errors
+)
+
+// outage is scenario b: the server fails, and the clients go on calling.
+func outage() scenario {
+	with := func(length time.Duration) params {
+		p := defaults()
+		p.rate, p.clients, p.each, p.attempts, p.length = 0, 100, 10, 4, length
+		return p
+	}
+	s := scenario{
+		letter: "b",
+		title:  "Outage",
+		model: "100 clients make 10 calls a second each, whatever becomes of them; the server answers 1300 a second behind " +
+			"an unbounded FIFO queue and does not learn of who has given up; attempts time out after 1 s. " +
+			"10 s of ordinary traffic, the outage, 120 s of ordinary traffic. Calls that begin in the outage are counted.",
+	}
+	kinds := []struct {
+		name, model string
+		length      time.Duration
+		metrics     []metric
+		set         func(*server, interval)
+		measure     func(*run, interval) []float64
+	}{
+		{
+			"outage", "30 s of 503", 30 * time.Second,
+			[]metric{atMost("amplification", "x", 1.1), atMost("failed after it", "n", 0)},
+			func(s *server, i interval) { s.down = i },
+			func(r *run, i interval) []float64 {
+				return []float64{r.amplification(i), float64(r.lost(interval{i.to, forever}))}
+			},
+		},
+		{
+			"stall", "the queue is not served for 10 s", 10 * time.Second,
+			[]metric{atMost("amplification", "x", none), atMost("recovery", "s", 35)},
+			func(s *server, i interval) { s.stall = i },
+			func(r *run, i interval) []float64 {
+				return []float64{r.amplification(i), r.recovery(i).Seconds()}
+			},
+		},
+		{
+			"errors", "20 % random 500s for 60 s", 60 * time.Second,
+			[]metric{atMost("amplification", "x", none), atMost("lost", "n", 600)},
+			func(s *server, i interval) { s.flaky, s.failRate = i, share500 },
+			func(r *run, i interval) []float64 {
+				return []float64{r.amplification(i), float64(r.lost(i))}
+			},
+		},
+	}
+	for _, k := range kinds {
+		for _, shared := range []bool{false, true} {
+			v := variant{
+				name: "b." + k.name, model: k.model + ", one transport per client",
+				params: with(k.length), metrics: k.metrics,
+			}
+			if shared {
+				v.name, v.model = v.name+"-shared", k.model+", one transport for all"
+			}
+			v.measure = func(t *testing.T, p params, pr *peer) ([]float64, *run) {
+				t.Helper()
+				trouble := interval{leadIn, leadIn + p.length}
+				r := bubble(t, p, pr, func(r *run) {
+					r.srv.capacity, r.srv.timeout = capacity, time.Second
+					k.set(r.srv, trouble)
+					r.openLoop(shared, trouble.to+2*time.Minute)
+				})
+				return k.measure(r, trouble), r
+			}
+			s.variants = append(s.variants, v)
+		}
+	}
+	return s
+}
+
+// openLoop has each client call at its rate, whether calls return or not.
+func (r *run) openLoop(shared bool, length time.Duration) {
+	all := &tally{r: r}
+	newID := ids(r.params.clients)
+	common := r.newClient()
+	for k := range r.params.clients {
+		do := common
+		if !shared {
+			do = r.newClient()
+		}
+		all.stream(do, k, r.params.each, r.at(length), newID)
+	}
+	all.wg.Wait()
+}
+
+// amplification is how often a call that begins in the interval is attempted.
+func (r *run) amplification(i interval) float64 {
+	calls, attempts := 0, 0
+	for _, c := range r.calls {
+		if i.holds(r.since(c.begin)) {
+			calls++
+			attempts += c.attempts
+		}
+	}
+	return float64(attempts) / float64(max(calls, 1))
+}
+
+// lost is how many of the calls that begin in the interval fail.
+func (r *run) lost(i interval) (n int) {
+	for _, c := range r.calls {
+		if i.holds(r.since(c.begin)) && !c.ok {
+			n++
+		}
+	}
+	return n
+}
+
+// recovery is how long after the interval it takes until, for good, 95 % of the
+// calls that begin in any second succeed.
+func (r *run) recovery(i interval) time.Duration {
+	type tally struct{ calls, failed int }
+	var seconds []tally
+	for _, c := range r.calls {
+		d := r.since(c.begin) - i.to
+		if d < 0 {
+			continue
+		}
+		for len(seconds) <= int(d/time.Second) {
+			seconds = append(seconds, tally{})
+		}
+		s := &seconds[d/time.Second]
+		s.calls++
+		if !c.ok {
+			s.failed++
+		}
+	}
+	for k := len(seconds) - 1; k >= 0; k-- {
+		if float64(seconds[k].failed) > 0.05*float64(seconds[k].calls) {
+			if k == len(seconds)-1 {
+				return math.MaxInt64 // never
+			}
+			return time.Duration(k+1) * time.Second
+		}
+	}
+	return 0
+}

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"testing"
+	"time"
+)
+
+// fleet is scenario e: processes that know nothing of each other share a quota.
+func fleet() scenario {
+	with := func(f func(*params)) params {
+		p := defaults()
+		p.clients, p.each, p.length = 10, 2, 5*time.Minute
+		if f != nil {
+			f(&p)
+		}
+		return p
+	}
+	metrics := func(used, refused, jain, p99 float64) []metric {
+		return []metric{
+			atLeast("used of the limit", "", used),
+			atMost("refused per success", "", refused),
+			atLeast("Jain's index", "", jain),
+			atMost("light p99", "s", p99),
+			atMost("failed", "n", none),
+		}
+	}
+	return scenario{
+		letter: "e",
+		title:  "A fleet shares one quota",
+		model: "10 processes with a transport each and one limit of 100/s, burst 10, for 5 minutes: half of them with 64 workers without " +
+			"think time (100 ms after a failed call), half making 2 calls a second. Jain's index is of what each got of its max-min fair share.",
+		variants: []variant{
+			{
+				name: "e.fleet", model: "token bucket, no hint",
+				params: with(nil), metrics: metrics(0.93, 0.03, 0.95, 1), measure: measureFleet,
+			},
+			{
+				name: "e.retry-after", model: "token bucket, a refusal says Retry-After: 1",
+				params:  with(func(p *params) { p.hint = "retry-after" }),
+				metrics: metrics(none, none, none, none), measure: measureFleet,
+			},
+			{
+				name: "e.ratelimit", model: "token bucket, every answer has RateLimit fields",
+				params:  with(func(p *params) { p.hint = "ratelimit" }),
+				metrics: metrics(none, none, none, none), measure: measureFleet,
+			},
+			{
+				name: "e.costly", model: "token bucket, a refusal takes what is left of a token, no hint",
+				params:  with(func(p *params) { p.costly = true }),
+				metrics: metrics(none, none, none, none), measure: measureFleet,
+			},
+			{
+				name: "e.window", model: "fixed windows of 1 s, no hint",
+				params:  with(func(p *params) { p.server, p.period = "window", time.Second }),
+				metrics: metrics(none, none, none, none), measure: measureFleet,
+			},
+		},
+	}
+}
+
+func measureFleet(t *testing.T, p params, pr *peer) ([]float64, *run) {
+	t.Helper()
+	heavy := p.clients / 2
+	r := bubble(t, p, pr, func(r *run) {
+		all := &tally{r: r}
+		until := r.at(p.length)
+		newID := ids(p.clients + heavy*p.workers)
+		for k := range p.clients {
+			do := r.newClient()
+			if k >= heavy {
+				all.stream(do, k, p.each, until, newID)
+				continue
+			}
+			for w := range p.workers {
+				all.work(do, p.clients+k*p.workers+w, k, until)
+			}
+		}
+		all.wg.Wait()
+	})
+	light := func(c *call) bool { return c.process >= heavy }
+	return []float64{
+		float64(r.srv.count(interval{0, p.length}).accepted) / (p.quota(p.length) + float64(p.burst)),
+		r.refusedPerSuccess(p.length),
+		r.jain(heavy),
+		r.latency(0.99, light).Seconds(),
+		float64(r.failed()),
+	}, r
+}
+
+// jain is Jain's index of what the processes got, each relative to its max-min
+// fair share: all that a light one asks for, or what that leaves to each of the
+// heavy ones.
+func (r *run) jain(heavy int) float64 {
+	p := r.params
+	light := p.clients - heavy
+	fair := make([]float64, p.clients)
+	for k := range fair {
+		fair[k] = p.each
+		if float64(p.clients)*p.each > p.rate {
+			fair[k] = p.rate / float64(p.clients)
+		}
+		if k < heavy {
+			fair[k] = (p.rate - float64(light)*fair[k]) / float64(heavy)
+		}
+	}
+	got := make([]float64, p.clients)
+	for _, c := range r.calls {
+		if c.ok && r.since(c.end) < p.length {
+			got[c.process] += 1 / fair[c.process]
+		}
+	}
+	var sum, squares float64
+	for _, x := range got {
+		sum += x
+		squares += x * x
+	}
+	return sum * sum / (float64(len(got)) * max(squares, 1e-9))
+}

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"math"
+	"slices"
+	"testing"
+	"time"
+)
+
+// scenario is a row of the scoreboard's table of contents.
+type scenario struct {
+	letter   string
+	title    string
+	model    string // of the server and the callers, as far as all variants share it
+	variants []variant
+}
+
+// variant is a way to run a scenario.
+type variant struct {
+	name    string // such as "a.backlog"
+	model   string
+	params  params
+	metrics []metric
+	measure func(*testing.T, params, *peer) ([]float64, *run)
+}
+
+// metric is a row of the table.
+type metric struct {
+	name    string
+	unit    string
+	target  float64 // what the transport is to reach; NaN: none is set
+	atLeast bool    // more is better
+}
+
+var none = math.NaN()
+
+func atMost(name, unit string, target float64) metric {
+	return metric{name: name, unit: unit, target: target}
+}
+
+func atLeast(name, unit string, target float64) metric {
+	return metric{name: name, unit: unit, target: target, atLeast: true}
+}
+
+func (r *run) failed() (n int) {
+	for _, c := range r.calls {
+		if !c.ok {
+			n++
+		}
+	}
+	return n
+}
+
+// refusedPerSuccess is what the clients cost the server, until the given time.
+func (r *run) refusedPerSuccess(until time.Duration) float64 {
+	sum := r.srv.count(interval{0, until})
+	return float64(sum.refused) / float64(max(sum.accepted, 1))
+}
+
+const forever = time.Duration(math.MaxInt64)
+
+// latency returns a quantile of how long the calls took that pick selects. Those
+// that failed count with the time until they did.
+func (r *run) latency(q float64, pick func(*call) bool) time.Duration {
+	var d []time.Duration
+	for _, c := range r.calls {
+		if pick(c) {
+			d = append(d, c.end.Sub(c.begin))
+		}
+	}
+	return quantile(d, q)
+}
+
+func quantile(d []time.Duration, q float64) time.Duration {
+	if len(d) == 0 {
+		return 0
+	}
+	slices.Sort(d)
+	return d[max(int(math.Ceil(q*float64(len(d))))-1, 0)]
+}
+
+func all(*call) bool { return true }
+
+// scenarios are all of them; f, which runs in real time, has a file of its own.
+func scenarios() []scenario {
+	return []scenario{drain(), outage(), isolated(), change(), fleet()}
+}
