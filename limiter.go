@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"hash/maphash"
+	"math"
+	"os"
 	"net/http"
 	"slices"
 	"strings"
@@ -222,6 +224,7 @@ func (t *keyTable) hashSeed() maphash.Seed {
 // when it falls due: a waiter that gives up takes nothing with it.
 type gate struct {
 	mu          sync.Mutex
+	pace        pace
 	bucket      *rate.Limiter // nil: no limit
 	token       *rate.Reservation
 	pausedUntil time.Time
@@ -229,12 +232,24 @@ type gate struct {
 	reopening   bool
 	credit      int       // attempts that may go while reopening
 	creditAt    time.Time // when credit last grew with time
+	creditStart time.Time // what was sent before says nothing about the time after it
 	line        [2][]*waiter
 	timer       *time.Timer
 }
 
 // waiter is an attempt that stands in line; pass is closed when it may be sent.
-type waiter struct{ pass chan struct{} }
+type waiter struct {
+	arrived time.Time
+	ticket  ticket // once it has passed
+	pass    chan struct{}
+}
+
+// ticket is what a gate knows of an attempt that it let go while it was
+// learning. The zero ticket is one from before.
+type ticket struct {
+	n  int64 // the attempts since learning began, this one included
+	at time.Time
+}
 
 const (
 	firstAttempt = 0 // index into gate.line
@@ -247,21 +262,25 @@ const (
 )
 
 // wait returns when an attempt may be sent, or why it may not. It calls onWait
-// before it waits.
-func (g *gate) wait(ctx context.Context, class int, maxWait time.Duration, onWait func(reason string, d time.Duration)) error {
+// before it waits. An attempt that arrived earlier, as one has that was refused,
+// goes before the others of its class; the zero time is now.
+func (g *gate) wait(ctx context.Context, class int, arrived time.Time, maxWait time.Duration, onWait func(reason string, d time.Duration)) (ticket, error) {
 	now := time.Now()
-	g.mu.Lock()
-	if g.allowed(now) {
-		g.mu.Unlock()
-		return nil
+	if arrived.IsZero() {
+		arrived = now
 	}
-	d, reason := g.estimate(now, class)
+	g.mu.Lock()
+	if t, ok := g.allowed(now); ok {
+		g.mu.Unlock()
+		return t, nil
+	}
+	w := &waiter{arrived: arrived, pass: make(chan struct{})}
+	d, reason := g.estimate(now, class, arrived)
 	if d > maxWait || maxWait == 0 || pastDeadline(ctx, now, d) {
 		g.mu.Unlock()
-		return &LimitError{Reason: reason, Wait: d}
+		return ticket{}, &LimitError{Reason: reason, Wait: d}
 	}
-	w := &waiter{pass: make(chan struct{})}
-	g.line[class] = append(g.line[class], w)
+	g.line[class] = slices.Insert(g.line[class], g.place(class, arrived), w)
 	g.serve(now)
 	g.mu.Unlock()
 	defer g.leave(class, w) // if onWait panics
@@ -274,7 +293,7 @@ func (g *gate) wait(ctx context.Context, class int, maxWait time.Duration, onWai
 	var err error
 	select {
 	case <-w.pass:
-		return nil
+		return w.ticket, nil
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	case <-timer.C:
@@ -284,27 +303,41 @@ func (g *gate) wait(ctx context.Context, class int, maxWait time.Duration, onWai
 		g.mu.Unlock()
 	}
 	if !g.leave(class, w) {
-		return nil
+		return w.ticket, nil
 	}
-	return err
+	return ticket{}, err
+}
+
+// place returns how many of a class go before an attempt that arrived then.
+func (g *gate) place(class int, arrived time.Time) int {
+	i := len(g.line[class])
+	for i > 0 && g.line[class][i-1].arrived.After(arrived) {
+		i--
+	}
+	return i
 }
 
 // allowed reports whether an attempt may go at once, and counts it if so.
-func (g *gate) allowed(now time.Time) bool {
+func (g *gate) allowed(now time.Time) (ticket, bool) {
 	if g.waiting() || now.Before(g.pausedUntil) {
-		return false
+		return ticket{}, false
 	}
 	g.grow(now)
-	if g.reopening && g.credit <= 0 {
-		return false
+	if g.reopening && g.credit <= 0 || g.pace.wait(now) > 0 {
+		return ticket{}, false
 	}
 	if g.bucket != nil && !g.bucket.AllowN(now, 1) {
-		return false
+		return ticket{}, false
 	}
+	return g.send(now), true
+}
+
+// send counts an attempt that goes now.
+func (g *gate) send(now time.Time) ticket {
 	if g.reopening {
 		g.credit--
 	}
-	return true
+	return g.pace.send(now)
 }
 
 // serve lets everybody go who may go now, and sets the timer for the next. It
@@ -334,12 +367,11 @@ func (g *gate) serve(now time.Time) {
 			})
 			return
 		}
-		close(g.line[class][0].pass)
+		w := g.line[class][0]
 		g.line[class] = slices.Delete(g.line[class], 0, 1)
 		g.token = nil
-		if g.reopening {
-			g.credit--
-		}
+		w.ticket = g.send(now)
+		close(w.pass)
 	}
 }
 
@@ -353,8 +385,8 @@ func (g *gate) blocked(now time.Time) time.Duration {
 	if g.reopening && g.credit <= 0 {
 		return g.creditAt.Add(reopenPace).Sub(now)
 	}
-	if g.bucket == nil {
-		return 0
+	if d := g.pace.wait(now); d > 0 || g.bucket == nil {
+		return d
 	}
 	if g.token == nil {
 		g.token = g.bucket.ReserveN(now, 1)
@@ -373,36 +405,44 @@ func (g *gate) grow(now time.Time) {
 // estimate returns how long an attempt that arrives now would wait at least,
 // and for what. The reopening after a pause is not foreseen: how long it takes
 // is up to the server.
-func (g *gate) estimate(now time.Time, class int) (time.Duration, string) {
+func (g *gate) estimate(now time.Time, class int, arrived time.Time) (time.Duration, string) {
 	if now.Before(g.pausedUntil) {
 		return g.refusedTill.Sub(now), "pause"
 	}
 	if g.reopening && g.credit <= 0 {
 		return max(g.creditAt.Add(reopenPace).Sub(now), 0), "pause"
 	}
-	if g.bucket == nil {
+	ahead := g.place(class, arrived)
+	if class == retryAttempt {
+		ahead += len(g.line[firstAttempt])
+	}
+	d := g.pace.wait(now)
+	if g.pace.rate > 0 && g.pace.refusals < starved {
+		d = max(d, 0) + seconds(float64(ahead)/g.pace.rate)
+	}
+	if g.bucket != nil {
+		missing := float64(ahead+1) - g.bucket.TokensAt(now)
+		if g.token != nil {
+			missing-- // taken out of the bucket already, for whoever is first
+		}
+		d = max(d, seconds(missing/float64(g.bucket.Limit())))
+	}
+	if g.bucket == nil && g.pace.rate == 0 {
 		return 0, "pause"
 	}
-	ahead := len(g.line[firstAttempt])
-	if class == retryAttempt {
-		ahead += len(g.line[retryAttempt])
-	}
-	missing := float64(ahead+1) - g.bucket.TokensAt(now)
-	if g.token != nil {
-		missing-- // taken out of the bucket already, for whoever is first
-	}
-	seconds := max(missing, 0) / float64(g.bucket.Limit())
-	if seconds > waithint.Max.Seconds() {
-		return waithint.Max, "rate limit" // a tiny limit would overflow
-	}
-	return time.Duration(seconds * float64(time.Second)), "rate limit"
+	return d, "rate limit"
+}
+
+// seconds is s seconds as a Duration, which a tiny rate would overflow.
+func seconds(s float64) time.Duration {
+	return time.Duration(min(max(s, 0), waithint.Max.Seconds()) * float64(time.Second))
 }
 
 // foresee returns how long a retry would be held back.
 func (g *gate) foresee(now time.Time) time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	d, _ := g.estimate(now, retryAttempt)
+	d, _ := g.estimate(now, retryAttempt, now)
 	return d
 }
 
@@ -419,16 +459,48 @@ func (g *gate) leave(class int, w *waiter) bool {
 	return true
 }
 
+// refused tells the gate of an attempt that was refused for its rate, with the
+// server's hint if there was one. It stops the key for as long as the hint says,
+// or if there is none reopens it at once, from slow.
+func (g *gate) refused(t ticket, now time.Time, hint, maxWait time.Duration, learn bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if maxWait == 0 {
+		return // where nobody waits, nothing is held back
+	}
+	if learn {
+		g.learn(t, now)
+	}
+	if hint > 0 {
+		g.pause(now, hint, maxWait)
+	}
+	g.serve(now)
+}
+
+// learn adjusts the pace to a refusal.
+func (g *gate) learn(t ticket, now time.Time) {
+	active := g.reopening || g.pace.rate > 0
+	if !g.pace.refused(t, now, active) {
+		return
+	}
+	if g.pace.rate > 0 {
+		g.reopening = false // the pace is better
+	} else if !g.reopening {
+		g.reopen(now)
+	}
+}
+
+// reopen lets one attempt go after now, and more as they are accepted.
+func (g *gate) reopen(at time.Time) {
+	g.reopening, g.credit, g.creditAt, g.creditStart = true, 1, at, at
+}
+
 // pause stops the key because the server refuses everything for d. The pause is
 // at most maxWait, so that a hint gone wrong does not shut the key for a day:
 // until then callers are told at once that the wait is too long for them, and
 // then one goes and finds out.
 func (g *gate) pause(now time.Time, d, maxWait time.Duration) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if d = min(d, waithint.Max); maxWait == 0 || d <= 0 {
-		return // where nobody waits, nothing is held back
-	}
+	d = min(d, waithint.Max)
 	if !now.Before(g.pausedUntil) {
 		g.refusedTill = time.Time{} // of an earlier pause, which has been tried since
 	}
@@ -439,23 +511,27 @@ func (g *gate) pause(now time.Time, d, maxWait time.Duration) {
 	if !until.After(g.pausedUntil) {
 		return
 	}
-	g.pausedUntil, g.creditAt = until, until
-	g.reopening, g.credit = true, 1
+	g.pausedUntil = until
+	g.reopen(until)
 	if g.token != nil { // it would fall due in the pause, and be lost
 		g.token.CancelAt(now)
 		g.token = nil
 	}
-	g.serve(now)
 }
 
 // ended tells the gate of an attempt, sent at the given time, that was not
 // rejected: it was accepted, or got no answer, which leaves things as they were
 // before it. What was sent before the pause ended says nothing about the time
 // after it.
-func (g *gate) ended(sent, now time.Time, accepted bool) {
+func (g *gate) ended(t ticket, now time.Time, accepted bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !g.reopening || sent.Before(g.pausedUntil) {
+	if accepted && t.n > 0 && g.pace.accepted(t, now, g.waiting()) {
+		g.reopen(now)
+		g.serve(now)
+		return
+	}
+	if !g.reopening || t.at.Before(g.creditStart) {
 		return
 	}
 	g.credit++
@@ -465,6 +541,7 @@ func (g *gate) ended(sent, now time.Time, accepted bool) {
 	g.serve(now)
 	if accepted && !g.waiting() {
 		g.reopening = false // nobody was left to hold back
+		g.pace.forget()
 	}
 }
 
@@ -509,4 +586,207 @@ func waitFor(ctx context.Context, l Limiter, maxWait time.Duration, onWait func(
 func pastDeadline(ctx context.Context, now time.Time, d time.Duration) bool {
 	deadline, ok := ctx.Deadline()
 	return ok && !now.Add(d).Before(deadline)
+}
+
+// pace is the rate that a server lets through, as learned from its refusals.
+//
+// At a refusal the server's bucket is empty. So between two refusals as many
+// attempts are accepted as it refills, whatever its size: accepted / elapsed is
+// the rate, one attempt more or less. The one more is what is sent: the next
+// refusal then comes when about as many again have been accepted, and each
+// refusal halves the error. Of the last refusals, the one that gives the lowest
+// rate counts, so that a limit that falls is noticed at once.
+//
+// A limit that rises shows in refusals that fail to come. The pace creeps
+// upward with every attempt that is accepted, so that one in probeEvery is
+// refused as long as the limit stays; without a refusal after so many it
+// doubles again and again, and what was learned before is forgotten.
+//
+// Only attempts that had to wait teach anything: where there is no backlog, the
+// server's bucket may be full, and what is accepted is what is asked for.
+type pace struct {
+	rate    float64   // attempts a second that may go; 0: not known
+	base    float64   // the rate as of the last refusal
+	next    time.Time // when the next attempt may go
+	last    time.Time // when the last one went
+	sent    int64
+	lost    int64 // of these, refused
+	marks   [8]mark
+	n       int // marks in use, the oldest first
+	cut     time.Time
+	refusals int // in a row
+	doubt bool
+	slack   bool // there was no backlog since the last refusal
+	acks    int  // attempts accepted since then, in a backlog
+	lastAck time.Time
+	held    time.Time     // when somebody last had to wait
+	rtt     time.Duration // until a refusal is known
+}
+
+// mark is a refusal: an instant at which the server's bucket was empty.
+type mark struct {
+	at         time.Time
+	sent, lost int64
+}
+
+const (
+	probeEvery = 120
+	catchUp    = 10 * time.Millisecond
+	forgetting = time.Minute
+	starved = 3
+)
+
+func (p *pace) forget() { *p = pace{sent: p.sent, lost: p.lost, cut: p.cut} }
+
+// wait returns how long until the next attempt may go.
+func (p *pace) wait(now time.Time) time.Duration {
+	if p.rate == 0 {
+		return 0
+	}
+	d := p.next.Sub(now)
+	if d > 0 {
+		p.held = now
+		return d
+	}
+	if now.Sub(p.held) > forgetting {
+		p.forget()
+	}
+	return 0
+}
+
+// send counts an attempt.
+func (p *pace) send(now time.Time) ticket {
+	p.sent++
+	p.last = now
+	if p.rate > 0 {
+		gap := seconds(1 / p.rate)
+		if now.Sub(p.next) > gap {
+			p.slack = true
+		}
+		if earliest := now.Add(-catchUp); p.next.Before(earliest) {
+			p.next = earliest
+		}
+		p.next = p.next.Add(gap)
+	}
+	return ticket{p.sent, now}
+}
+
+// refused takes note of a refusal and reports whether it is news. One of an
+// attempt that was sent before the last one was known is not.
+func (p *pace) refused(t ticket, now time.Time, active bool) bool {
+	if t.n == 0 && active {
+		return false
+	}
+	p.lost++
+	if active && t.at.Before(p.cut) {
+		return false
+	}
+	if t.n == 0 {
+		p.sent, p.lost, t.at = 0, 0, now
+	} else {
+		p.rtt = now.Sub(t.at)
+	}
+	p.cut = now
+	p.refusals++
+	switch {
+	case p.slack:
+		p.n = 0
+	case p.base > 0 && p.rate > 1.25*p.base:
+		p.n, p.base = 0, p.rate
+	}
+	p.slack = false
+	oldrate := p.rate
+	if p.refusals >= starved {
+		p.base = p.rate / 2
+	} else if p.n > 0 {
+		p.base = p.accepted1(ticket{t.n, t.at}, p.lost)
+	}
+	p.mark(mark{t.at, t.n, p.lost})
+	p.setRate(p.base, now)
+	if os.Getenv("PDEBUG") != "" {
+		fmt.Fprintf(os.Stderr, "%p %v n=%d sent=%d lost=%d base=%.3f rate=%.3f acks=%d rtt=%v refusals=%d doubt=%v\n", p, now.Format("05.000000"), p.n, t.n, p.lost, p.base, oldrate, p.acks, p.rtt, p.refusals, p.doubt)
+	}
+	p.acks, p.lastAck = 0, now
+	return true
+}
+
+func (p *pace) accepted1(t ticket, lost int64) float64 {
+	o := p.marks[0]
+	accepted := max(t.n-o.sent-(lost-o.lost), 0)
+	return float64(accepted+1) / max(t.at.Sub(o.at).Seconds(), 1e-6)
+}
+
+func (p *pace) mark(m mark) {
+	if p.n == len(p.marks) {
+		// The oldest is the base line, until it is old enough.
+		drop := 1
+		if m.sent-p.marks[0].sent > int64(len(p.marks)*probeEvery) {
+			drop = 0
+		}
+		copy(p.marks[drop:], p.marks[drop+1:])
+		p.n--
+	}
+	p.marks[p.n] = m
+	p.n++
+}
+
+func (p *pace) setRate(r float64, now time.Time) {
+	if p.rate == 0 && r > 0 {
+		p.held = now
+	}
+	p.base, p.rate = r, r
+	if r > 0 {
+		p.next = p.last.Add(seconds(1 / r))
+	}
+}
+
+// accepted takes note of an attempt that was accepted.
+func (p *pace) accepted(t ticket, now time.Time, backlog bool) (restart bool) {
+	if p.n == 0 || t.at.Before(p.marks[p.n-1].at) {
+		return false
+	}
+	if p.rate == 0 {
+		p.refusals = 0
+		return false
+	}
+	if p.refusals >= starved {
+		p.refusals = 0
+		return p.recover(now)
+	}
+	p.refusals = 0
+	elapsed := now.Sub(p.lastAck)
+	p.lastAck = now
+	if !backlog {
+		return false
+	}
+	p.acks++
+	if p.acks == 16 {
+		p.doubt = false
+	}
+	every := max(probeEvery, 8*p.rate*p.rtt.Seconds())
+	if n := float64(p.acks); n <= every {
+		p.rate = p.base * (1 + 2*n/(probeEvery*every))
+		return false
+	}
+	doubling := max(0.5, 8/p.rate, 4*p.rtt.Seconds())
+	p.rate *= math.Exp2(min(elapsed.Seconds()/doubling, 1))
+	return false
+}
+
+func (p *pace) recover(now time.Time) (restart bool) {
+	last := p.marks[p.n-1]
+	if p.doubt {
+		p.marks[0], p.n, p.doubt = last, 1, false
+		return false
+	}
+	o := p.marks[0]
+	k := max(p.sent-o.sent-(p.lost-o.lost), 0)
+	p.doubt = true
+	if k >= 8 {
+		p.setRate(float64(k)/now.Sub(o.at).Seconds(), now)
+		return false
+	}
+	p.marks[0], p.n = last, 1
+	p.base, p.rate = 0, 0
+	return true
 }

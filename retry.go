@@ -172,6 +172,8 @@ type call struct {
 	held       *http.Response // in our hands: closed if a hook or a policy panics
 	paid       int            // tokens of the budget this call has used up
 	prepaid    bool           // the attempt under way is paid for
+	ticket     ticket         // of the attempt under way
+	arrived    time.Time      // when the call was refused for its rate, the first time
 	begin      time.Time      // if there are hooks
 	timed      bool           // the durations of attempts are kept
 	answered   time.Time      // when the last attempt ended, if that failed or timed
@@ -255,9 +257,10 @@ func (c *call) admit(n int) error {
 		return context.Cause(ctx)
 	}
 	class := firstAttempt
-	if n > 1 {
+	if n > 1 && c.arrived.IsZero() {
 		class = retryAttempt
 	}
+	c.ticket = ticket{}
 	if c.cfg.limiter != nil {
 		if err := waitFor(ctx, c.cfg.limiter, c.cfg.maxWait, c.onWait(n)); err != nil {
 			return err
@@ -270,7 +273,9 @@ func (c *call) admit(n int) error {
 	if c.key == nil {
 		return nil
 	}
-	return c.key.gate.wait(ctx, class, c.cfg.maxWait, c.onWait(n))
+	var err error
+	c.ticket, err = c.key.gate.wait(ctx, class, c.arrived, c.cfg.maxWait, c.onWait(n))
+	return err
 }
 
 // attempt sends the request once and judges what came of it.
@@ -402,8 +407,8 @@ func repair(resp *http.Response, err error) (*http.Response, error) {
 // observe tells the limiter and the budget of the key what came of an attempt.
 // Nothing is remembered of a key that never failed.
 func (c *call) observe(a *AttemptInfo, resp *http.Response) {
-	v, timed := a.Verdict, c.timed
-	rejected := resp != nil && v.Unprocessed && v.RetryAfter > 0
+	v := a.Verdict
+	rejected := resp != nil && v.Unprocessed && (v.RetryAfter > 0 || v.Kind == KindRateLimit)
 	temporary := v.Retry && v.Kind != KindRateLimit
 	if c.key == nil && (rejected || temporary) {
 		c.key = c.t.keys.findOrAdd(c.cfg, c.req)
@@ -419,9 +424,13 @@ func (c *call) observe(a *AttemptInfo, resp *http.Response) {
 	switch {
 	case rejected:
 		// The bound is the Transport's, as the pause is everybody's.
-		c.key.gate.pause(now, v.RetryAfter-now.Sub(c.answered), c.t.cfg.maxWait)
-	case timed && v.Kind != KindRateLimit:
-		c.key.gate.ended(c.answered.Add(-a.Duration), now, resp != nil)
+		hint := v.RetryAfter - now.Sub(c.answered)
+		c.key.gate.refused(c.ticket, now, hint, c.t.cfg.maxWait, v.Kind == KindRateLimit)
+		if c.arrived.IsZero() && v.Kind == KindRateLimit {
+			c.arrived = c.answered
+		}
+	case v.Kind != KindRateLimit:
+		c.key.gate.ended(c.ticket, now, resp != nil)
 	}
 	switch {
 	case v.Kind == KindRateLimit || a.Err != nil && !v.Retry:
