@@ -616,6 +616,8 @@ type pace struct {
 	cut     time.Time
 	refusals int // in a row
 	doubt bool
+	good int64
+	proof int
 	slack   bool // there was no backlog since the last refusal
 	acks    int  // attempts accepted since then, in a backlog
 	lastAck time.Time
@@ -698,6 +700,7 @@ func (p *pace) refused(t ticket, now time.Time, active bool) bool {
 	oldrate := p.rate
 	if p.refusals >= starved {
 		p.base = p.rate / 2
+		p.proof = 0
 	} else if p.n > 0 {
 		p.base = p.accepted1(ticket{t.n, t.at}, p.lost)
 	}
@@ -713,6 +716,7 @@ func (p *pace) refused(t ticket, now time.Time, active bool) bool {
 func (p *pace) accepted1(t ticket, lost int64) float64 {
 	o := p.marks[0]
 	accepted := max(t.n-o.sent-(lost-o.lost), 0)
+	p.proof = int(accepted)
 	return float64(accepted+1) / max(t.at.Sub(o.at).Seconds(), 1e-6)
 }
 
@@ -760,28 +764,29 @@ func (p *pace) accepted(t ticket, now time.Time, backlog bool) (restart bool) {
 		return false
 	}
 	p.acks++
-	if p.acks == 16 {
-		p.doubt = false
-	}
-	every := max(probeEvery, 8*p.rate*p.rtt.Seconds())
+	trust := min(float64(2*p.proof+4)/probeEvery, 1)
+	every := max(probeEvery*trust, 8*p.rate*p.rtt.Seconds())
 	if n := float64(p.acks); n <= every {
 		p.rate = p.base * (1 + 2*n/(probeEvery*every))
 		return false
 	}
-	doubling := max(0.5, 8/p.rate, 4*p.rtt.Seconds())
+	doubling := max(0.5*trust, 8*trust/p.rate, max(4*trust, 1)*p.rtt.Seconds())
 	p.rate *= math.Exp2(min(elapsed.Seconds()/doubling, 1))
 	return false
 }
 
 func (p *pace) recover(now time.Time) (restart bool) {
 	last := p.marks[p.n-1]
-	if p.doubt {
+	good := p.sent - p.lost
+	if p.doubt && good-p.good < 16 {
 		p.marks[0], p.n, p.doubt = last, 1, false
 		return false
 	}
 	o := p.marks[0]
 	k := max(p.sent-o.sent-(p.lost-o.lost), 0)
 	p.doubt = true
+	p.good = good
+	p.proof = int(k)
 	if k >= 8 {
 		p.setRate(float64(k)/now.Sub(o.at).Seconds(), now)
 		return false
