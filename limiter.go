@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"hash/maphash"
 	"math"
-	"os"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -229,6 +229,10 @@ type gate struct {
 	token       *rate.Reservation
 	pausedUntil time.Time
 	refusedTill time.Time // what the server said, which may be longer than we pause
+	pauses      int
+	scoutAt     time.Time
+	scout       int64
+	scoped      bool
 	reopening   bool
 	credit      int       // attempts that may go while reopening
 	creditAt    time.Time // when credit last grew with time
@@ -319,11 +323,11 @@ func (g *gate) place(class int, arrived time.Time) int {
 
 // allowed reports whether an attempt may go at once, and counts it if so.
 func (g *gate) allowed(now time.Time) (ticket, bool) {
-	if g.waiting() || now.Before(g.pausedUntil) {
+	if g.waiting() || g.paused(now) > 0 {
 		return ticket{}, false
 	}
 	g.grow(now)
-	if g.reopening && g.credit <= 0 || g.pace.wait(now) > 0 {
+	if g.reopening && g.credit <= 0 && !now.Before(g.pausedUntil) || g.pace.wait(now) > 0 {
 		return ticket{}, false
 	}
 	if g.bucket != nil && !g.bucket.AllowN(now, 1) {
@@ -332,12 +336,25 @@ func (g *gate) allowed(now time.Time) (ticket, bool) {
 	return g.send(now), true
 }
 
+// paused returns how long the pause still is.
+func (g *gate) paused(now time.Time) time.Duration {
+	d := g.pausedUntil.Sub(now)
+	if d > 0 && !g.scoutAt.IsZero() {
+		return g.scoutAt.Sub(now)
+	}
+	return d
+}
+
 // send counts an attempt that goes now.
 func (g *gate) send(now time.Time) ticket {
 	if g.reopening {
 		g.credit--
 	}
-	return g.pace.send(now)
+	t := g.pace.send(now)
+	if now.Before(g.pausedUntil) {
+		g.scout, g.scoutAt = t.n, time.Time{}
+	}
+	return t
 }
 
 // serve lets everybody go who may go now, and sets the timer for the next. It
@@ -378,11 +395,11 @@ func (g *gate) serve(now time.Time) {
 // blocked returns how long the first in line has to wait as things stand; at 0
 // it may go, and its token is the one reserved.
 func (g *gate) blocked(now time.Time) time.Duration {
-	if d := g.pausedUntil.Sub(now); d > 0 {
+	if d := g.paused(now); d > 0 {
 		return d
 	}
 	g.grow(now)
-	if g.reopening && g.credit <= 0 {
+	if g.reopening && g.credit <= 0 && !now.Before(g.pausedUntil) {
 		return g.creditAt.Add(reopenPace).Sub(now)
 	}
 	if d := g.pace.wait(now); d > 0 || g.bucket == nil {
@@ -468,26 +485,19 @@ func (g *gate) refused(t ticket, now time.Time, hint, maxWait time.Duration, lea
 	if maxWait == 0 {
 		return // where nobody waits, nothing is held back
 	}
-	if learn {
-		g.learn(t, now)
+	news := learn && g.pace.refused(t, now, g.reopening || g.pace.rate > 0)
+	if g.pace.refusals >= starved {
+		g.scoped = false
 	}
-	if hint > 0 {
+	switch {
+	case hint > 0 && !g.scoped:
 		g.pause(now, hint, maxWait)
-	}
-	g.serve(now)
-}
-
-// learn adjusts the pace to a refusal.
-func (g *gate) learn(t ticket, now time.Time) {
-	active := g.reopening || g.pace.rate > 0
-	if !g.pace.refused(t, now, active) {
-		return
-	}
-	if g.pace.rate > 0 {
+	case news && g.pace.rate > 0:
 		g.reopening = false // the pace is better
-	} else if !g.reopening {
+	case news && !g.reopening:
 		g.reopen(now)
 	}
+	g.serve(now)
 }
 
 // reopen lets one attempt go after now, and more as they are accepted.
@@ -511,8 +521,15 @@ func (g *gate) pause(now time.Time, d, maxWait time.Duration) {
 	if !until.After(g.pausedUntil) {
 		return
 	}
+	if g.pauses++; g.pauses > 1 && now.Sub(g.pausedUntil) < d {
+		g.scoutAt = now.Add(d / 4)
+	}
 	g.pausedUntil = until
-	g.reopen(until)
+	g.pace.paused(until)
+	g.reopening = false
+	if g.pace.rate == 0 {
+		g.reopen(until)
+	}
 	if g.token != nil { // it would fall due in the pause, and be lost
 		g.token.CancelAt(now)
 		g.token = nil
@@ -526,6 +543,11 @@ func (g *gate) pause(now time.Time, d, maxWait time.Duration) {
 func (g *gate) ended(t ticket, now time.Time, accepted bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if accepted && t.n > 0 && t.n == g.scout && now.Before(g.pausedUntil) {
+		g.scoped, g.pausedUntil, g.refusedTill, g.scoutAt = true, now, now, time.Time{}
+		g.reopen(now)
+		g.pace.reset(t)
+	}
 	if accepted && t.n > 0 && g.pace.accepted(t, now, g.waiting()) {
 		g.reopen(now)
 		g.serve(now)
@@ -605,24 +627,24 @@ func pastDeadline(ctx context.Context, now time.Time, d time.Duration) bool {
 // Only attempts that had to wait teach anything: where there is no backlog, the
 // server's bucket may be full, and what is accepted is what is asked for.
 type pace struct {
-	rate    float64   // attempts a second that may go; 0: not known
-	base    float64   // the rate as of the last refusal
-	next    time.Time // when the next attempt may go
-	last    time.Time // when the last one went
-	sent    int64
-	lost    int64 // of these, refused
-	marks   [8]mark
-	n       int // marks in use, the oldest first
-	cut     time.Time
+	rate     float64   // attempts a second that may go; 0: not known
+	base     float64   // the rate as of the last refusal
+	next     time.Time // when the next attempt may go
+	last     time.Time // when the last one went
+	sent     int64
+	lost     int64 // of these, refused
+	marks    [8]mark
+	n        int // marks in use, the oldest first
+	cut      time.Time
 	refusals int // in a row
-	doubt bool
-	good int64
-	proof int
-	slack   bool // there was no backlog since the last refusal
-	acks    int  // attempts accepted since then, in a backlog
-	lastAck time.Time
-	held    time.Time     // when somebody last had to wait
-	rtt     time.Duration // until a refusal is known
+	doubt    bool
+	good     int64
+	proof    int
+	slack    bool // there was no backlog since the last refusal
+	acks     int  // attempts accepted since then, in a backlog
+	lastAck  time.Time
+	held     time.Time     // when somebody last had to wait
+	rtt      time.Duration // until a refusal is known
 }
 
 // mark is a refusal: an instant at which the server's bucket was empty.
@@ -635,7 +657,7 @@ const (
 	probeEvery = 120
 	catchUp    = 10 * time.Millisecond
 	forgetting = time.Minute
-	starved = 3
+	starved    = 3
 )
 
 func (p *pace) forget() { *p = pace{sent: p.sent, lost: p.lost, cut: p.cut} }
@@ -774,6 +796,13 @@ func (p *pace) accepted(t ticket, now time.Time, backlog bool) (restart bool) {
 	p.rate *= math.Exp2(min(elapsed.Seconds()/doubling, 1))
 	return false
 }
+
+func (p *pace) paused(until time.Time) {
+	p.n, p.refusals = 0, 0
+	p.next = until
+}
+
+func (p *pace) reset(t ticket) { p.n = 0 }
 
 func (p *pace) recover(now time.Time) (restart bool) {
 	last := p.marks[p.n-1]
