@@ -494,10 +494,25 @@ func (g *gate) refused(t ticket, now time.Time, hint, maxWait time.Duration, lea
 		g.pause(now, hint, maxWait)
 	case news && g.pace.rate > 0:
 		g.reopening = false // the pace is better
+	case g.pace.policy > 0:
 	case news && !g.reopening:
 		g.reopen(now)
 	}
 	g.serve(now)
+}
+
+const lowQuota = 1000
+
+// told tells the gate of what the server says remains of a quota.
+func (g *gate) told(t ticket, now time.Time, q waithint.Quota) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.pace.told(t, now, q)
+	if g.pace.policy > 0 {
+		g.scoped = g.pace.refusals < starved
+		g.reopening = false
+		g.serve(now)
+	}
 }
 
 // reopen lets one attempt go after now, and more as they are accepted.
@@ -640,6 +655,10 @@ type pace struct {
 	doubt    bool
 	good     int64
 	proof    int
+	policy   float64
+	level    float64
+	levelN   int64
+	levelAt  time.Time
 	slack    bool // there was no backlog since the last refusal
 	acks     int  // attempts accepted since then, in a backlog
 	lastAck  time.Time
@@ -664,6 +683,9 @@ func (p *pace) forget() { *p = pace{sent: p.sent, lost: p.lost, cut: p.cut} }
 
 // wait returns how long until the next attempt may go.
 func (p *pace) wait(now time.Time) time.Duration {
+	if p.policy > 0 {
+		return seconds((1 - p.shadow(now)) / p.policy)
+	}
 	if p.rate == 0 {
 		return 0
 	}
@@ -795,6 +817,27 @@ func (p *pace) accepted(t ticket, now time.Time, backlog bool) (restart bool) {
 	doubling := max(0.5*trust, 8*trust/p.rate, max(4*trust, 1)*p.rtt.Seconds())
 	p.rate *= math.Exp2(min(elapsed.Seconds()/doubling, 1))
 	return false
+}
+
+func (p *pace) told(t ticket, now time.Time, q waithint.Quota) {
+	switch {
+	case t.n == 0:
+		if p.policy > 0 && p.levelN > 0 {
+			return
+		}
+		if p.policy == 0 || q.Remaining < p.level {
+			p.level, p.levelN, p.levelAt = q.Remaining, 0, now
+		}
+	case t.n > p.levelN:
+		p.level, p.levelN, p.levelAt = q.Remaining, t.n, t.at
+	default:
+		return
+	}
+	p.policy = q.Rate
+}
+
+func (p *pace) shadow(now time.Time) float64 {
+	return p.level - float64(p.sent-p.levelN) + p.policy*now.Sub(p.levelAt).Seconds()
 }
 
 func (p *pace) paused(until time.Time) {

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
+
+	"github.com/resilienthttp/resilient/internal/waithint"
 )
 
 const (
@@ -410,7 +412,14 @@ func (c *call) observe(a *AttemptInfo, resp *http.Response) {
 	v := a.Verdict
 	rejected := resp != nil && v.Unprocessed && (v.RetryAfter > 0 || v.Kind == KindRateLimit)
 	temporary := v.Retry && v.Kind != KindRateLimit
-	if c.key == nil && (rejected || temporary) {
+	var quota waithint.Quota
+	if resp != nil {
+		var told bool
+		if quota, told = waithint.Remaining(resp.Header); !told || quota.Remaining > lowQuota {
+			quota.Rate = 0
+		}
+	}
+	if c.key == nil && (rejected || temporary || quota.Rate > 0) {
 		c.key = c.t.keys.findOrAdd(c.cfg, c.req)
 		c.timed = true // from the next attempt on: its gate asks when it was sent
 	}
@@ -420,6 +429,9 @@ func (c *call) observe(a *AttemptInfo, resp *http.Response) {
 	now := c.answered
 	if a.APIError != nil {
 		now = time.Now() // its body may have taken a while
+	}
+	if quota.Rate > 0 {
+		c.key.gate.told(c.ticket, now, quota)
 	}
 	switch {
 	case rejected:

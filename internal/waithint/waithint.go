@@ -175,6 +175,56 @@ func left(value string) bool {
 	return ok && f > 0
 }
 
+// Quota is what a server says about a quota, before it refuses anything.
+type Quota struct {
+	Remaining float64
+	Rate      float64 // refilled per second, by its policy; 0: not said
+}
+
+// Remaining returns the quota of which the least remains, by the RateLimit field
+// and its RateLimit-Policy, or by a field such as X-RateLimit-Remaining.
+func Remaining(h http.Header) (Quota, bool) {
+	if fields := h["Ratelimit"]; len(fields) > 0 {
+		return structuredQuota(strings.Join(fields, ","), strings.Join(h["Ratelimit-Policy"], ","))
+	}
+	for _, name := range []string{"X-Ratelimit-Remaining", "X-Rate-Limit-Remaining", "Ratelimit-Remaining"} {
+		if values := h[name]; len(values) > 0 {
+			f, ok := number(strings.TrimSpace(values[0]))
+			return Quota{Remaining: f}, ok
+		}
+	}
+	return Quota{}, false
+}
+
+func structuredQuota(field, policies string) (quota Quota, found bool) {
+	for _, item := range split(field, ',') {
+		parts := split(item, ';')
+		r, ok := number(parameters(parts[1:])["r"])
+		if !ok || found && r >= quota.Remaining {
+			continue
+		}
+		quota, found = Quota{Remaining: r}, true
+		for _, policy := range split(policies, ',') {
+			p := split(policy, ';')
+			q, qOK := number(parameters(p[1:])["q"])
+			w, wOK := number(parameters(p[1:])["w"])
+			if p[0] == parts[0] && qOK && wOK && w > 0 {
+				quota.Rate = q / w
+			}
+		}
+	}
+	return quota, found
+}
+
+func parameters(parts []string) map[string]string {
+	m := make(map[string]string, len(parts))
+	for _, part := range parts {
+		name, value, _ := strings.Cut(part, "=")
+		m[name] = value
+	}
+	return m
+}
+
 // rateLimit reads the RateLimit field.
 func rateLimit(field string) (time.Duration, bool) {
 	var longest hint
@@ -185,11 +235,7 @@ func rateLimit(field string) (time.Duration, bool) {
 			one[name] = value // drafts 3 to 7: a single quota
 			continue
 		}
-		quota := make(map[string]string)
-		for _, parameter := range parts[1:] {
-			name, value, _ := strings.Cut(parameter, "=")
-			quota[name] = value
-		}
+		quota := parameters(parts[1:])
 		if !left(quota["r"]) {
 			longest.add(delta(quota["t"], time.Second))
 		}
