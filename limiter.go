@@ -654,6 +654,7 @@ type pace struct {
 	refusals int // in a row
 	doubt    bool
 	good     int64
+	foreign  int
 	proof    int
 	policy   float64
 	level    float64
@@ -677,6 +678,8 @@ const (
 	catchUp    = 10 * time.Millisecond
 	forgetting = time.Minute
 	starved    = 3
+	cutShared  = 0.2
+	shareGrow  = 0.127
 )
 
 func (p *pace) forget() { *p = pace{sent: p.sent, lost: p.lost, cut: p.cut} }
@@ -734,6 +737,7 @@ func (p *pace) refused(t ticket, now time.Time, active bool) bool {
 	}
 	p.cut = now
 	p.refusals++
+	slack := p.slack
 	switch {
 	case p.slack:
 		p.n = 0
@@ -742,7 +746,20 @@ func (p *pace) refused(t ticket, now time.Time, active bool) bool {
 	}
 	p.slack = false
 	oldrate := p.rate
-	if p.refusals >= starved {
+	if p.rate > 0 && p.refusals < starved {
+		if slack || float64(p.acks) < p.every()/2 && p.refusals == 1 {
+			p.foreign = min(p.foreign+1, 8)
+		} else if p.refusals == 1 {
+			p.foreign = max(p.foreign-1, 0)
+		}
+	}
+	if p.shared() && p.refusals < 5 {
+		if !slack {
+			p.base = p.rate * (1 - cutShared)
+		} else {
+			p.base = p.rate
+		}
+	} else if p.refusals >= starved {
 		p.base = p.rate / 2
 		p.proof = 0
 	} else if p.n > 0 {
@@ -797,19 +814,28 @@ func (p *pace) accepted(t ticket, now time.Time, backlog bool) (restart bool) {
 		p.refusals = 0
 		return false
 	}
-	if p.refusals >= starved {
+	if p.refusals >= starved && !p.shared() {
 		p.refusals = 0
 		return p.recover(now)
 	}
 	p.refusals = 0
 	elapsed := now.Sub(p.lastAck)
 	p.lastAck = now
+	if p.shared() {
+		p.acks++
+		if p.acks > 4*probeEvery {
+			p.foreign = 0
+		}
+		p.rate *= math.Exp(cutShared * min(shareGrow*math.Sqrt(p.rate), 0.1*p.rate) * elapsed.Seconds())
+		p.base = p.rate
+		return false
+	}
 	if !backlog {
 		return false
 	}
 	p.acks++
 	trust := min(float64(2*p.proof+4)/probeEvery, 1)
-	every := max(probeEvery*trust, 8*p.rate*p.rtt.Seconds())
+	every := p.every()
 	if n := float64(p.acks); n <= every {
 		p.rate = p.base * (1 + 2*n/(probeEvery*every))
 		return false
@@ -846,6 +872,13 @@ func (p *pace) paused(until time.Time) {
 }
 
 func (p *pace) reset(t ticket) { p.n = 0 }
+
+func (p *pace) every() float64 {
+	trust := min(float64(2*p.proof+4)/probeEvery, 1)
+	return max(probeEvery*trust, 8*p.rate*p.rtt.Seconds())
+}
+
+func (p *pace) shared() bool { return p.foreign >= 5 }
 
 func (p *pace) recover(now time.Time) (restart bool) {
 	last := p.marks[p.n-1]
