@@ -642,29 +642,30 @@ func pastDeadline(ctx context.Context, now time.Time, d time.Duration) bool {
 // Only attempts that had to wait teach anything: where there is no backlog, the
 // server's bucket may be full, and what is accepted is what is asked for.
 type pace struct {
-	rate     float64   // attempts a second that may go; 0: not known
-	base     float64   // the rate as of the last refusal
-	next     time.Time // when the next attempt may go
-	last     time.Time // when the last one went
-	sent     int64
-	lost     int64 // of these, refused
-	marks    [8]mark
-	n        int // marks in use, the oldest first
-	cut      time.Time
-	refusals int // in a row
-	doubt    bool
-	good     int64
-	foreign  int
-	proof    int
-	policy   float64
-	level    float64
-	levelN   int64
-	levelAt  time.Time
-	slack    bool // there was no backlog since the last refusal
-	acks     int  // attempts accepted since then, in a backlog
-	lastAck  time.Time
-	held     time.Time     // when somebody last had to wait
-	rtt      time.Duration // until a refusal is known
+	rate          float64   // attempts a second that may go; 0: not known
+	base          float64   // the rate as of the last refusal
+	next          time.Time // when the next attempt may go
+	last          time.Time // when the last one went
+	sent          int64
+	lost          int64 // of these, refused
+	marks         [8]mark
+	n             int // marks in use, the oldest first
+	cut           time.Time
+	refusals      int // in a row
+	doubt         bool
+	good          int64
+	foreign, same int
+	peak          float64
+	proof         int
+	policy        float64
+	level         float64
+	levelN        int64
+	levelAt       time.Time
+	slack         bool // there was no backlog since the last refusal
+	acks          int  // attempts accepted since then, in a backlog
+	lastAck       time.Time
+	held          time.Time     // when somebody last had to wait
+	rtt           time.Duration // until a refusal is known
 }
 
 // mark is a refusal: an instant at which the server's bucket was empty.
@@ -679,7 +680,7 @@ const (
 	forgetting = time.Minute
 	starved    = 3
 	cutShared  = 0.2
-	shareGrow  = 0.127
+	shareGrow  = 0.07
 )
 
 func (p *pace) forget() { *p = pace{sent: p.sent, lost: p.lost, cut: p.cut} }
@@ -749,8 +750,19 @@ func (p *pace) refused(t ticket, now time.Time, active bool) bool {
 	if p.rate > 0 && p.refusals < starved {
 		if slack || float64(p.acks) < p.every()/2 && p.refusals == 1 {
 			p.foreign = min(p.foreign+1, 8)
-		} else if p.refusals == 1 {
+		} else if p.refusals == 1 && !p.shared() {
 			p.foreign = max(p.foreign-1, 0)
+		}
+		if p.shared() {
+			if math.Abs(p.rate-p.peak) < 0.04*p.peak {
+				p.same++
+			} else {
+				p.same = 0
+			}
+			p.peak = p.rate
+			if p.same >= 4 {
+				p.foreign, p.same = 0, 0
+			}
 		}
 	}
 	if p.shared() && p.refusals < 5 {
