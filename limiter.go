@@ -655,6 +655,8 @@ type pace struct {
 	doubt         bool
 	good          int64
 	foreign, same int
+	breaches      int
+	distrust      time.Time
 	peak          float64
 	proof         int
 	policy        float64
@@ -746,6 +748,14 @@ func (p *pace) refused(t ticket, now time.Time, active bool) bool {
 		p.n, p.base = 0, p.rate
 	}
 	p.slack = false
+	if p.policy > 0 {
+		if p.breaches++; p.acks >= 32 {
+			p.breaches = 1
+		}
+		if p.breaches >= 3 { // others use the quota too
+			p.policy, p.breaches, p.distrust = 0, 0, now.Add(forgetting)
+		}
+	}
 	oldrate := p.rate
 	if p.rate > 0 && p.refusals < starved {
 		if slack || float64(p.acks) < p.every()/2 && p.refusals == 1 {
@@ -822,6 +832,11 @@ func (p *pace) accepted(t ticket, now time.Time, backlog bool) (restart bool) {
 	if p.n == 0 || t.at.Before(p.marks[p.n-1].at) {
 		return false
 	}
+	if p.policy > 0 {
+		p.acks++
+		p.refusals = 0
+		return false
+	}
 	if p.rate == 0 {
 		p.refusals = 0
 		return false
@@ -858,6 +873,9 @@ func (p *pace) accepted(t ticket, now time.Time, backlog bool) (restart bool) {
 }
 
 func (p *pace) told(t ticket, now time.Time, q waithint.Quota) {
+	if now.Before(p.distrust) {
+		return
+	}
 	switch {
 	case t.n == 0:
 		if p.policy > 0 && p.levelN > 0 {
