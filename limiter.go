@@ -327,7 +327,7 @@ func (g *gate) allowed(now time.Time) (ticket, bool) {
 		return ticket{}, false
 	}
 	g.grow(now)
-	if g.reopening && g.credit <= 0 && !now.Before(g.pausedUntil) || g.pace.wait(now) > 0 {
+	if !now.Before(g.pausedUntil) && (g.reopening && g.credit <= 0 || g.pace.wait(now) > 0) {
 		return ticket{}, false
 	}
 	if g.bucket != nil && !g.bucket.AllowN(now, 1) {
@@ -399,11 +399,16 @@ func (g *gate) blocked(now time.Time) time.Duration {
 		return d
 	}
 	g.grow(now)
-	if g.reopening && g.credit <= 0 && !now.Before(g.pausedUntil) {
-		return g.creditAt.Add(reopenPace).Sub(now)
+	if !now.Before(g.pausedUntil) { // else it is the scout of a pause
+		if g.reopening && g.credit <= 0 {
+			return g.creditAt.Add(reopenPace).Sub(now)
+		}
+		if d := g.pace.wait(now); d > 0 {
+			return d
+		}
 	}
-	if d := g.pace.wait(now); d > 0 || g.bucket == nil {
-		return d
+	if g.bucket == nil {
+		return 0
 	}
 	if g.token == nil {
 		g.token = g.bucket.ReserveN(now, 1)
@@ -561,7 +566,7 @@ func (g *gate) ended(t ticket, now time.Time, accepted bool) {
 	if accepted && t.n > 0 && t.n == g.scout && now.Before(g.pausedUntil) {
 		g.scoped, g.pausedUntil, g.refusedTill, g.scoutAt = true, now, now, time.Time{}
 		g.reopen(now)
-		g.pace.reset(t)
+		g.pace.reset(t, now)
 	}
 	if accepted && t.n > 0 && g.pace.accepted(t, now, g.waiting()) {
 		g.reopen(now)
@@ -901,7 +906,7 @@ func (p *pace) paused(until time.Time) {
 	p.next = until
 }
 
-func (p *pace) reset(t ticket) { p.n = 0 }
+func (p *pace) reset(t ticket, now time.Time) { p.n, p.next = 0, now }
 
 func (p *pace) every() float64 {
 	trust := min(float64(2*p.proof+4)/probeEvery, 1)
