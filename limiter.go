@@ -660,6 +660,7 @@ type pace struct {
 	doubt         bool
 	good          int64
 	foreign, same int
+	struck        time.Time
 	breaches      int
 	distrust      time.Time
 	peak          float64
@@ -743,7 +744,7 @@ func (p *pace) refused(t ticket, now time.Time, active bool) bool {
 	} else {
 		p.rtt = now.Sub(t.at)
 	}
-	p.cut = now
+	p.cut, p.struck = now, t.at
 	p.refusals++
 	slack := p.slack
 	switch {
@@ -834,7 +835,7 @@ func (p *pace) setRate(r float64, now time.Time) {
 
 // accepted takes note of an attempt that was accepted.
 func (p *pace) accepted(t ticket, now time.Time, backlog bool) (restart bool) {
-	if p.n == 0 || t.at.Before(p.marks[p.n-1].at) {
+	if t.at.Before(p.struck) {
 		return false
 	}
 	if p.policy > 0 {
@@ -916,6 +917,9 @@ func (p *pace) every() float64 {
 func (p *pace) shared() bool { return p.foreign >= 5 }
 
 func (p *pace) recover(now time.Time) (restart bool) {
+	if p.n == 0 {
+		return false
+	}
 	last := p.marks[p.n-1]
 	good := p.sent - p.lost
 	if p.doubt && good-p.good < 16 {
