@@ -251,8 +251,9 @@ type waiter struct {
 // ticket is what a gate knows of an attempt that it let go while it was
 // learning. The zero ticket is one from before.
 type ticket struct {
-	n  int64 // the attempts since learning began, this one included
-	at time.Time
+	n       int64 // the attempts since learning began, this one included
+	at      time.Time
+	arrived time.Time // at the gate
 }
 
 const (
@@ -276,6 +277,7 @@ func (g *gate) wait(ctx context.Context, class int, arrived time.Time, maxWait t
 	g.mu.Lock()
 	if t, ok := g.allowed(now); ok {
 		g.mu.Unlock()
+		t.arrived = arrived
 		return t, nil
 	}
 	w := &waiter{arrived: arrived, pass: make(chan struct{})}
@@ -388,6 +390,7 @@ func (g *gate) serve(now time.Time) {
 		g.line[class] = slices.Delete(g.line[class], 0, 1)
 		g.token = nil
 		w.ticket = g.send(now)
+		w.ticket.arrived = w.arrived
 		close(w.pass)
 	}
 }
@@ -726,7 +729,7 @@ func (p *pace) send(now time.Time) ticket {
 		}
 		p.next = p.next.Add(gap)
 	}
-	return ticket{p.sent, now}
+	return ticket{n: p.sent, at: now}
 }
 
 // refused takes note of a refusal and reports whether it is news. One of an
@@ -791,7 +794,7 @@ func (p *pace) refused(t ticket, now time.Time, active bool) bool {
 		p.base = p.rate / 2
 		p.proof = 0
 	} else if p.n > 0 {
-		p.base = p.accepted1(ticket{t.n, t.at}, p.lost)
+		p.base = p.accepted1(t, p.lost)
 	}
 	p.mark(mark{t.at, t.n, p.lost})
 	p.setRate(p.base, now)

@@ -439,7 +439,9 @@ func (c *call) observe(a *AttemptInfo, resp *http.Response) {
 		hint := v.RetryAfter - now.Sub(c.answered)
 		c.key.gate.refused(c.ticket, now, hint, c.t.cfg.maxWait, v.Kind == KindRateLimit)
 		if c.arrived.IsZero() && v.Kind == KindRateLimit {
-			c.arrived = c.answered
+			if c.arrived = c.ticket.arrived; c.arrived.IsZero() {
+				c.arrived = c.answered
+			}
 		}
 	case v.Kind != KindRateLimit:
 		c.key.gate.ended(c.ticket, now, resp != nil)
