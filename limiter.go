@@ -494,7 +494,7 @@ func (g *gate) refused(t ticket, now time.Time, hint, maxWait time.Duration, lea
 		return // where nobody waits, nothing is held back
 	}
 	news := learn && g.pace.refused(t, now, g.reopening || g.pace.rate > 0)
-	if g.pace.refusals >= starved {
+	if g.pace.refusals >= starved && now.Sub(g.pace.rowAt) >= hint/4 {
 		g.scoped = false
 	}
 	switch {
@@ -663,6 +663,7 @@ type pace struct {
 	doubt         bool
 	good          int64
 	foreign, same int
+	rowAt         time.Time
 	struck        time.Time
 	breaches      int
 	distrust      time.Time
@@ -748,7 +749,9 @@ func (p *pace) refused(t ticket, now time.Time, active bool) bool {
 		p.rtt = now.Sub(t.at)
 	}
 	p.cut, p.struck = now, t.at
-	p.refusals++
+	if p.refusals++; p.refusals == 1 {
+		p.rowAt = t.at
+	}
 	slack := p.slack
 	switch {
 	case p.slack:
