@@ -7,7 +7,6 @@ import (
 	"hash/maphash"
 	"math"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -442,7 +441,7 @@ func (g *gate) estimate(now time.Time, class int, arrived time.Time) (time.Durat
 		ahead += len(g.line[firstAttempt])
 	}
 	d := g.pace.wait(now)
-	if g.pace.rate > 0 && g.pace.refusals < starved {
+	if g.pace.rate > 0 && g.pace.row < drought {
 		d = max(d, 0) + seconds(float64(ahead)/g.pace.rate)
 	}
 	if g.bucket != nil {
@@ -493,8 +492,8 @@ func (g *gate) refused(t ticket, now time.Time, hint, maxWait time.Duration, lea
 	if maxWait == 0 {
 		return // where nobody waits, nothing is held back
 	}
-	news := learn && g.pace.refused(t, now, g.reopening || g.pace.rate > 0)
-	if g.pace.refusals >= starved && now.Sub(g.pace.rowAt) >= hint/4 {
+	news := learn && g.pace.refusal(t, now, g.reopening || g.pace.rate > 0)
+	if g.pace.row >= drought && now.Sub(g.pace.rowAt) >= hint/4 {
 		g.scoped = false
 	}
 	switch {
@@ -502,7 +501,7 @@ func (g *gate) refused(t ticket, now time.Time, hint, maxWait time.Duration, lea
 		g.pause(now, hint, maxWait)
 	case news && g.pace.rate > 0:
 		g.reopening = false // the pace is better
-	case g.pace.policy > 0:
+	case g.pace.quota.rate > 0:
 	case news && !g.reopening:
 		g.reopen(now)
 	}
@@ -515,9 +514,9 @@ const lowQuota = 1000
 func (g *gate) told(t ticket, now time.Time, q waithint.Quota) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.pace.told(t, now, q)
-	if g.pace.policy > 0 {
-		g.scoped = g.pace.refusals < starved
+	g.pace.quota.told(t, now, q)
+	if g.pace.quota.rate > 0 {
+		g.scoped = g.pace.row < drought
 		g.reopening = false
 		g.serve(now)
 	}
@@ -548,7 +547,7 @@ func (g *gate) pause(now time.Time, d, maxWait time.Duration) {
 		g.scoutAt = now.Add(d / 4)
 	}
 	g.pausedUntil = until
-	g.pace.paused(until)
+	g.pace.stop(until)
 	g.reopening = false
 	if g.pace.rate == 0 {
 		g.reopen(until)
@@ -569,9 +568,9 @@ func (g *gate) ended(t ticket, now time.Time, accepted bool) {
 	if accepted && t.n > 0 && t.n == g.scout && now.Before(g.pausedUntil) {
 		g.scoped, g.pausedUntil, g.refusedTill, g.scoutAt = true, now, now, time.Time{}
 		g.reopen(now)
-		g.pace.reset(t, now)
+		g.pace.stop(now)
 	}
-	if accepted && t.n > 0 && g.pace.accepted(t, now, g.waiting()) {
+	if accepted && t.n > 0 && g.pace.acceptance(t, now, g.waiting()) {
 		g.reopen(now)
 		g.serve(now)
 		return
@@ -633,74 +632,100 @@ func pastDeadline(ctx context.Context, now time.Time, d time.Duration) bool {
 	return ok && !now.Add(d).Before(deadline)
 }
 
-// pace is the rate that a server lets through, as learned from its refusals.
+// pace is the rate that a server lets through, as learned from its answers. It
+// is arithmetic on the times it is given, and waits for nothing itself.
 //
 // At a refusal the server's bucket is empty. So between two refusals as many
 // attempts are accepted as it refills, whatever its size: accepted / elapsed is
 // the rate, one attempt more or less. The one more is what is sent: the next
-// refusal then comes when about as many again have been accepted, and each
-// refusal halves the error. Of the last refusals, the one that gives the lowest
-// rate counts, so that a limit that falls is noticed at once.
+// refusal then comes after about as many again, and each one halves the error.
 //
-// A limit that rises shows in refusals that fail to come. The pace creeps
-// upward with every attempt that is accepted, so that one in probeEvery is
-// refused as long as the limit stays; without a refusal after so many it
-// doubles again and again, and what was learned before is forgotten.
+// A limit that rises shows in refusals that do not come. With every attempt that
+// is accepted the pace creeps upward, so that one in probeEvery is refused as
+// long as the limit stays; without a refusal after so many, it doubles again and
+// again. A limit that falls shows in refusals without an attempt accepted
+// between them, a drought: the pace is halved with each, until one is accepted.
+// Then it is the rate of the long run again, which is right where a server
+// counts in fixed windows; if that ends in a drought at once, what was learned
+// before is forgotten.
 //
-// Only attempts that had to wait teach anything: where there is no backlog, the
-// server's bucket may be full, and what is accepted is what is asked for.
+// Where others use the same quota, refusals come that the pace does not account
+// for. Then it cannot be measured, and is shared: a refusal takes a part of the
+// pace, and time gives it back. As the larger share is refused more often, all
+// shares become alike.
+//
+// Only a backlog teaches anything: without one the server's bucket may be full,
+// and what is accepted is what was asked for. After a minute without one the
+// pace is forgotten.
+//
+// Where the server says what remains of the quota and how fast it is refilled,
+// that is used instead, see allowance.
 type pace struct {
-	rate          float64   // attempts a second that may go; 0: not known
-	base          float64   // the rate as of the last refusal
-	next          time.Time // when the next attempt may go
-	last          time.Time // when the last one went
-	sent          int64
-	lost          int64 // of these, refused
-	marks         [8]mark
-	n             int // marks in use, the oldest first
-	cut           time.Time
-	refusals      int // in a row
-	doubt         bool
-	good          int64
-	foreign, same int
-	rowAt         time.Time
-	struck        time.Time
-	breaches      int
-	distrust      time.Time
-	peak          float64
-	proof         int
-	policy        float64
-	level         float64
-	levelN        int64
-	levelAt       time.Time
-	slack         bool // there was no backlog since the last refusal
-	acks          int  // attempts accepted since then, in a backlog
-	lastAck       time.Time
-	held          time.Time     // when somebody last had to wait
-	rtt           time.Duration // until a refusal is known
+	rate  float64   // attempts a second that may go; 0: not known
+	base  float64   // the rate as of the last refusal
+	proof float64   // the attempts accepted on which base rests
+	next  time.Time // when the next attempt may go
+	last  time.Time // when the last one went
+	held  time.Time // when somebody last had to wait
+	idle  bool      // since the last refusal, there was a time without a backlog
+
+	sent, refused int64     // since learning began
+	marks         [8]mark   // refusals that the rate is measured from, the oldest first
+	n             int       // marks in use
+	known         time.Time // when the last refusal was known: older attempts say nothing new
+	row           int       // refusals since an attempt was accepted
+	rowAt         time.Time // when the first of them was sent
+	revived       int64     // attempts accepted when the last drought ended
+
+	acks  int           // attempts accepted since the last refusal, in a backlog
+	ackAt time.Time     // when the last one was
+	rtt   time.Duration // until a refusal is known
+
+	strange int     // refusals that the pace does not account for, less those that it does
+	peak    float64 // the pace at the last refusal
+	level   int     // refusals in a row at the same pace
+	quota   allowance
 }
 
 // mark is a refusal: an instant at which the server's bucket was empty.
 type mark struct {
-	at         time.Time
-	sent, lost int64
+	at            time.Time
+	sent, refused int64
 }
 
 const (
+	// probeEvery attempts are accepted between two refusals while the limit
+	// stays the same: below one in a hundred, and still often enough to notice
+	// within 10 s that a limit of 20 a second has become one of 200.
 	probeEvery = 120
-	catchUp    = 10 * time.Millisecond
-	forgetting = time.Minute
-	starved    = 3
-	cutShared  = 0.2
-	shareGrow  = 0.07
-)
 
-func (p *pace) forget() { *p = pace{sent: p.sent, lost: p.lost, cut: p.cut} }
+	// doubling is how fast the pace grows when a limit has risen. Much faster,
+	// and it would overshoot while a server's burst hides the limit.
+	doubling = 500 * time.Millisecond
+
+	// drought refusals in a row are no chance at a pace that is about right.
+	drought = 3
+
+	// A shared pace loses shareCut of itself with a refusal and is given back
+	// shareCut * shareGrowth * sqrt(pace) of it each second. So in the balance
+	// shareGrowth / sqrt(pace) of the attempts are refused: 2 % at 12 a second.
+	// The square root makes large shares grow less, by which they become alike;
+	// the cut is how fast they do, and what it costs of the quota.
+	shareCut    = 0.2
+	shareGrowth = 0.07
+
+	// catchUp is how much time an attempt that goes late, as timers are late,
+	// is made up for.
+	catchUp = 10 * time.Millisecond
+
+	// forgetting is how long a pace is kept that holds nobody back.
+	forgetting = time.Minute
+)
 
 // wait returns how long until the next attempt may go.
 func (p *pace) wait(now time.Time) time.Duration {
-	if p.policy > 0 {
-		return seconds((1 - p.shadow(now)) / p.policy)
+	if p.quota.rate > 0 {
+		return p.quota.wait(now, p.sent)
 	}
 	if p.rate == 0 {
 		return 0
@@ -708,23 +733,22 @@ func (p *pace) wait(now time.Time) time.Duration {
 	d := p.next.Sub(now)
 	if d > 0 {
 		p.held = now
-		return d
-	}
-	if now.Sub(p.held) > forgetting {
+	} else if now.Sub(p.held) > forgetting {
 		p.forget()
 	}
-	return 0
+	return max(d, 0)
 }
 
-// send counts an attempt.
+// forget leaves the pace as it was before the first refusal.
+func (p *pace) forget() { *p = pace{sent: p.sent, refused: p.refused, known: p.known, quota: p.quota} }
+
+// send counts an attempt that goes now.
 func (p *pace) send(now time.Time) ticket {
 	p.sent++
 	p.last = now
 	if p.rate > 0 {
 		gap := seconds(1 / p.rate)
-		if now.Sub(p.next) > gap {
-			p.slack = true
-		}
+		p.idle = p.idle || now.Sub(p.next) > gap
 		if earliest := now.Add(-catchUp); p.next.Before(earliest) {
 			p.next = earliest
 		}
@@ -733,91 +757,60 @@ func (p *pace) send(now time.Time) ticket {
 	return ticket{n: p.sent, at: now}
 }
 
-// refused takes note of a refusal and reports whether it is news. One of an
-// attempt that was sent before the last one was known is not.
-func (p *pace) refused(t ticket, now time.Time, active bool) bool {
-	if t.n == 0 && active {
+// refusal takes note of a refusal and reports whether it is news: one of an
+// attempt that was sent before the last one was known is not, nor is one of an
+// attempt from before learning began.
+func (p *pace) refusal(t ticket, now time.Time, learning bool) bool {
+	if t.n == 0 && learning {
 		return false
 	}
-	p.lost++
-	if active && t.at.Before(p.cut) {
+	p.refused++
+	if learning && t.at.Before(p.known) {
 		return false
 	}
 	if t.n == 0 {
-		p.sent, p.lost, t.at = 0, 0, now
+		*p = pace{quota: p.quota}
+		t.at = now
 	} else {
 		p.rtt = now.Sub(t.at)
 	}
-	p.cut, p.struck = now, t.at
-	if p.refusals++; p.refusals == 1 {
+	if p.row++; p.row == 1 {
 		p.rowAt = t.at
 	}
-	slack := p.slack
+	p.known = now
+	p.quota.breach(now, p.acks)
+	p.judge()
 	switch {
-	case p.slack:
-		p.n = 0
-	case p.base > 0 && p.rate > 1.25*p.base:
-		p.n, p.base = 0, p.rate
+	case p.idle:
+		p.n = 0 // the bucket was full meanwhile
+	case p.rate > 1.25*p.base:
+		p.n, p.base = 0, p.rate // the limit has risen
 	}
-	p.slack = false
-	if p.policy > 0 {
-		if p.breaches++; p.acks >= 32 {
-			p.breaches = 1
-		}
-		if p.breaches >= 3 { // others use the quota too
-			p.policy, p.breaches, p.distrust = 0, 0, now.Add(forgetting)
-		}
+	m := mark{t.at, t.n, p.refused}
+	switch {
+	case p.row >= drought && !p.shared() || p.row >= 2*drought:
+		p.base, p.proof = p.rate/2, 0
+	case p.shared() && !p.idle:
+		p.base = p.rate * (1 - shareCut)
+	case p.n > 0 && !p.shared():
+		p.proof = p.accepted(m)
+		p.base = (p.proof + 1) / max(m.at.Sub(p.marks[0].at).Seconds(), 1e-6)
 	}
-	oldrate := p.rate
-	if p.rate > 0 && p.refusals < starved {
-		if slack || float64(p.acks) < p.every()/2 && p.refusals == 1 {
-			p.foreign = min(p.foreign+1, 8)
-		} else if p.refusals == 1 && !p.shared() {
-			p.foreign = max(p.foreign-1, 0)
-		}
-		if p.shared() {
-			if math.Abs(p.rate-p.peak) < 0.04*p.peak {
-				p.same++
-			} else {
-				p.same = 0
-			}
-			p.peak = p.rate
-			if p.same >= 4 {
-				p.foreign, p.same = 0, 0
-			}
-		}
-	}
-	if p.shared() && p.refusals < 5 {
-		if !slack {
-			p.base = p.rate * (1 - cutShared)
-		} else {
-			p.base = p.rate
-		}
-	} else if p.refusals >= starved {
-		p.base = p.rate / 2
-		p.proof = 0
-	} else if p.n > 0 {
-		p.base = p.accepted1(t, p.lost)
-	}
-	p.mark(mark{t.at, t.n, p.lost})
-	p.setRate(p.base, now)
-	if os.Getenv("PDEBUG") != "" {
-		fmt.Fprintf(os.Stderr, "%p %v n=%d sent=%d lost=%d base=%.3f rate=%.3f acks=%d rtt=%v refusals=%d doubt=%v\n", p, now.Format("05.000000"), p.n, t.n, p.lost, p.base, oldrate, p.acks, p.rtt, p.refusals, p.doubt)
-	}
-	p.acks, p.lastAck = 0, now
+	p.add(m)
+	p.set(p.base, now)
+	p.acks, p.ackAt, p.idle = 0, now, false
 	return true
 }
 
-func (p *pace) accepted1(t ticket, lost int64) float64 {
+// accepted returns how many attempts were accepted from the oldest mark to m.
+func (p *pace) accepted(m mark) float64 {
 	o := p.marks[0]
-	accepted := max(t.n-o.sent-(lost-o.lost), 0)
-	p.proof = int(accepted)
-	return float64(accepted+1) / max(t.at.Sub(o.at).Seconds(), 1e-6)
+	return float64(max(m.sent-o.sent-(m.refused-o.refused), 0))
 }
 
-func (p *pace) mark(m mark) {
+// add adds a mark. The oldest one gives the long base line, until it is old.
+func (p *pace) add(m mark) {
 	if p.n == len(p.marks) {
-		// The oldest is the base line, until it is old enough.
 		drop := 1
 		if m.sent-p.marks[0].sent > int64(len(p.marks)*probeEvery) {
 			drop = 0
@@ -829,119 +822,162 @@ func (p *pace) mark(m mark) {
 	p.n++
 }
 
-func (p *pace) setRate(r float64, now time.Time) {
-	if p.rate == 0 && r > 0 {
+// set sets the pace, from the attempt that went last.
+func (p *pace) set(rate float64, now time.Time) {
+	if p.rate == 0 {
 		p.held = now
 	}
-	p.base, p.rate = r, r
-	if r > 0 {
-		p.next = p.last.Add(seconds(1 / r))
+	p.base, p.rate = rate, rate
+	if rate > 0 {
+		p.next = p.last.Add(seconds(1 / rate))
 	}
 }
 
-// accepted takes note of an attempt that was accepted.
-func (p *pace) accepted(t ticket, now time.Time, backlog bool) (restart bool) {
-	if t.at.Before(p.struck) {
-		return false
+// judge tells refusals that the pace accounts for from others. A pace that is
+// one's own is refused at about the same height each time.
+func (p *pace) judge() {
+	if p.rate == 0 || p.row > 1 {
+		return
 	}
-	if p.policy > 0 {
-		p.acks++
-		p.refusals = 0
-		return false
-	}
-	if p.rate == 0 {
-		p.refusals = 0
-		return false
-	}
-	if p.refusals >= starved && !p.shared() {
-		p.refusals = 0
-		return p.recover(now)
-	}
-	p.refusals = 0
-	elapsed := now.Sub(p.lastAck)
-	p.lastAck = now
 	if p.shared() {
-		p.acks++
-		if p.acks > 4*probeEvery {
-			p.foreign = 0
+		if p.level++; math.Abs(p.rate-p.peak) > 0.04*p.peak {
+			p.level = 0
 		}
-		p.rate *= math.Exp(cutShared * min(shareGrow*math.Sqrt(p.rate), 0.1*p.rate) * elapsed.Seconds())
+		p.peak = p.rate
+		if p.level >= 4 {
+			p.strange, p.level = 0, 0
+		}
+		return
+	}
+	if p.idle || float64(p.acks) < p.every()/2 {
+		p.strange++
+	} else {
+		p.strange = max(p.strange-1, 0)
+	}
+}
+
+// shared reports whether others use the quota too.
+func (p *pace) shared() bool { return p.strange >= 5 }
+
+// trust is how well the pace is known, up to 1.
+func (p *pace) trust() float64 { return min((2*p.proof+4)/probeEvery, 1) }
+
+// every is how many attempts are accepted between two refusals as long as the
+// limit stays. Over a long way many are under way before a refusal is known, so
+// it takes several times that.
+func (p *pace) every() float64 {
+	return max(probeEvery*p.trust(), 8*p.rate*p.rtt.Seconds())
+}
+
+// acceptance takes note of an attempt that was accepted, and reports whether
+// learning has to begin again, from slow.
+func (p *pace) acceptance(t ticket, now time.Time, backlog bool) (restart bool) {
+	if t.at.Before(p.known) {
+		return false
+	}
+	elapsed := now.Sub(p.ackAt)
+	dry := p.row >= drought && !p.shared()
+	p.row, p.ackAt = 0, now
+	switch {
+	case p.quota.rate > 0:
+		p.acks++
+	case p.rate == 0:
+	case dry:
+		return p.revive(now)
+	case p.shared():
+		if p.acks++; p.acks > 4*probeEvery {
+			p.strange = 0
+		}
+		growth := shareCut * min(shareGrowth*math.Sqrt(p.rate), p.rate/10)
+		p.rate *= math.Exp(growth * elapsed.Seconds())
 		p.base = p.rate
-		return false
+	case backlog:
+		p.acks++
+		p.creep(elapsed)
 	}
-	if !backlog {
-		return false
-	}
-	p.acks++
-	trust := min(float64(2*p.proof+4)/probeEvery, 1)
-	every := p.every()
-	if n := float64(p.acks); n <= every {
-		p.rate = p.base * (1 + 2*n/(probeEvery*every))
-		return false
-	}
-	doubling := max(0.5*trust, 8*trust/p.rate, max(4*trust, 1)*p.rtt.Seconds())
-	p.rate *= math.Exp2(min(elapsed.Seconds()/doubling, 1))
 	return false
 }
 
-func (p *pace) told(t ticket, now time.Time, q waithint.Quota) {
-	if now.Before(p.distrust) {
+// creep raises the pace after an attempt was accepted.
+func (p *pace) creep(elapsed time.Duration) {
+	every, trust := p.every(), p.trust()
+	if acks := float64(p.acks); acks <= every {
+		p.rate = p.base * (1 + 2*acks/(probeEvery*every)) // so that the sum of it is one attempt
 		return
 	}
-	switch {
-	case t.n == 0:
-		if p.policy > 0 && p.levelN > 0 {
-			return
-		}
-		if p.policy == 0 || q.Remaining < p.level {
-			p.level, p.levelN, p.levelAt = q.Remaining, 0, now
-		}
-	case t.n > p.levelN:
-		p.level, p.levelN, p.levelAt = q.Remaining, t.n, t.at
-	default:
-		return
+	d := max(doubling.Seconds()*trust, 8*trust/p.rate, max(4*trust, 1)*p.rtt.Seconds())
+	p.rate *= math.Exp2(min(elapsed.Seconds()/d, 1))
+}
+
+// revive ends a drought: with the rate of the long run, or if nothing is known
+// of that, by learning anew.
+func (p *pace) revive(now time.Time) (restart bool) {
+	good := p.sent - p.refused
+	if good-p.revived < 16 && p.n > 0 {
+		p.marks[0], p.n = p.marks[p.n-1], 1 // the last time, it was wrong
 	}
-	p.policy = q.Rate
-}
-
-func (p *pace) shadow(now time.Time) float64 {
-	return p.level - float64(p.sent-p.levelN) + p.policy*now.Sub(p.levelAt).Seconds()
-}
-
-func (p *pace) paused(until time.Time) {
-	p.n, p.refusals = 0, 0
-	p.next = until
-}
-
-func (p *pace) reset(t ticket, now time.Time) { p.n, p.next = 0, now }
-
-func (p *pace) every() float64 {
-	trust := min(float64(2*p.proof+4)/probeEvery, 1)
-	return max(probeEvery*trust, 8*p.rate*p.rtt.Seconds())
-}
-
-func (p *pace) shared() bool { return p.foreign >= 5 }
-
-func (p *pace) recover(now time.Time) (restart bool) {
+	p.revived = good
 	if p.n == 0 {
 		return false
 	}
-	last := p.marks[p.n-1]
-	good := p.sent - p.lost
-	if p.doubt && good-p.good < 16 {
-		p.marks[0], p.n, p.doubt = last, 1, false
+	p.proof = p.accepted(mark{sent: p.sent, refused: p.refused})
+	if p.proof >= 8 {
+		p.set(p.proof/now.Sub(p.marks[0].at).Seconds(), now)
 		return false
 	}
-	o := p.marks[0]
-	k := max(p.sent-o.sent-(p.lost-o.lost), 0)
-	p.doubt = true
-	p.good = good
-	p.proof = int(k)
-	if k >= 8 {
-		p.setRate(float64(k)/now.Sub(o.at).Seconds(), now)
-		return false
-	}
-	p.marks[0], p.n = last, 1
 	p.base, p.rate = 0, 0
 	return true
+}
+
+// stop says that nothing goes until then, and the server's bucket fills.
+func (p *pace) stop(until time.Time) {
+	p.n, p.row, p.next = 0, 0, until
+}
+
+// allowance is what the server says of a quota, in RateLimit fields: what remained when
+// it answered the attempt that it had seen last, and how fast it is refilled. An
+// attempt goes when by that there is one left for it. The server's own word,
+// renewed with every answer, is exact; only it is not about one client alone.
+// Attempts that are refused all the same show that there are others.
+type allowance struct {
+	rate     float64 // 0: the server does not say
+	left     float64
+	sent     int64 // the attempt that was answered so
+	at       time.Time
+	breaches int
+	void     time.Time // until when it is not believed
+}
+
+// told takes note of an answer.
+func (q *allowance) told(t ticket, now time.Time, said waithint.Quota) {
+	switch {
+	case now.Before(q.void):
+		return
+	case t.n == 0 && q.rate > 0 && (q.sent > 0 || said.Remaining >= q.left):
+		return // from before learning began, in an unknown order
+	case t.n == 0:
+		t.at = now
+	case t.n <= q.sent:
+		return
+	}
+	q.rate, q.left, q.sent, q.at = said.Rate, said.Remaining, t.n, t.at
+}
+
+// wait returns how long until there is one left for the next attempt.
+func (q *allowance) wait(now time.Time, sent int64) time.Duration {
+	left := q.left - float64(sent-q.sent) + q.rate*now.Sub(q.at).Seconds()
+	return seconds((1 - left) / q.rate)
+}
+
+// breach takes note of a refusal, after so many attempts that were accepted.
+func (q *allowance) breach(now time.Time, acks int) {
+	if q.rate == 0 {
+		return
+	}
+	if q.breaches++; acks >= 32 {
+		q.breaches = 1
+	}
+	if q.breaches == 3 {
+		*q = allowance{void: now.Add(forgetting)}
+	}
 }
