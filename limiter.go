@@ -773,12 +773,12 @@ func (p *pace) refusal(t ticket, now time.Time, learning bool) bool {
 		t.at = now
 	} else {
 		p.rtt = now.Sub(t.at)
+		p.quota.breach(now, p.acks)
 	}
 	if p.row++; p.row == 1 {
 		p.rowAt = t.at
 	}
 	p.known = now
-	p.quota.breach(now, p.acks)
 	p.judge()
 	switch {
 	case p.idle:
