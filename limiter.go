@@ -712,7 +712,7 @@ const (
 	// The square root makes large shares grow less, by which they become alike;
 	// the cut is how fast they do, and what it costs of the quota.
 	shareCut    = 0.2
-	shareGrowth = 0.07
+	shareGrowth = 0.12
 
 	// catchUp is how much time an attempt that goes late, as timers are late,
 	// is made up for.
@@ -840,7 +840,7 @@ func (p *pace) judge() {
 		return
 	}
 	if p.shared() {
-		if p.level++; math.Abs(p.rate-p.peak) > 0.04*p.peak {
+		if p.level++; math.Abs(p.rate-p.peak) > 0.02*p.peak {
 			p.level = 0
 		}
 		p.peak = p.rate
@@ -888,7 +888,7 @@ func (p *pace) acceptance(t ticket, now time.Time, backlog bool) (restart bool) 
 		if p.acks++; p.acks > 4*probeEvery {
 			p.strange = 0
 		}
-		growth := shareCut * min(shareGrowth*math.Sqrt(p.rate), p.rate/10)
+		growth := shareCut * min(shareGrowth*math.Pow(p.rate, 0.25), p.rate/10)
 		p.rate *= math.Exp(growth * elapsed.Seconds())
 		p.base = p.rate
 	case backlog:
