@@ -669,13 +669,15 @@ type pace struct {
 	held  time.Time // when somebody last had to wait
 	idle  bool      // since the last refusal, there was a time without a backlog
 
-	sent, refused int64     // since learning began
-	marks         [8]mark   // refusals that the rate is measured from, the oldest first
-	n             int       // marks in use
-	known         time.Time // when the last refusal was known: older attempts say nothing new
-	row           int       // refusals since an attempt was accepted
-	rowAt         time.Time // when the first of them was sent
-	revived       int64     // attempts accepted when the last drought ended
+	sent, refused int64         // since learning began
+	marks         [8]mark       // refusals that the rate is measured from, the oldest first
+	n             int           // marks in use
+	known         time.Time     // when the last refusal was known: older attempts say nothing new
+	row           int           // refusals since an attempt was accepted
+	rowAt         time.Time     // when the first of them was sent
+	revived       int64         // attempts accepted when the last drought ended
+	long          float64       // the rate when the drought began
+	dry           time.Duration // how long the longest drought was
 
 	acks  int           // attempts accepted since the last refusal, in a backlog
 	ackAt time.Time     // when the last one was
@@ -795,6 +797,9 @@ func (p *pace) refusal(t ticket, now time.Time, learning bool) bool {
 	case p.n > 0 && !p.shared():
 		p.proof = p.accepted(m)
 		p.base = (p.proof + 1) / max(m.at.Sub(p.marks[0].at).Seconds(), 1e-6)
+		if p.long = 0; p.proof >= 8 {
+			p.long = p.base
+		}
 	}
 	p.add(m)
 	p.set(p.base, now)
@@ -866,7 +871,7 @@ func (p *pace) trust() float64 { return min((2*p.proof+4)/probeEvery, 1) }
 // limit stays. Over a long way many are under way before a refusal is known, so
 // it takes several times that.
 func (p *pace) every() float64 {
-	return max(probeEvery*p.trust(), 8*p.rate*p.rtt.Seconds())
+	return max(probeEvery*p.trust(), 8*p.rate*p.rtt.Seconds(), 2*p.rate*p.dry.Seconds())
 }
 
 // acceptance takes note of an attempt that was accepted, and reports whether
@@ -905,7 +910,7 @@ func (p *pace) creep(elapsed time.Duration) {
 		p.rate = p.base * (1 + 2*acks/(probeEvery*every)) // so that the sum of it is one attempt
 		return
 	}
-	d := max(doubling.Seconds()*trust, 8*trust/p.rate, max(4*trust, 1)*p.rtt.Seconds())
+	d := max(doubling.Seconds()*trust, 8*trust/p.rate, max(4*trust, 1)*p.rtt.Seconds(), 2*p.dry.Seconds())
 	p.rate *= math.Exp2(min(elapsed.Seconds()/d, 1))
 }
 
@@ -913,16 +918,17 @@ func (p *pace) creep(elapsed time.Duration) {
 // of that, by learning anew.
 func (p *pace) revive(now time.Time) (restart bool) {
 	good := p.sent - p.refused
-	if good-p.revived < 16 && p.n > 0 {
-		p.marks[0], p.n = p.marks[p.n-1], 1 // the last time, it was wrong
+	if good-p.revived < 16 {
+		p.long = 0 // the last time, it was wrong
+		if p.n > 0 {
+			p.marks[0], p.n = p.marks[p.n-1], 1
+		}
 	}
 	p.revived = good
-	if p.n == 0 {
-		return false
-	}
-	p.proof = p.accepted(mark{sent: p.sent, refused: p.refused})
-	if p.proof >= 8 {
-		p.set(p.proof/now.Sub(p.marks[0].at).Seconds(), now)
+	p.dry = max(p.dry, now.Sub(p.rowAt))
+	if p.long > 0 {
+		p.proof = probeEvery
+		p.set(p.long, now)
 		return false
 	}
 	p.base, p.rate = 0, 0
