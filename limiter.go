@@ -797,9 +797,9 @@ func (p *pace) refusal(t ticket, now time.Time, learning bool) bool {
 	case p.n > 0 && !p.shared():
 		p.proof = p.accepted(m)
 		p.base = (p.proof + 1) / max(m.at.Sub(p.marks[0].at).Seconds(), 1e-6)
-		if p.long = 0; p.proof >= 8 {
-			p.long = p.base
-		}
+	}
+	if p.row == 1 && p.proof >= 8 {
+		p.long = p.base
 	}
 	p.add(m)
 	p.set(p.base, now)
