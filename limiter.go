@@ -834,7 +834,9 @@ func (p *pace) set(rate float64, now time.Time) {
 	}
 	p.base, p.rate = rate, rate
 	if rate > 0 {
-		p.next = p.last.Add(seconds(1 / rate))
+		if p.next = p.last.Add(seconds(1 / rate)); p.next.Before(now) {
+			p.next = now
+		}
 	}
 }
 
