@@ -441,7 +441,7 @@ func (g *gate) estimate(now time.Time, class int, arrived time.Time) (time.Durat
 		ahead += len(g.line[firstAttempt])
 	}
 	d := g.pace.wait(now)
-	if g.pace.rate > 0 && g.pace.row < drought {
+	if g.pace.rate > 0 && g.pace.proof >= 8 && g.pace.row < drought {
 		d = max(d, 0) + seconds(float64(ahead)/g.pace.rate)
 	}
 	if g.bucket != nil {
@@ -492,7 +492,8 @@ func (g *gate) refused(t ticket, now time.Time, hint, maxWait time.Duration, lea
 	if maxWait == 0 {
 		return // where nobody waits, nothing is held back
 	}
-	news := learn && g.pace.refusal(t, now, g.reopening || g.pace.rate > 0)
+	scouted := t.n > 0 && t.n == g.scout && now.Before(g.pausedUntil)
+	news := learn && !scouted && g.pace.refusal(t, now, g.reopening || g.pace.rate > 0)
 	if g.pace.row >= drought && now.Sub(g.pace.rowAt) >= hint/4 {
 		g.scoped = false
 	}
@@ -705,6 +706,10 @@ const (
 	// and it would overshoot while a server's burst hides the limit.
 	doubling = 500 * time.Millisecond
 
+	// slowest is a pace at which somebody always goes within WithMaxWait's
+	// default. A limit below it is kept by pauses and backoff.
+	slowest = 1.0 / 30
+
 	// drought refusals in a row are no chance at a pace that is about right.
 	drought = 3
 
@@ -715,6 +720,9 @@ const (
 	// the cut is how fast they do, and what it costs of the quota.
 	shareCut    = 0.2
 	shareGrowth = 0.12
+
+	// quotaSpare is what is left of a quota for others.
+	quotaSpare = 2
 
 	// catchUp is how much time an attempt that goes late, as timers are late,
 	// is made up for.
@@ -771,8 +779,8 @@ func (p *pace) refusal(t ticket, now time.Time, learning bool) bool {
 		return false
 	}
 	if t.n == 0 {
-		*p = pace{quota: p.quota}
-		t.at = now
+		p.forget()
+		t = ticket{n: p.sent, at: now}
 	} else {
 		p.rtt = now.Sub(t.at)
 		p.quota.breach(now, p.acks)
@@ -831,6 +839,9 @@ func (p *pace) add(m mark) {
 func (p *pace) set(rate float64, now time.Time) {
 	if p.rate == 0 {
 		p.held = now
+	}
+	if rate > 0 {
+		rate = max(rate, slowest)
 	}
 	p.base, p.rate = rate, rate
 	if rate > 0 {
@@ -952,6 +963,8 @@ type allowance struct {
 	left     float64
 	sent     int64 // the attempt that was answered so
 	at       time.Time
+	refill   float64 // what comes of it to us, a second
+	high     float64 // the most that remained
 	breaches int
 	void     time.Time // until when it is not believed
 }
@@ -968,13 +981,29 @@ func (q *allowance) told(t ticket, now time.Time, said waithint.Quota) {
 	case t.n <= q.sent:
 		return
 	}
+	if q.rate != said.Rate || t.n == 0 {
+		q.refill = said.Rate
+	} else if dt := t.at.Sub(q.at).Seconds(); dt > 0 {
+		seen := (said.Remaining - q.left + float64(t.n-q.sent)) / dt
+		q.refill += (seen - q.refill) * min(dt, 1)
+		q.refill = min(max(q.refill, q.rate/20), q.rate)
+	}
+	q.high = max(q.high, said.Remaining)
 	q.rate, q.left, q.sent, q.at = said.Rate, said.Remaining, t.n, t.at
 }
 
 // wait returns how long until there is one left for the next attempt.
 func (q *allowance) wait(now time.Time, sent int64) time.Duration {
-	left := q.left - float64(sent-q.sent) + q.rate*now.Sub(q.at).Seconds()
-	return seconds((1 - left) / q.rate)
+	need := 1.0
+	if q.high >= 8 {
+		need += quotaSpare
+	}
+	return seconds((need - q.expected(now, sent)) / q.refill)
+}
+
+// expected returns what is left after so many attempts, if nobody else takes any.
+func (q *allowance) expected(now time.Time, sent int64) float64 {
+	return q.left - float64(sent-q.sent) + q.refill*now.Sub(q.at).Seconds()
 }
 
 // breach takes note of a refusal, after so many attempts that were accepted.
@@ -986,6 +1015,6 @@ func (q *allowance) breach(now time.Time, acks int) {
 		q.breaches = 1
 	}
 	if q.breaches == 3 {
-		*q = allowance{void: now.Add(forgetting)}
+		*q = allowance{void: now.Add(time.Hour)}
 	}
 }
