@@ -173,7 +173,7 @@ type call struct {
 	last       error          // the outcome of the attempt before the one under way
 	held       *http.Response // in our hands: closed if a hook or a policy panics
 	paid       int            // tokens of the budget this call has used up
-	prepaid    bool           // the attempt under way is paid for
+	prepaid    int            // what was paid of that for the attempt under way
 	ticket     ticket         // of the attempt under way
 	arrived    time.Time      // when the call was refused for its rate, the first time
 	begin      time.Time      // if there are hooks
@@ -451,24 +451,36 @@ func (c *call) observe(a *AttemptInfo, resp *http.Response) {
 		// Not the budget's business, nor a sign of the server's health.
 		c.refund(now)
 	case temporary && a.Attempt > 1:
-		if !c.prepaid {
-			c.paid++
+		due := 0
+		if c.prepaid == 0 {
+			due = a.cost()
 		}
-		c.key.budget.failed(now, c.prepaid)
+		c.paid += due
+		c.key.budget.failed(now, due)
 	case !temporary && a.Attempt > 1:
 		c.key.budget.earn(now, &c.cfg.shared, float64(c.paid), true)
 	case !temporary:
 		c.key.budget.earn(now, &c.cfg.shared, c.cfg.shared.budgetRatio, false)
 	}
-	c.prepaid = false
+	c.prepaid = 0
+}
+
+// cost is what a retry that follows, or is, this failed attempt takes of the
+// budget: double after a timeout, since the server may still be at work on it
+// and has the more to do the slower it is.
+func (a *AttemptInfo) cost() int {
+	if t, ok := errors.AsType[net.Error](a.Err); ok && t.Timeout() {
+		return 2
+	}
+	return 1
 }
 
 // refund gives back the token of a retry that was not one in the end.
 func (c *call) refund(now time.Time) {
-	if c.prepaid {
-		c.prepaid = false
-		c.paid--
-		c.key.budget.earn(now, &c.cfg.shared, 1, false)
+	if c.prepaid > 0 {
+		c.key.budget.earn(now, &c.cfg.shared, float64(c.prepaid), false)
+		c.paid -= c.prepaid
+		c.prepaid = 0
 	}
 }
 
@@ -509,14 +521,13 @@ func (c *call) next(a *AttemptInfo) (wait time.Duration, body io.ReadCloser, why
 		return 0, nil, why
 	}
 	if v.Kind != KindRateLimit {
-		ok, prepaid := c.key.budget.take(time.Now(), &c.cfg.shared)
+		ok, prepaid := c.key.budget.take(time.Now(), &c.cfg.shared, a.cost())
 		if !ok {
 			closeBody(body)
 			return 0, nil, "budget"
 		}
-		if c.prepaid = prepaid; prepaid {
-			c.paid++
-		}
+		c.prepaid = prepaid
+		c.paid += prepaid
 	}
 	return wait, body, ""
 }
@@ -668,32 +679,30 @@ const (
 
 func newBudget() budget { return budget{balance: budgetStart, at: time.Now()} }
 
-// take reports whether a retry may be made, and whether it has been paid for.
-func (b *budget) take(now time.Time, cfg *sharedConfig) (ok, prepaid bool) {
+// take reports whether a retry may be made, and what has been paid for it.
+func (b *budget) take(now time.Time, cfg *sharedConfig, cost int) (ok bool, prepaid int) {
 	if math.IsInf(cfg.budgetRatio, 1) {
-		return true, false
+		return true, 0
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.settle(now, cfg)
-	if b.balance < 1 {
-		return false, false
+	if b.balance < float64(cost) {
+		return false, 0
 	}
-	if !now.Before(b.wary) {
-		return true, false
+	if !now.Before(b.wary) && cost == 1 {
+		return true, 0
 	}
-	b.balance--
-	return true, true
+	b.balance -= float64(cost)
+	return true, cost
 }
 
-// failed charges for a retry that failed, unless it was paid for.
-func (b *budget) failed(now time.Time, prepaid bool) {
+// failed charges for a retry that failed what was not paid in advance.
+func (b *budget) failed(now time.Time, due int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.wary = now.Add(budgetWindow)
-	if !prepaid {
-		b.balance = max(b.balance-1, 0)
-	}
+	b.balance = max(b.balance-float64(due), 0)
 }
 
 // earn adds tokens for a call that was answered, by a retry or at once.
