@@ -1,0 +1,5 @@
+package faults_test
+
+const victimEnv = "FAULTS_VICTIM"
+
+func runVictim(string) {}
