@@ -141,6 +141,8 @@ func newBase(tb testing.TB) *http.Transport {
 	tb.Helper()
 	base := http.DefaultTransport.(*http.Transport).Clone()
 	base.Proxy = nil // of the environment
+	// CloseIdleConnections overlooks one that is only just being put back.
+	base.IdleConnTimeout = time.Second
 	tb.Cleanup(base.CloseIdleConnections)
 	return base
 }
@@ -234,6 +236,9 @@ func (w want) check(tb testing.TB, got outcome, l *ledger, call string) {
 		require.Zero(tb, w.tries, "error: %v", got.err)
 	}
 }
+
+// quiet is the log of a server whose complaints are expected.
+var quiet = log.New(io.Discard, "", 0)
 
 // listen returns a listener on a free port of loopback.
 func listen(tb testing.TB) net.Listener {

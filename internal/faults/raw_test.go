@@ -137,8 +137,8 @@ const (
 func TestRaw(t *testing.T) {
 	timeout := resilient.WithAttemptTimeout(200 * time.Millisecond)
 	longer := resilient.WithAttemptTimeout(time.Second) // for what is to arrive in time on any machine
-	lost := want{seen: 3, tries: 3} // no answer, tried to the end
-	once := want{seen: 1}           // no answer, and may have been processed
+	lost := want{seen: 3, tries: 3}                     // no answer, tried to the end
+	once := want{seen: 1}                               // no answer, and may have been processed
 	for _, tt := range []struct {
 		name   string
 		why    string
