@@ -131,11 +131,13 @@ type RetryError struct {
 	Last     error // the outcome of the last attempt before that, an *APIError if there was a response; may be nil
 }
 
-// Error returns the attempts, what ended the call, and the last outcome.
+// Error returns the attempts, what ended the call, and the last outcome, in one
+// line of bounded length: errors of a transport may hold what a server sent, and
+// the URL with its query.
 func (e *RetryError) Error() string {
-	msg := fmt.Sprintf("resilient: gave up after attempt %d: %v", e.Attempts, e.Err)
-	if e.Last != nil && fmt.Sprint(e.Last) != fmt.Sprint(e.Err) {
-		msg += fmt.Sprintf(" (before: %v)", e.Last)
+	msg := fmt.Sprintf("resilient: gave up after attempt %d: %s", e.Attempts, errorText(e.Err))
+	if e.Last != nil && e.Last.Error() != e.Err.Error() {
+		msg += fmt.Sprintf(" (before: %s)", errorText(e.Last))
 	}
 	return msg
 }

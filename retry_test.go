@@ -23,6 +23,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode"
 
 	"github.com/cenkalti/backoff/v4"
 	"github.com/stretchr/testify/require"
@@ -855,6 +856,29 @@ func TestContextEndsWhileWaiting(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What ended a call was printed as it was: with the escape sequences a server
+// had sent, and with the query of a base that is made of an http.Client.
+func TestRetryErrorTextIsTame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cause := errors.New("got \x1b[31m\r\nlevel=ERROR \xff\u2028 " + strings.Repeat("x", 1<<20))
+		base := newScript(
+			fails(&url.Error{Op: "Get", URL: "http://api.test/?token=s3cr3t", Err: io.ErrUnexpectedEOF}),
+			fails(&url.Error{Op: "Get", URL: "http://api.test/?token=s3cr3t", Err: cause}),
+		)
+		_, err := resilient.NewTransport(base, resilient.WithMaxAttempts(2)).RoundTrip(get(t))
+		require.ErrorIs(t, err, cause, "the error itself is there, whole")
+		require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+		text := err.Error()
+		require.True(t, strings.HasPrefix(text, "resilient: gave up after attempt 2: got  [31m"), "%q", text)
+		require.True(t, strings.HasSuffix(text, "(before: unexpected EOF)"), "%q", text)
+		require.NotContains(t, text, "s3cr3t")
+		require.Less(t, len(text), 2<<10)
+		for _, r := range text {
+			require.True(t, r == unicode.ReplacementChar || unicode.IsPrint(r), "%q", r)
+		}
+	})
 }
 
 func TestContextEndsDuringAnAttempt(t *testing.T) {
