@@ -119,14 +119,13 @@ type ledger struct {
 // callHeader names the call that a request belongs to.
 const callHeader = "X-Call"
 
-func (l *ledger) note(req *http.Request) int {
+func (l *ledger) note(req *http.Request) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.seen == nil {
 		l.seen = make(map[string]int)
 	}
 	l.seen[req.Header.Get(callHeader)]++
-	return l.seen[req.Header.Get(callHeader)]
 }
 
 func (l *ledger) count(call string) int {
@@ -229,8 +228,7 @@ func (w want) check(tb testing.TB, got outcome, l *ledger, call string) {
 	if w.err != nil {
 		require.ErrorIs(tb, errors.Join(got.err, got.read), w.err)
 	}
-	var retry *resilient.RetryError
-	if errors.As(got.err, &retry) {
+	if retry, ok := errors.AsType[*resilient.RetryError](got.err); ok {
 		require.Equal(tb, w.tries, retry.Attempts)
 	} else {
 		require.Zero(tb, w.tries, "error: %v", got.err)

@@ -40,20 +40,20 @@ func runVictim(addr string) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	fmt.Println(l.Addr())
+	fmt.Fprintln(os.Stdout, l.Addr())
 	_ = http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		_, _ = io.Copy(io.Discard, req.Body)
 		switch req.URL.Path {
 		case "/hang":
-			fmt.Println("saw", req.Header.Get(callHeader))
+			fmt.Fprintln(os.Stdout, "saw", req.Header.Get(callHeader))
 			<-req.Context().Done()
 		case "/half":
 			_, _ = io.WriteString(w, "half")
 			_ = http.NewResponseController(w).Flush()
-			fmt.Println("saw", req.Header.Get(callHeader))
+			fmt.Fprintln(os.Stdout, "saw", req.Header.Get(callHeader))
 			<-req.Context().Done()
 		default:
-			fmt.Println("saw", req.Header.Get(callHeader))
+			fmt.Fprintln(os.Stdout, "saw", req.Header.Get(callHeader))
 			_, _ = io.WriteString(w, "whole")
 		}
 	}))
@@ -202,7 +202,8 @@ func TestKilledBetweenRequests(t *testing.T) {
 			base.CloseIdleConnections()
 
 			ended := make(chan outcome, 1)
-			go func() { ended <- call(client, newRequest(t, method, "http://"+first.addr)) }()
+			req := newRequest(t, method, "http://"+first.addr)
+			go func() { ended <- call(client, req) }()
 			<-refused
 			second := startVictim(t, first.addr)
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -292,7 +293,7 @@ func TestRawNoiseAfterAnAnswer(t *testing.T) {
 			client := newTransport(newBase(t))
 			for i := range 3 {
 				req := newRequest(t, http.MethodPost, srv.url)
-				require.Equal(t, fmt.Sprint(i+1), call(client, req).body)
+				require.Equal(t, strconv.Itoa(i+1), call(client, req).body)
 				select { // until then net/http may still reuse the connection
 				case <-hungUp:
 				case <-req.Context().Done():
@@ -372,7 +373,7 @@ func TestRawUploadCutShort(t *testing.T) {
 			got := call(newTransport(newBase(t)), req)
 
 			require.NoError(t, got.err)
-			require.Equal(t, tt.status[:3], fmt.Sprint(got.status))
+			require.Equal(t, tt.status[:3], strconv.Itoa(got.status))
 			require.Equal(t, tt.seen, led.count(http.MethodPost))
 		})
 	}
