@@ -90,6 +90,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -442,7 +443,7 @@ func logTrace(l *slog.Logger) *Trace {
 					slog.String("request_id", oneLine(e.RequestID, 128)))
 			}
 			if a.Err != nil {
-				attrs = append(attrs, slog.String("error", errorText(a.Err)))
+				attrs = append(attrs, slog.String("error", withoutQuoted(errorText(a.Err))))
 			}
 			write(a.Request, level, "attempt done", attrs...)
 		},
@@ -463,4 +464,24 @@ func logTrace(l *slog.Logger) *Trace {
 				slog.String("why", d.Why))
 		},
 	}
+}
+
+// withoutQuoted returns s without what stands in double quotes, which is where
+// net/http puts what the other side sent. That may be the request once more, from
+// a port that echoes or a proxy that complains of it, and its secrets with it.
+func withoutQuoted(s string) string {
+	var b strings.Builder
+	quoted := false
+	for i := 0; i < len(s); i++ {
+		switch {
+		case s[i] == '"':
+			quoted = !quoted
+			b.WriteByte('"')
+		case !quoted:
+			b.WriteByte(s[i])
+		case s[i] == '\\':
+			i++ // a quote that is escaped ends nothing
+		}
+	}
+	return b.String()
 }
