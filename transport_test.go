@@ -688,7 +688,7 @@ func TestLogger(t *testing.T) {
 // its error, and so into the log.
 func TestLoggerLeavesOutWhatIsQuoted(t *testing.T) {
 	for text, want := range map[string]string{
-		`malformed HTTP status code "/?key=secret"`:    `malformed HTTP status code ""`,
+		`malformed HTTP status code "/?key=secret"`:     `malformed HTTP status code ""`,
 		`bad "secret \" secret" and "secret\\", closed`: `bad "" and "", closed`,
 		`cut "secret`: `cut "`,
 		`ends in "\`:  `ends in "`,
