@@ -451,7 +451,7 @@ func TestHostileRetryAfter(t *testing.T) {
 		interval = 100 * time.Millisecond // of the backoff, and the most jitter
 		maxWait  = time.Minute
 		none     = -1 // not understood: the backoff
-		any      = -2 // understood or not
+		either   = -2 // understood or not
 	)
 	date := func(d time.Duration, layout string) string {
 		return time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).Add(d).Format(layout) // synctest begins there
@@ -504,13 +504,13 @@ func TestHostileRetryAfter(t *testing.T) {
 		{"1.5.5", none},
 		{"2026-10-21T07:28:00Z", none},
 		{"Sat, 32 Jan 2000 00:00:00 GMT", none},
-		{"120, 240", any},
-		{".5", any},
-		{"1.", any},
-		{"1;q=1", any},
-		{strings.Repeat("9", 1<<16), any},
-		{strings.Repeat(" ", 1<<16) + "1", any},
-		{"0." + strings.Repeat("0", 1<<16) + "1", any},
+		{"120, 240", either},
+		{".5", either},
+		{"1.", either},
+		{"1;q=1", either},
+		{strings.Repeat("9", 1<<16), either},
+		{strings.Repeat(" ", 1<<16) + "1", either},
+		{"0." + strings.Repeat("0", 1<<16) + "1", either},
 	} {
 		for _, status := range []int{429, 503, 500, 404, 200} {
 			t.Run(fmt.Sprintf("%d %.40q", status, tt.value), func(t *testing.T) {
@@ -537,7 +537,7 @@ func TestHostileRetryAfter(t *testing.T) {
 					case status == 404 || status == 200:
 						require.Equal(t, 1, base.sent)
 						require.Zero(t, took, "a final answer is not waited after")
-					case tt.hint == any:
+					case tt.hint == either:
 						require.LessOrEqual(t, took, maxWait)
 					case tt.hint == none, tt.hint == 0:
 						require.Equal(t, 2, base.sent)

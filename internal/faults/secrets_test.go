@@ -110,11 +110,15 @@ func (w *witness) option() resilient.Option {
 	})
 }
 
+// setup makes the base that a request fails through, and the request what it
+// takes to fail.
+type setup func(testing.TB, *http.Request) http.RoundTripper
+
 // TestSecrets sends requests that are full of secrets into every kind of
 // failure. None of them shows in a record of the log, an error or a trace.
 func TestSecrets(t *testing.T) {
-	status := func(code int, header ...string) func(testing.TB, *http.Request) http.RoundTripper {
-		return func(_ testing.TB, req *http.Request) http.RoundTripper {
+	status := func(code int, header ...string) setup {
+		return func(testing.TB, *http.Request) http.RoundTripper {
 			h := http.Header{"Set-Cookie": {secrets()["answer"]}, "Location": {"http://api.test/?" + secrets()["answer"]}}
 			for i := 0; i < len(header); i += 2 {
 				h.Set(header[i], header[i+1])
@@ -124,21 +128,24 @@ func TestSecrets(t *testing.T) {
 		}
 	}
 	// to sends the request to a real server.
-	to := func(answer func(*net.TCPConn, int) bool) func(testing.TB, *http.Request) http.RoundTripper {
+	to := func(answer func(*net.TCPConn, int) bool) setup {
 		return func(tb testing.TB, req *http.Request) http.RoundTripper {
+			tb.Helper()
 			req.URL.Host = strings.TrimPrefix(serveRaw(tb, answer).url, "http://")
 			return newBase(tb)
 		}
 	}
-	edited := func(edit func(*http.Request)) func(testing.TB, *http.Request) http.RoundTripper {
+	edited := func(edit func(*http.Request)) setup {
 		return func(tb testing.TB, req *http.Request) http.RoundTripper {
+			tb.Helper()
 			edit(req)
 			return newBase(tb)
 		}
 	}
 	// through sends the request through a proxy that has a password.
-	through := func(scheme, proxy string) func(testing.TB, *http.Request) http.RoundTripper {
+	through := func(scheme, proxy string) setup {
 		return func(tb testing.TB, req *http.Request) http.RoundTripper {
+			tb.Helper()
 			base := newBase(tb)
 			if proxy == "" {
 				proxy = serveRaw(tb, says("HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")).url
@@ -151,19 +158,25 @@ func TestSecrets(t *testing.T) {
 			return base
 		}
 	}
-	always := func(err error) func(testing.TB, *http.Request) http.RoundTripper {
+	always := func(err error) setup {
 		return func(testing.TB, *http.Request) http.RoundTripper { return fails{err} }
 	}
-	echo := func(head string) func(testing.TB, *http.Request) http.RoundTripper {
+	echo := func(head string) setup {
 		return func(tb testing.TB, req *http.Request) http.RoundTripper {
+			tb.Helper()
 			s := secrets()
 			return to(says(head+"GET /?api_key="+s["query"]+" HTTP/1.1\r\nAuthorization Bearer "+s["bearer token"]+"\r\n\r\n"))(tb, req)
 		}
 	}
+	notTLS := func(tb testing.TB, req *http.Request) http.RoundTripper {
+		tb.Helper()
+		req.URL.Scheme = "https"
+		return to(says("HTTP/1.0 400 Bad Request\r\n\r\n"))(tb, req)
+	}
 	inBase := &url.Error{Op: "Get", URL: "http://api.test/?" + secrets()["query"], Err: io.ErrUnexpectedEOF}
 
 	for name, tt := range map[string]struct {
-		base func(testing.TB, *http.Request) http.RoundTripper
+		base setup
 		opts []resilient.Option
 		own  bool // the base's error has a secret in it, and is passed on as it is
 	}{
@@ -207,16 +220,13 @@ func TestSecrets(t *testing.T) {
 			cancel(errors.New("shutting down"))
 			*r = *r.WithContext(ctx)
 		})},
-		"reset":           {base: to(resets(""))},
-		"closed":          {base: to(says(""))},
-		"cut in the body": {base: to(says(bad + "Content-Length: 9\r\n\r\n"))},
-		"bad chunk":       {base: to(says(bad + "Transfer-Encoding: chunked\r\n\r\nzz"))},
-		"not HTTP":        {base: to(says("SSH-2.0-OpenSSH_9.9\r\n"))},
-		"attempt timeout": {base: to(silent), opts: []resilient.Option{resilient.WithAttemptTimeout(20 * time.Millisecond)}},
-		"not TLS": {base: func(tb testing.TB, r *http.Request) http.RoundTripper {
-			r.URL.Scheme = "https"
-			return to(says("HTTP/1.0 400 Bad Request\r\n\r\n"))(tb, r)
-		}},
+		"reset":                    {base: to(resets(""))},
+		"closed":                   {base: to(says(""))},
+		"cut in the body":          {base: to(says(bad + "Content-Length: 9\r\n\r\n"))},
+		"bad chunk":                {base: to(says(bad + "Transfer-Encoding: chunked\r\n\r\nzz"))},
+		"not HTTP":                 {base: to(says("SSH-2.0-OpenSSH_9.9\r\n"))},
+		"attempt timeout":          {base: to(silent), opts: []resilient.Option{resilient.WithAttemptTimeout(20 * time.Millisecond)}},
+		"not TLS":                  {base: notTLS},
 		"certificate not trusted":  {base: untrusted},
 		"proxy refused":            {base: through("https", "http://127.0.0.1:1")},
 		"proxy refused, plain":     {base: through("http", "http://127.0.0.1:1")},
@@ -273,18 +283,19 @@ func untrusted(tb testing.TB, req *http.Request) http.RoundTripper {
 
 // everyText is what err says, and every error in it.
 func everyText(err error) string {
-	text := fmt.Sprintf("%v\n%+v\n%q\n", err, err, err)
+	if err == nil {
+		return ""
+	}
+	text := []string{fmt.Sprintf("%v\n%+v\n%q", err, err, err)}
 	switch err := err.(type) { //nolint:errorlint // it is taken apart
 	case interface{ Unwrap() error }:
-		if inner := err.Unwrap(); inner != nil {
-			text += everyText(inner)
-		}
+		text = append(text, everyText(err.Unwrap()))
 	case interface{ Unwrap() []error }:
 		for _, inner := range err.Unwrap() {
-			text += everyText(inner)
+			text = append(text, everyText(inner))
 		}
 	}
-	return text
+	return strings.Join(text, "\n")
 }
 
 // TestSecretsSearchFinds shows that the search above would find what it looks
