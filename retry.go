@@ -506,17 +506,17 @@ func (c *call) backoff(v Verdict) (wait time.Duration, why string) {
 	if hint > c.cfg.maxWait || interval > 0 && c.cfg.maxWait == 0 {
 		return 0, "max wait"
 	}
-	ctx, now := c.req.Context(), time.Now()
+	ctx, from := c.req.Context(), c.answered // the wait runs from there, see sleep
 	if hint > 0 {
 		jitter := time.Duration(rand.Float64() * float64(interval))
 		wait = hint + min(jitter, c.cfg.maxWait-hint)
-		if pastDeadline(ctx, now, wait) {
+		if pastDeadline(ctx, from, wait) {
 			wait = hint
 		}
 	} else {
 		wait = min(interval, c.cfg.maxWait)
 	}
-	if pastDeadline(ctx, now, wait) {
+	if pastDeadline(ctx, from, wait) {
 		return 0, "deadline"
 	}
 	return wait, ""

@@ -676,6 +676,23 @@ func TestSlowErrorBodyNeverHoldsARetry(t *testing.T) {
 	})
 }
 
+// The wait runs from the answer, but whether it fits the deadline was asked as
+// if it began once the body had been read.
+func TestSlowErrorBodyIsNotCountedTwiceAgainstTheDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, slow := dripping(500)
+		base := newScript(slow, answer(200))
+		ctx, cancel := context.WithTimeout(t.Context(), 3500*time.Millisecond)
+		defer cancel()
+		start := time.Now()
+		resp, err := resilient.NewTransport(base, every(3*time.Second)).RoundTrip(get(t).WithContext(ctx))
+		require.NoError(t, err)
+		require.Equal(t, http.StatusOK, resp.StatusCode)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, 3*time.Second, time.Since(start))
+	})
+}
+
 func TestSlowErrorBodyOfTheLastResponse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		body, slow := dripping(404)
