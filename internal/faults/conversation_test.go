@@ -292,7 +292,7 @@ func converse(t *testing.T, c conversation) []string {
 				if !call.answers[min(len(srv.sent), len(call.answers))-1].hangs {
 					got, err := io.ReadAll(resp.Body)
 					require.NoError(t, err)
-					require.Equal(t, answerText, string(got), what)
+					require.JSONEq(t, answerText, string(got), what)
 				}
 				require.NoError(t, resp.Body.Close())
 			}
@@ -555,15 +555,15 @@ func (m *model) verdict(a scripted) (retry, unprocessed bool, why string) {
 	if end, err := m.ending(); err != nil && !m.now.Before(end) && a.err != nil {
 		return false, false, "canceled"
 	}
-	switch a.err {
-	case nil:
-	case errDial:
+	switch {
+	case a.err == nil:
+	case errors.Is(a.err, errDial):
 		return true, true, "never sent"
-	case errNoSuch:
+	case errors.Is(a.err, errNoSuch):
 		return false, false, "unknown host"
-	case errUntrusted:
+	case errors.Is(a.err, errUntrusted):
 		return false, false, "TLS"
-	case context.Canceled:
+	case errors.Is(a.err, context.Canceled):
 		return false, false, "base transport canceled"
 	default:
 		return true, false, "no response"

@@ -213,3 +213,30 @@ func TestKilledBetweenRequests(t *testing.T) {
 		})
 	}
 }
+
+// TestKilledWithAConnectionKept kills a server to which a connection is kept,
+// and calls the next one at the same port. Whether the connection is known to be
+// dead by then is a matter of luck; that nothing arrives twice is not.
+func TestKilledWithAConnectionKept(t *testing.T) {
+	for _, method := range []string{http.MethodGet, http.MethodPost} {
+		t.Run(method, func(t *testing.T) {
+			leaveNothing(t)
+			first := startVictim(t, "")
+			client := newTransport(newBase(t))
+			require.Equal(t, "whole", call(client, newRequest(t, method, "http://"+first.addr)).body)
+			first.kill()
+			second := startVictim(t, first.addr)
+
+			got := call(client, newRequest(t, method, "http://"+first.addr))
+
+			second.kill()
+			require.Equal(t, 1, first.seen(method))
+			if method == http.MethodGet || got.err == nil {
+				require.Equal(t, "whole", got.body)
+				require.Equal(t, 1, second.seen(method))
+			} else {
+				require.Zero(t, second.seen(method), "it was written to the dead connection")
+			}
+		})
+	}
+}

@@ -259,6 +259,7 @@ func TestRaw(t *testing.T) {
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			require.LessOrEqual(t, tt.post.seen, 1, "a POST is never seen twice")
 			for method, want := range map[string]want{http.MethodGet: tt.get, http.MethodPost: tt.post} {
 				t.Run(method, func(t *testing.T) {
 					leaveNothing(t)
