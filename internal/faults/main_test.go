@@ -4,9 +4,11 @@
 // sockets, processes or minutes; what can be shown in virtual time stands beside
 // the code.
 //
-//	go test -race ./...                                   # bounded, about a minute
-//	go test -race -timeout 30m . -soak 10m                # in full
-//	go test -run '^$' -fuzz FuzzConversation -fuzztime 5m .
+//	go test -race .                          # bounded, about a minute
+//	go test -race -timeout 30m . -soak 10m   # in full
+//
+// FuzzConversation and FuzzCrowd are the fuzz targets. Linux is needed to see
+// file descriptors.
 package faults_test
 
 import (
