@@ -264,8 +264,8 @@ func WithTrace(t *Trace) Option {
 // call that went well at debug level, a call that needed retries and a wait at
 // info, a failed attempt and a call that failed at warn. Records name the
 // method, the host and the path, and of an error response its type, code and
-// request id; never other header values, userinfo, query strings or bodies. The
-// default is nil: silent.
+// request id; never other header values, userinfo, query strings or bodies, and
+// of the text of an error not what stands in quotes. The default is nil: silent.
 func WithLogger(l *slog.Logger) Option {
 	var hooks *Trace
 	if l != nil {
