@@ -133,11 +133,13 @@ type RetryError struct {
 	Last     error // the outcome of the last attempt before that, an *APIError if there was a response; may be nil
 }
 
-// Error returns the attempts, what ended the call, and the last outcome.
+// Error returns the attempts, what ended the call, and the last outcome, in one
+// line of bounded length: errors of a transport may hold what a server sent, and
+// the URL with its query.
 func (e *RetryError) Error() string {
-	msg := fmt.Sprintf("resilient: gave up after attempt %d: %v", e.Attempts, e.Err)
-	if e.Last != nil && fmt.Sprint(e.Last) != fmt.Sprint(e.Err) {
-		msg += fmt.Sprintf(" (before: %v)", e.Last)
+	msg := fmt.Sprintf("resilient: gave up after attempt %d: %s", e.Attempts, errorText(e.Err))
+	if e.Last != nil && e.Last.Error() != e.Err.Error() {
+		msg += fmt.Sprintf(" (before: %s)", errorText(e.Last))
 	}
 	return msg
 }
@@ -558,17 +560,17 @@ func (c *call) backoff(v Verdict) (wait time.Duration, why string) {
 	if hint > c.cfg.maxWait || interval > 0 && c.cfg.maxWait == 0 {
 		return 0, "max wait"
 	}
-	ctx, now := c.req.Context(), time.Now()
+	ctx, from := c.req.Context(), c.answered // the wait runs from there, see sleep
 	if hint > 0 {
 		jitter := time.Duration(rand.Float64() * float64(interval))
 		wait = hint + min(jitter, c.cfg.maxWait-hint)
-		if pastDeadline(ctx, now, wait) {
+		if pastDeadline(ctx, from, wait) {
 			wait = hint
 		}
 	} else {
 		wait = min(interval, c.cfg.maxWait)
 	}
-	if pastDeadline(ctx, now, wait) {
+	if pastDeadline(ctx, from, wait) {
 		return 0, "deadline"
 	}
 	return wait, ""

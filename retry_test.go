@@ -23,6 +23,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode"
 
 	"github.com/cenkalti/backoff/v4"
 	"github.com/stretchr/testify/require"
@@ -645,6 +646,23 @@ func TestSlowErrorBodyNeverHoldsARetry(t *testing.T) {
 	})
 }
 
+// The wait runs from the answer, but whether it fits the deadline was asked as
+// if it began once the body had been read.
+func TestSlowErrorBodyIsNotCountedTwiceAgainstTheDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, slow := dripping(500)
+		base := newScript(slow, answer(200))
+		ctx, cancel := context.WithTimeout(t.Context(), 3500*time.Millisecond)
+		defer cancel()
+		start := time.Now()
+		resp, err := resilient.NewTransport(base, every(3*time.Second)).RoundTrip(get(t).WithContext(ctx))
+		require.NoError(t, err)
+		require.Equal(t, http.StatusOK, resp.StatusCode)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, 3*time.Second, time.Since(start))
+	})
+}
+
 func TestSlowErrorBodyOfTheLastResponse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		body, slow := dripping(404)
@@ -825,6 +843,29 @@ func TestContextEndsWhileWaiting(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What ended a call was printed as it was: with the escape sequences a server
+// had sent, and with the query of a base that is made of an http.Client.
+func TestRetryErrorTextIsTame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cause := errors.New("got \x1b[31m\r\nlevel=ERROR \xff\u2028 " + strings.Repeat("x", 1<<20))
+		base := newScript(
+			fails(&url.Error{Op: "Get", URL: "http://api.test/?token=s3cr3t", Err: io.ErrUnexpectedEOF}),
+			fails(&url.Error{Op: "Get", URL: "http://api.test/?token=s3cr3t", Err: cause}),
+		)
+		_, err := resilient.NewTransport(base, resilient.WithMaxAttempts(2)).RoundTrip(get(t))
+		require.ErrorIs(t, err, cause, "the error itself is there, whole")
+		require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+		text := err.Error()
+		require.True(t, strings.HasPrefix(text, "resilient: gave up after attempt 2: got  [31m"), "%q", text)
+		require.True(t, strings.HasSuffix(text, "(before: unexpected EOF)"), "%q", text)
+		require.NotContains(t, text, "s3cr3t")
+		require.Less(t, len(text), 2<<10)
+		for _, r := range text {
+			require.True(t, r == unicode.ReplacementChar || unicode.IsPrint(r), "%q", r)
+		}
+	})
 }
 
 func TestContextEndsDuringAnAttempt(t *testing.T) {

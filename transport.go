@@ -105,6 +105,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -280,8 +281,8 @@ func WithTrace(t *Trace) Option {
 // call that went well at debug level, a call that needed retries and a wait at
 // info, a failed attempt and a call that failed at warn. Records name the
 // method, the host and the path, and of an error response its type, code and
-// request id; never other header values, userinfo, query strings or bodies. The
-// default is nil: silent.
+// request id; never other header values, userinfo, query strings or bodies, and
+// of the text of an error not what stands in quotes. The default is nil: silent.
 func WithLogger(l *slog.Logger) Option {
 	var hooks *Trace
 	if l != nil {
@@ -459,7 +460,7 @@ func logTrace(l *slog.Logger) *Trace {
 					slog.String("request_id", oneLine(e.RequestID, 128)))
 			}
 			if a.Err != nil {
-				attrs = append(attrs, slog.String("error", errorText(a.Err)))
+				attrs = append(attrs, slog.String("error", withoutQuoted(errorText(a.Err))))
 			}
 			write(a.Request, level, "attempt done", attrs...)
 		},
@@ -480,4 +481,24 @@ func logTrace(l *slog.Logger) *Trace {
 				slog.String("why", d.Why))
 		},
 	}
+}
+
+// withoutQuoted returns s without what stands in double quotes, which is where
+// net/http puts what the other side sent. That may be the request once more, from
+// a port that echoes or a proxy that complains of it, and its secrets with it.
+func withoutQuoted(s string) string {
+	var b strings.Builder
+	quoted := false
+	for i := 0; i < len(s); i++ {
+		switch {
+		case s[i] == '"':
+			quoted = !quoted
+			b.WriteByte('"')
+		case !quoted:
+			b.WriteByte(s[i])
+		case s[i] == '\\':
+			i++ // a quote that is escaped ends nothing
+		}
+	}
+	return b.String()
 }

@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"go/ast"
@@ -1821,6 +1822,29 @@ func TestLogger(t *testing.T) {
 		}, "\n"), out.String())
 		require.NotContains(t, out.String(), "secret")
 	})
+}
+
+// A port that echoes made net/http put the request line, query and all, into
+// its error, and so into the log.
+func TestLoggerLeavesOutWhatIsQuoted(t *testing.T) {
+	for text, want := range map[string]string{
+		`malformed HTTP status code "/?key=secret"`:     `malformed HTTP status code ""`,
+		`bad "secret \" secret" and "secret\\", closed`: `bad "" and "", closed`,
+		`cut "secret`: `cut "`,
+		`ends in "\`:  `ends in "`,
+		`no quote \`:  `no quote \`,
+	} {
+		var log struct {
+			Error string `json:"error"`
+		}
+		var out bytes.Buffer
+		logger := slog.New(slog.NewJSONHandler(&out, nil))
+		_, err := resilient.NewTransport(newScript(fails(errors.New(text))),
+			resilient.WithMaxAttempts(1), resilient.WithLogger(logger)).RoundTrip(get(t))
+		require.EqualError(t, err, text, "the error itself is the base's own")
+		require.NoError(t, json.NewDecoder(&out).Decode(&log))
+		require.Equal(t, want, log.Error)
+	}
 }
 
 func TestLoggerSaysWhenACallFails(t *testing.T) {
