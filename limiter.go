@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"hash/maphash"
-	"math"
 	"net/http"
 	"slices"
 	"strings"
@@ -15,6 +14,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/resilienthttp/resilient/internal/pace"
 	"github.com/resilienthttp/resilient/internal/waithint"
 )
 
@@ -38,6 +38,21 @@ func WithRateLimit(limit rate.Limit, burst int) Option {
 		limit = 0
 	}
 	return func(c *config) { c.shared.set, c.shared.limit, c.shared.burst = true, limit, burst }
+}
+
+// WithLearnedRate learns the server's limit from its answers, for each limit
+// key, and paces the attempts to it: from RateLimit fields with a policy, or
+// else from what is accepted between two refusals. Nothing is learned, and
+// nothing costs anything, before the server refuses an attempt for its rate or
+// says that little is left of a quota. One attempt in a hundred or so is then
+// refused, to notice when the limit rises; where several clients share a quota,
+// up to three. A rate of [WithRateLimit] is never exceeded.
+//
+// Given false, a key is paused by the server's hints and nothing else, and each
+// refused request comes back after its own wait. The default is true. It holds
+// for a whole Transport and cannot be set in [ContextWithOptions].
+func WithLearnedRate(on bool) Option {
+	return func(c *config) { c.shared.set, c.shared.unlearned = true, !on }
 }
 
 // WithLimiter makes every attempt wait for l, before the Transport's own rate
@@ -205,37 +220,40 @@ func (t *keyTable) hashSeed() maphash.Seed {
 	return *t.seed.Load()
 }
 
-// gate decides when an attempt of one limit key may be sent. Three things hold
+// gate decides when an attempt of one limit key may be sent. Four things hold
 // attempts back, each before the next:
 //
 //   - a pause: the server said until when it refuses everything;
-//   - the reopening after a pause: at first one attempt, its scout, may go; each
-//     accepted one lets two more follow, so the flow doubles with every round
-//     trip until nobody waits, and a limit that is still in force costs one
-//     refusal, not one for each waiter. An attempt that hangs must not hold up
-//     the rest, so each second lets one more go;
+//   - the reopening after a refusal or a pause: at first one attempt may go;
+//     each accepted one lets two more follow, so the flow doubles with every
+//     round trip until nobody waits, and a limit that is still in force costs
+//     one refusal, not one for each waiter. An attempt that hangs must not hold
+//     up the rest, so each second lets one more go;
+//   - the pace, once a second refusal has shown what the limit is;
 //   - the token bucket.
 //
-// Whoever is held back stands in line, first attempts before retries. The line
+// Whoever is held back stands in line, first attempts before retries. What was
+// refused for its rate has not had its turn, and goes back to where it stood,
+// else it would starve in a backlog. The line
 // is served by a timer that is set to the next instant at which somebody may
 // go, or by an attempt that is accepted. There is no goroutine while nobody
 // waits, and at most one token is reserved ahead, for whoever is first in line
 // when it falls due: a waiter that gives up takes nothing with it.
 type gate struct {
 	mu          sync.Mutex
-	pace        pace
+	pace        pace.Pace
 	bucket      *rate.Limiter // nil: no limit
 	token       *rate.Reservation
 	pausedUntil time.Time
 	refusedTill time.Time // what the server said, which may be longer than we pause
-	pauses      int
-	scoutAt     time.Time
-	scout       int64
-	scoped      bool
+	scoutAt     time.Time // when an attempt goes in spite of the pause
+	scout       int64     // that attempt
+	scouted     bool      // it was refused, and none accepted since
+	apart       bool      // hints are about the request they come with
 	reopening   bool
 	credit      int       // attempts that may go while reopening
 	creditAt    time.Time // when credit last grew with time
-	creditStart time.Time // what was sent before says nothing about the time after it
+	reopened    time.Time // what was sent before says nothing about the time after it
 	line        [2][]*waiter
 	timer       *time.Timer
 }
@@ -250,8 +268,7 @@ type waiter struct {
 // ticket is what a gate knows of an attempt that it let go while it was
 // learning. The zero ticket is one from before.
 type ticket struct {
-	n       int64 // the attempts since learning began, this one included
-	at      time.Time
+	pace.Ticket
 	arrived time.Time // at the gate
 }
 
@@ -263,6 +280,13 @@ const (
 	// while a key is reopened: as slow as the slowest limits in use, one a
 	// second, since nothing else is known.
 	reopenPace = time.Second
+
+	// scoutPart of a pause goes by before its scout is sent.
+	scoutPart = 4
+
+	// lowQuota is where what remains of a quota begins to matter. Nothing is
+	// remembered of a key with more than that.
+	lowQuota = 1000
 )
 
 // wait returns when an attempt may be sent, or why it may not. It calls onWait
@@ -328,7 +352,7 @@ func (g *gate) allowed(now time.Time) (ticket, bool) {
 		return ticket{}, false
 	}
 	g.grow(now)
-	if !now.Before(g.pausedUntil) && (g.reopening && g.credit <= 0 || g.pace.wait(now) > 0) {
+	if !now.Before(g.pausedUntil) && (g.reopening && g.credit <= 0 || g.pace.Wait(now) > 0) {
 		return ticket{}, false
 	}
 	if g.bucket != nil && !g.bucket.AllowN(now, 1) {
@@ -351,9 +375,9 @@ func (g *gate) send(now time.Time) ticket {
 	if g.reopening {
 		g.credit--
 	}
-	t := g.pace.send(now)
+	t := ticket{Ticket: g.pace.Send(now)}
 	if now.Before(g.pausedUntil) {
-		g.scout, g.scoutAt = t.n, time.Time{}
+		g.scout, g.scoutAt = t.N, time.Time{}
 	}
 	return t
 }
@@ -405,7 +429,7 @@ func (g *gate) blocked(now time.Time) time.Duration {
 		if g.reopening && g.credit <= 0 {
 			return g.creditAt.Add(reopenPace).Sub(now)
 		}
-		if d := g.pace.wait(now); d > 0 {
+		if d := g.pace.Wait(now); d > 0 {
 			return d
 		}
 	}
@@ -440,26 +464,19 @@ func (g *gate) estimate(now time.Time, class int, arrived time.Time) (time.Durat
 	if class == retryAttempt {
 		ahead += len(g.line[firstAttempt])
 	}
-	d := g.pace.wait(now)
-	if g.pace.rate > 0 && g.pace.proof >= 8 && g.pace.row < drought {
-		d = max(d, 0) + seconds(float64(ahead)/g.pace.rate)
-	}
+	d := g.pace.Wait(now) + g.pace.Behind(ahead)
 	if g.bucket != nil {
 		missing := float64(ahead+1) - g.bucket.TokensAt(now)
 		if g.token != nil {
 			missing-- // taken out of the bucket already, for whoever is first
 		}
-		d = max(d, seconds(missing/float64(g.bucket.Limit())))
+		tokens := max(missing, 0) / float64(g.bucket.Limit())
+		d = max(d, time.Duration(min(tokens, waithint.Max.Seconds())*float64(time.Second))) // a tiny limit would overflow
 	}
-	if g.bucket == nil && g.pace.rate == 0 {
+	if g.bucket == nil && !g.pace.Known() {
 		return 0, "pause"
 	}
 	return d, "rate limit"
-}
-
-// seconds is s seconds as a Duration, which a tiny rate would overflow.
-func seconds(s float64) time.Duration {
-	return time.Duration(min(max(s, 0), waithint.Max.Seconds()) * float64(time.Second))
 }
 
 // foresee returns how long a retry would be held back.
@@ -484,55 +501,64 @@ func (g *gate) leave(class int, w *waiter) bool {
 }
 
 // refused tells the gate of an attempt that was refused for its rate, with the
-// server's hint if there was one. It stops the key for as long as the hint says,
-// or if there is none reopens it at once, from slow.
+// server's hint if there was one. A hint stops the key for as long as it says,
+// unless hints were seen to be about one request only; else the key is paced,
+// or if the pace is not known, reopened.
 func (g *gate) refused(t ticket, now time.Time, hint, maxWait time.Duration, learn bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if maxWait == 0 {
 		return // where nobody waits, nothing is held back
 	}
-	scouted := t.n > 0 && t.n == g.scout && now.Before(g.pausedUntil)
-	news := learn && !scouted && g.pace.refusal(t, now, g.reopening || g.pace.rate > 0)
-	if g.pace.row >= drought && now.Sub(g.pace.rowAt) >= hint/4 {
-		g.scoped = false
+	if t.N > 0 && t.N == g.scout && now.Before(g.pausedUntil) {
+		g.scouted = true
+	} else if learn && g.pace.Refused(t.Ticket, now, g.reopening || g.pace.Known()) {
+		if d, dry := g.pace.Drought(now); dry && d >= hint/scoutPart {
+			g.apart = false
+		}
+		if g.pace.Known() {
+			g.reopening = false // the pace is better
+		} else if !g.reopening {
+			g.reopen(now)
+		}
 	}
-	switch {
-	case hint > 0 && !g.scoped:
-		g.pause(now, hint, maxWait)
-	case news && g.pace.rate > 0:
-		g.reopening = false // the pace is better
-	case g.pace.quota.rate > 0:
-	case news && !g.reopening:
-		g.reopen(now)
+	if hint > 0 && !g.apart {
+		g.pause(now, hint, maxWait, learn)
 	}
 	g.serve(now)
 }
 
-const lowQuota = 1000
-
-// told tells the gate of what the server says remains of a quota.
+// told tells the gate of what the server says remains of its quota. Then a hint
+// is no more than the time until there is one left for the next request.
 func (g *gate) told(t ticket, now time.Time, q waithint.Quota) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.pace.quota.told(t, now, q)
-	if g.pace.quota.rate > 0 {
-		g.scoped = g.pace.row < drought
-		g.reopening = false
-		g.serve(now)
+	g.pace.Tell(t.Ticket, now, q.Remaining, q.Rate)
+	if !g.pace.Told() {
+		return
 	}
+	if _, dry := g.pace.Drought(now); !dry {
+		g.apart = true
+	}
+	g.reopening = false
+	g.serve(now)
 }
 
-// reopen lets one attempt go after now, and more as they are accepted.
+// reopen lets one attempt go at the given time, and more as they are accepted.
 func (g *gate) reopen(at time.Time) {
-	g.reopening, g.credit, g.creditAt, g.creditStart = true, 1, at, at
+	g.reopening, g.credit, g.creditAt, g.reopened = true, 1, at, at
 }
 
 // pause stops the key because the server refuses everything for d. The pause is
 // at most maxWait, so that a hint gone wrong does not shut the key for a day:
 // until then callers are told at once that the wait is too long for them, and
 // then one goes and finds out.
-func (g *gate) pause(now time.Time, d, maxWait time.Duration) {
+//
+// Some servers put the same hint on every refusal, though they refuse no more
+// than what is above their rate: pausing for it would give away most of the
+// quota. So in a pause that follows soon after another one, a scout is sent
+// ahead. If it is accepted, hints are about the request they come with.
+func (g *gate) pause(now time.Time, d, maxWait time.Duration, learn bool) {
 	d = min(d, waithint.Max)
 	if !now.Before(g.pausedUntil) {
 		g.refusedTill = time.Time{} // of an earlier pause, which has been tried since
@@ -544,13 +570,12 @@ func (g *gate) pause(now time.Time, d, maxWait time.Duration) {
 	if !until.After(g.pausedUntil) {
 		return
 	}
-	if g.pauses++; g.pauses > 1 && now.Sub(g.pausedUntil) < d {
-		g.scoutAt = now.Add(d / 4)
+	if g.scoutAt = (time.Time{}); learn && !g.scouted && now.Sub(g.pausedUntil) < d {
+		g.scoutAt = now.Add(d / scoutPart)
 	}
 	g.pausedUntil = until
-	g.pace.stop(until)
-	g.reopening = false
-	if g.pace.rate == 0 {
+	g.pace.Stop(until)
+	if g.reopening = false; !g.pace.Known() {
 		g.reopen(until)
 	}
 	if g.token != nil { // it would fall due in the pause, and be lost
@@ -559,35 +584,37 @@ func (g *gate) pause(now time.Time, d, maxWait time.Duration) {
 	}
 }
 
-// ended tells the gate of an attempt, sent at the given time, that was not
-// rejected: it was accepted, or got no answer, which leaves things as they were
-// before it. What was sent before the pause ended says nothing about the time
-// after it.
+// ended tells the gate of an attempt that was not refused: it was accepted, or
+// got no answer, which leaves things as they were before it. What was sent
+// before the reopening says nothing about the time after it.
 func (g *gate) ended(t ticket, now time.Time, accepted bool) {
+	if t.N == 0 {
+		return
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if accepted && t.n > 0 && t.n == g.scout && now.Before(g.pausedUntil) {
-		g.scoped, g.pausedUntil, g.refusedTill, g.scoutAt = true, now, now, time.Time{}
-		g.reopen(now)
-		g.pace.stop(now)
-	}
-	if accepted && t.n > 0 && g.pace.acceptance(t, now, g.waiting()) {
-		g.reopen(now)
-		g.serve(now)
-		return
-	}
-	if !g.reopening || t.at.Before(g.creditStart) {
-		return
-	}
-	g.credit++
 	if accepted {
+		if t.N == g.scout && now.Before(g.pausedUntil) {
+			g.apart, g.pausedUntil, g.refusedTill = true, now, now
+			g.pace.Stop(now)
+			g.reopen(t.At)
+		}
+		g.scouted = false
+		if g.pace.Accepted(t.Ticket, now, g.waiting()) {
+			g.reopen(now)
+		}
+	}
+	if g.reopening && !t.At.Before(g.reopened) {
 		g.credit++
+		if accepted {
+			g.credit++
+		}
+		if accepted && !g.waiting() {
+			g.reopening = false // nobody was left to hold back
+			g.pace.Forget()
+		}
 	}
 	g.serve(now)
-	if accepted && !g.waiting() {
-		g.reopening = false // nobody was left to hold back
-		g.pace.forget()
-	}
 }
 
 func (g *gate) hasWaiters() bool {
@@ -631,390 +658,4 @@ func waitFor(ctx context.Context, l Limiter, maxWait time.Duration, onWait func(
 func pastDeadline(ctx context.Context, now time.Time, d time.Duration) bool {
 	deadline, ok := ctx.Deadline()
 	return ok && !now.Add(d).Before(deadline)
-}
-
-// pace is the rate that a server lets through, as learned from its answers. It
-// is arithmetic on the times it is given, and waits for nothing itself.
-//
-// At a refusal the server's bucket is empty. So between two refusals as many
-// attempts are accepted as it refills, whatever its size: accepted / elapsed is
-// the rate, one attempt more or less. The one more is what is sent: the next
-// refusal then comes after about as many again, and each one halves the error.
-//
-// A limit that rises shows in refusals that do not come. With every attempt that
-// is accepted the pace creeps upward, so that one in probeEvery is refused as
-// long as the limit stays; without a refusal after so many, it doubles again and
-// again. A limit that falls shows in refusals without an attempt accepted
-// between them, a drought: the pace is halved with each, until one is accepted.
-// Then it is the rate of the long run again, which is right where a server
-// counts in fixed windows; if that ends in a drought at once, what was learned
-// before is forgotten.
-//
-// Where others use the same quota, refusals come that the pace does not account
-// for. Then it cannot be measured, and is shared: a refusal takes a part of the
-// pace, and time gives it back. As the larger share is refused more often, all
-// shares become alike.
-//
-// Only a backlog teaches anything: without one the server's bucket may be full,
-// and what is accepted is what was asked for. After a minute without one the
-// pace is forgotten.
-//
-// Where the server says what remains of the quota and how fast it is refilled,
-// that is used instead, see allowance.
-type pace struct {
-	rate  float64   // attempts a second that may go; 0: not known
-	base  float64   // the rate as of the last refusal
-	proof float64   // the attempts accepted on which base rests
-	next  time.Time // when the next attempt may go
-	last  time.Time // when the last one went
-	held  time.Time // when somebody last had to wait
-	idle  bool      // since the last refusal, there was a time without a backlog
-
-	sent, refused int64         // since learning began
-	marks         [8]mark       // refusals that the rate is measured from, the oldest first
-	n             int           // marks in use
-	known         time.Time     // when the last refusal was known: older attempts say nothing new
-	row           int           // refusals since an attempt was accepted
-	rowAt         time.Time     // when the first of them was sent
-	revived       int64         // attempts accepted when the last drought ended
-	long          float64       // the rate when the drought began
-	dry           time.Duration // how long the longest drought was
-
-	acks  int           // attempts accepted since the last refusal, in a backlog
-	ackAt time.Time     // when the last one was
-	rtt   time.Duration // until a refusal is known
-
-	strange int     // refusals that the pace does not account for, less those that it does
-	peak    float64 // the pace at the last refusal
-	level   int     // refusals in a row at the same pace
-	quota   allowance
-}
-
-// mark is a refusal: an instant at which the server's bucket was empty.
-type mark struct {
-	at            time.Time
-	sent, refused int64
-}
-
-const (
-	// probeEvery attempts are accepted between two refusals while the limit
-	// stays the same: below one in a hundred, and still often enough to notice
-	// within 10 s that a limit of 20 a second has become one of 200.
-	probeEvery = 120
-
-	// doubling is how fast the pace grows when a limit has risen. Much faster,
-	// and it would overshoot while a server's burst hides the limit.
-	doubling = 500 * time.Millisecond
-
-	// slowest is a pace at which somebody always goes within WithMaxWait's
-	// default. A limit below it is kept by pauses and backoff.
-	slowest = 1.0 / 30
-
-	// drought refusals in a row are no chance at a pace that is about right.
-	drought = 3
-
-	// A shared pace loses shareCut of itself with a refusal and is given back
-	// shareCut * shareGrowth * sqrt(pace) of it each second. So in the balance
-	// shareGrowth / sqrt(pace) of the attempts are refused: 2 % at 12 a second.
-	// The square root makes large shares grow less, by which they become alike;
-	// the cut is how fast they do, and what it costs of the quota.
-	shareCut    = 0.2
-	shareGrowth = 0.12
-
-	// quotaSpare is what is left of a quota for others.
-	quotaSpare = 2
-
-	// catchUp is how much time an attempt that goes late, as timers are late,
-	// is made up for.
-	catchUp = 10 * time.Millisecond
-
-	// forgetting is how long a pace is kept that holds nobody back.
-	forgetting = time.Minute
-)
-
-// wait returns how long until the next attempt may go.
-func (p *pace) wait(now time.Time) time.Duration {
-	if p.quota.rate > 0 {
-		return p.quota.wait(now, p.sent)
-	}
-	if p.rate == 0 {
-		return 0
-	}
-	d := p.next.Sub(now)
-	if d > 0 {
-		p.held = now
-	} else if now.Sub(p.held) > forgetting {
-		p.forget()
-	}
-	return max(d, 0)
-}
-
-// forget leaves the pace as it was before the first refusal.
-func (p *pace) forget() { *p = pace{sent: p.sent, refused: p.refused, known: p.known, quota: p.quota} }
-
-// send counts an attempt that goes now.
-func (p *pace) send(now time.Time) ticket {
-	p.sent++
-	p.last = now
-	if p.rate > 0 {
-		gap := seconds(1 / p.rate)
-		p.idle = p.idle || now.Sub(p.next) > gap
-		if earliest := now.Add(-catchUp); p.next.Before(earliest) {
-			p.next = earliest
-		}
-		p.next = p.next.Add(gap)
-	}
-	return ticket{n: p.sent, at: now}
-}
-
-// refusal takes note of a refusal and reports whether it is news: one of an
-// attempt that was sent before the last one was known is not, nor is one of an
-// attempt from before learning began.
-func (p *pace) refusal(t ticket, now time.Time, learning bool) bool {
-	if t.n == 0 && learning {
-		return false
-	}
-	p.refused++
-	if learning && t.at.Before(p.known) {
-		return false
-	}
-	if t.n == 0 {
-		p.forget()
-		t = ticket{n: p.sent, at: now}
-	} else {
-		p.rtt = now.Sub(t.at)
-		p.quota.breach(now, p.acks)
-	}
-	if p.row++; p.row == 1 {
-		p.rowAt = t.at
-	}
-	p.known = now
-	p.judge()
-	switch {
-	case p.idle:
-		p.n = 0 // the bucket was full meanwhile
-	case p.rate > 1.25*p.base:
-		p.n, p.base = 0, p.rate // the limit has risen
-	}
-	m := mark{t.at, t.n, p.refused}
-	switch {
-	case p.row >= drought && !p.shared() || p.row >= 2*drought:
-		p.base, p.proof = p.rate/2, 0
-	case p.shared() && !p.idle:
-		p.base = p.rate * (1 - shareCut)
-	case p.n > 0 && !p.shared():
-		p.proof = p.accepted(m)
-		p.base = (p.proof + 1) / max(m.at.Sub(p.marks[0].at).Seconds(), 1e-6)
-	}
-	if p.row == 1 && p.proof >= 8 {
-		p.long = p.base
-	}
-	p.add(m)
-	p.set(p.base, now)
-	p.acks, p.ackAt, p.idle = 0, now, false
-	return true
-}
-
-// accepted returns how many attempts were accepted from the oldest mark to m.
-func (p *pace) accepted(m mark) float64 {
-	o := p.marks[0]
-	return float64(max(m.sent-o.sent-(m.refused-o.refused), 0))
-}
-
-// add adds a mark. The oldest one gives the long base line, until it is old.
-func (p *pace) add(m mark) {
-	if p.n == len(p.marks) {
-		drop := 1
-		if m.sent-p.marks[0].sent > int64(len(p.marks)*probeEvery) {
-			drop = 0
-		}
-		copy(p.marks[drop:], p.marks[drop+1:])
-		p.n--
-	}
-	p.marks[p.n] = m
-	p.n++
-}
-
-// set sets the pace, from the attempt that went last.
-func (p *pace) set(rate float64, now time.Time) {
-	if p.rate == 0 {
-		p.held = now
-	}
-	if rate > 0 {
-		rate = max(rate, slowest)
-	}
-	p.base, p.rate = rate, rate
-	if rate > 0 {
-		if p.next = p.last.Add(seconds(1 / rate)); p.next.Before(now) {
-			p.next = now
-		}
-	}
-}
-
-// judge tells refusals that the pace accounts for from others. A pace that is
-// one's own is refused at about the same height each time.
-func (p *pace) judge() {
-	if p.rate == 0 || p.row > 1 {
-		return
-	}
-	if p.shared() {
-		if p.level++; math.Abs(p.rate-p.peak) > 0.02*p.peak {
-			p.level = 0
-		}
-		p.peak = p.rate
-		if p.level >= 4 {
-			p.strange, p.level = 0, 0
-		}
-		return
-	}
-	if p.idle || float64(p.acks) < p.every()/2 {
-		p.strange++
-	} else {
-		p.strange = max(p.strange-1, 0)
-	}
-}
-
-// shared reports whether others use the quota too.
-func (p *pace) shared() bool { return p.strange >= 5 }
-
-// trust is how well the pace is known, up to 1.
-func (p *pace) trust() float64 { return min((2*p.proof+4)/probeEvery, 1) }
-
-// every is how many attempts are accepted between two refusals as long as the
-// limit stays. Over a long way many are under way before a refusal is known, so
-// it takes several times that.
-func (p *pace) every() float64 {
-	return max(probeEvery*p.trust(), 8*p.rate*p.rtt.Seconds(), 2*p.rate*p.dry.Seconds())
-}
-
-// acceptance takes note of an attempt that was accepted, and reports whether
-// learning has to begin again, from slow.
-func (p *pace) acceptance(t ticket, now time.Time, backlog bool) (restart bool) {
-	if t.at.Before(p.known) {
-		return false
-	}
-	elapsed := now.Sub(p.ackAt)
-	dry := p.row >= drought && !p.shared()
-	p.row, p.ackAt = 0, now
-	switch {
-	case p.quota.rate > 0:
-		p.acks++
-	case p.rate == 0:
-	case dry:
-		return p.revive(now)
-	case p.shared():
-		if p.acks++; p.acks > 4*probeEvery {
-			p.strange = 0
-		}
-		growth := shareCut * min(shareGrowth*math.Pow(p.rate, 0.25), p.rate/10)
-		p.rate *= math.Exp(growth * elapsed.Seconds())
-		p.base = p.rate
-	case backlog:
-		p.acks++
-		p.creep(elapsed)
-	}
-	return false
-}
-
-// creep raises the pace after an attempt was accepted.
-func (p *pace) creep(elapsed time.Duration) {
-	every, trust := p.every(), p.trust()
-	if acks := float64(p.acks); acks <= every {
-		p.rate = p.base * (1 + 2*acks/(probeEvery*every)) // so that the sum of it is one attempt
-		return
-	}
-	d := max(doubling.Seconds()*trust, 8*trust/p.rate, max(4*trust, 1)*p.rtt.Seconds(), 2*p.dry.Seconds())
-	p.rate *= math.Exp2(min(elapsed.Seconds()/d, 1))
-}
-
-// revive ends a drought: with the rate of the long run, or if nothing is known
-// of that, by learning anew.
-func (p *pace) revive(now time.Time) (restart bool) {
-	good := p.sent - p.refused
-	if good-p.revived < 16 {
-		p.long = 0 // the last time, it was wrong
-		if p.n > 0 {
-			p.marks[0], p.n = p.marks[p.n-1], 1
-		}
-	}
-	p.revived = good
-	p.dry = max(p.dry, now.Sub(p.rowAt))
-	if p.long > 0 {
-		p.proof = probeEvery
-		p.set(p.long, now)
-		return false
-	}
-	p.base, p.rate = 0, 0
-	return true
-}
-
-// stop says that nothing goes until then, and the server's bucket fills.
-func (p *pace) stop(until time.Time) {
-	p.n, p.row, p.next = 0, 0, until
-}
-
-// allowance is what the server says of a quota, in RateLimit fields: what remained when
-// it answered the attempt that it had seen last, and how fast it is refilled. An
-// attempt goes when by that there is one left for it. The server's own word,
-// renewed with every answer, is exact; only it is not about one client alone.
-// Attempts that are refused all the same show that there are others.
-type allowance struct {
-	rate     float64 // 0: the server does not say
-	left     float64
-	sent     int64 // the attempt that was answered so
-	at       time.Time
-	refill   float64 // what comes of it to us, a second
-	high     float64 // the most that remained
-	breaches int
-	void     time.Time // until when it is not believed
-}
-
-// told takes note of an answer.
-func (q *allowance) told(t ticket, now time.Time, said waithint.Quota) {
-	switch {
-	case now.Before(q.void):
-		return
-	case t.n == 0 && q.rate > 0 && (q.sent > 0 || said.Remaining >= q.left):
-		return // from before learning began, in an unknown order
-	case t.n == 0:
-		t.at = now
-	case t.n <= q.sent:
-		return
-	}
-	if q.rate != said.Rate || t.n == 0 {
-		q.refill = said.Rate
-	} else if dt := t.at.Sub(q.at).Seconds(); dt > 0 {
-		seen := (said.Remaining - q.left + float64(t.n-q.sent)) / dt
-		q.refill += (seen - q.refill) * min(dt, 1)
-		q.refill = min(max(q.refill, q.rate/20), q.rate)
-	}
-	q.high = max(q.high, said.Remaining)
-	q.rate, q.left, q.sent, q.at = said.Rate, said.Remaining, t.n, t.at
-}
-
-// wait returns how long until there is one left for the next attempt.
-func (q *allowance) wait(now time.Time, sent int64) time.Duration {
-	need := 1.0
-	if q.high >= 8 {
-		need += quotaSpare
-	}
-	return seconds((need - q.expected(now, sent)) / q.refill)
-}
-
-// expected returns what is left after so many attempts, if nobody else takes any.
-func (q *allowance) expected(now time.Time, sent int64) float64 {
-	return q.left - float64(sent-q.sent) + q.refill*now.Sub(q.at).Seconds()
-}
-
-// breach takes note of a refusal, after so many attempts that were accepted.
-func (q *allowance) breach(now time.Time, acks int) {
-	if q.rate == 0 {
-		return
-	}
-	if q.breaches++; acks >= 32 {
-		q.breaches = 1
-	}
-	if q.breaches == 3 {
-		*q = allowance{void: now.Add(time.Hour)}
-	}
 }

@@ -177,7 +177,7 @@ type call struct {
 	paid       int            // tokens of the budget this call has used up
 	prepaid    int            // what was paid of that for the attempt under way
 	ticket     ticket         // of the attempt under way
-	arrived    time.Time      // when the call was refused for its rate, the first time
+	arrived    time.Time      // at the gate, of a call that was refused for its rate
 	begin      time.Time      // if there are hooks
 	timed      bool           // the durations of attempts are kept
 	answered   time.Time      // when the last attempt ended, if that failed or timed
@@ -411,45 +411,44 @@ func repair(resp *http.Response, err error) (*http.Response, error) {
 // observe tells the limiter and the budget of the key what came of an attempt.
 // Nothing is remembered of a key that never failed.
 func (c *call) observe(a *AttemptInfo, resp *http.Response) {
-	v := a.Verdict
-	rejected := resp != nil && v.Unprocessed && (v.RetryAfter > 0 || v.Kind == KindRateLimit)
-	temporary := v.Retry && v.Kind != KindRateLimit
-	var quota waithint.Quota
-	if resp != nil {
-		var told bool
-		if quota, told = waithint.Remaining(resp.Header); !told || quota.Remaining > lowQuota {
-			quota.Rate = 0
-		}
+	v, timed, learn := a.Verdict, c.timed, c.t.cfg.shared.learned()
+	limited := v.Kind == KindRateLimit
+	rejected := resp != nil && v.Unprocessed && (v.RetryAfter > 0 || limited && learn)
+	temporary := v.Retry && !limited
+	quota, told := waithint.Quota{}, false
+	if resp != nil && learn {
+		quota, told = waithint.Remaining(resp.Header)
+		told = told && quota.Rate > 0 && quota.Remaining <= lowQuota
 	}
-	if c.key == nil && (rejected || temporary || quota.Rate > 0) {
+	if c.key == nil && (rejected || temporary || told) {
 		c.key = c.t.keys.findOrAdd(c.cfg, c.req)
-		c.timed = true // from the next attempt on: its gate asks when it was sent
+		c.timed = true // from the next attempt on
 	}
 	if c.key == nil {
 		return
 	}
 	now := c.answered
-	if a.APIError != nil {
-		now = time.Now() // its body may have taken a while
+	if a.APIError != nil || !timed {
+		now = time.Now() // its body may have taken a while, or nobody asked yet
 	}
-	if quota.Rate > 0 {
+	if told {
 		c.key.gate.told(c.ticket, now, quota)
 	}
 	switch {
 	case rejected:
 		// The bound is the Transport's, as the pause is everybody's.
 		hint := v.RetryAfter - now.Sub(c.answered)
-		c.key.gate.refused(c.ticket, now, hint, c.t.cfg.maxWait, v.Kind == KindRateLimit)
-		if c.arrived.IsZero() && v.Kind == KindRateLimit {
+		c.key.gate.refused(c.ticket, now, hint, c.t.cfg.maxWait, limited && learn)
+		if c.arrived.IsZero() && limited && learn {
 			if c.arrived = c.ticket.arrived; c.arrived.IsZero() {
 				c.arrived = c.answered
 			}
 		}
-	case v.Kind != KindRateLimit:
+	case !limited:
 		c.key.gate.ended(c.ticket, now, resp != nil)
 	}
 	switch {
-	case v.Kind == KindRateLimit || a.Err != nil && !v.Retry:
+	case limited || a.Err != nil && !v.Retry:
 		// Not the budget's business, nor a sign of the server's health.
 		c.refund(now)
 	case temporary && a.Attempt > 1:

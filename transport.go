@@ -227,7 +227,10 @@ type sharedConfig struct {
 	burst       int
 	budgetRatio float64
 	budgetFloor float64
+	unlearned   bool // WithLearnedRate(false)
 }
+
+func (s *sharedConfig) learned() bool { return !s.unlearned }
 
 func (c *config) apply(opts []Option) {
 	for _, opt := range opts {

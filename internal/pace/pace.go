@@ -1,0 +1,452 @@
+// Package pace learns the rate that a server lets through from its answers, and
+// says when the next attempt may go. It is arithmetic on the times it is given:
+// it waits for nothing, locks nothing and starts nothing.
+//
+// # Identification
+//
+// At a refusal the server's bucket is empty. So between two refusals as many
+// attempts are accepted as it refills, whatever its size: accepted / elapsed is
+// the rate, one attempt more or less. The one more is what is sent: the next
+// refusal then comes after about as many again, and each one halves the error.
+// What counts is when attempts were sent, not when they were answered, and a
+// refusal of an attempt that was sent before the last one was known is no news.
+//
+// # A limit that changes
+//
+// A limit that rises shows in refusals that do not come. With every attempt that
+// is accepted the pace creeps upward, so that one in probeEvery is refused as
+// long as the limit stays; without a refusal after so many, it doubles again and
+// again. A limit that falls shows in refusals without an attempt accepted
+// between them, a drought: the pace is halved with each, until one is accepted.
+// Then it is the rate of the long run again, which is right where a server
+// counts in fixed windows; if that ends in a drought at once, what was learned
+// before is forgotten.
+//
+// # A limit that is shared
+//
+// Where others use the same quota, refusals come that the pace does not account
+// for. Then it cannot be measured, and is shared: a refusal takes a part of the
+// pace, and time gives it back. As the larger share is refused more often, all
+// shares become alike.
+//
+// # A limit that is told
+//
+// Where the server says what remains of the quota and how fast it is refilled,
+// in RateLimit fields, that is used instead: an attempt goes when there is one
+// left for it.
+//
+// # Nothing to learn
+//
+// Only a backlog teaches anything: without one the server's bucket may be full,
+// and what is accepted is what was asked for. After a minute in which nobody had
+// to wait, the pace is forgotten.
+package pace
+
+import (
+	"math"
+	"time"
+)
+
+// Ticket is an attempt that was sent. The zero Ticket is one from before there
+// was a Pace.
+type Ticket struct {
+	N  int64 // attempts sent, this one included
+	At time.Time
+}
+
+// Pace is what is known of one limit. The zero Pace knows nothing, and lets
+// everything go.
+type Pace struct {
+	rate  float64   // attempts a second that may go; 0: not known
+	base  float64   // the rate as of the last refusal
+	proof float64   // the attempts accepted on which base rests
+	next  time.Time // when the next attempt may go
+	last  time.Time // when the last one went
+	held  time.Time // when somebody last had to wait
+	idle  bool      // since the last refusal, there was a time without a backlog
+
+	sent, refused int64         // since learning began
+	marks         [8]mark       // refusals that the rate is measured from, the oldest first
+	n             int           // marks in use
+	known         time.Time     // when the last refusal was known: older attempts say nothing new
+	row           int           // refusals since an attempt was accepted
+	rowAt         time.Time     // when the first of them was sent
+	revived       int64         // attempts accepted when the last drought ended
+	long          float64       // the rate when the drought began
+	dry           time.Duration // how long the longest drought was
+
+	acks  int           // attempts accepted since the last refusal, in a backlog
+	ackAt time.Time     // when the last one was
+	rtt   time.Duration // until a refusal is known
+
+	strange int     // refusals that the pace does not account for, less those that it does
+	peak    float64 // the pace at the last refusal
+	level   int     // refusals in a row at the same pace
+	quota   allowance
+}
+
+// mark is a refusal: an instant at which the server's bucket was empty.
+type mark struct {
+	at            time.Time
+	sent, refused int64
+}
+
+const (
+	// probeEvery attempts are accepted between two refusals while the limit
+	// stays the same: below one in a hundred, and still often enough to notice
+	// within 10 s that a limit of 20 a second has become one of 200.
+	probeEvery = 120
+
+	// doubling is how fast the pace grows when a limit has risen. Much faster,
+	// and it would overshoot while a server's burst hides the limit.
+	doubling = 500 * time.Millisecond
+
+	// slowest is where a pace stops to fall without a measurement: four attempts a
+	// second is little to ask of a server, and a server that refuses everybody
+	// once must not stop everybody for minutes.
+	slowest = 4.0
+
+	// drought refusals in a row are no chance at a pace that is about right.
+	drought = 3
+
+	// A shared pace loses shareCut of itself with a refusal and is given back
+	// shareCut * shareGrowth * pace^(1/4) of it each second. So in the balance
+	// shareGrowth / pace^(3/4) of the attempts are refused: 1.4 % at 18 a second.
+	// Of a large share that is less than of a small one, so they become alike,
+	// the faster the smaller the exponent; at 0 the figure would hold for one
+	// scale of limits only. The cut is how fast, and what it costs of the quota.
+	shareCut    = 0.2
+	shareGrowth = 0.12
+
+	// quotaSpare is what is left of a quota for others.
+	quotaSpare = 2
+
+	// catchUp is how much time an attempt that goes late, as timers are late,
+	// is made up for.
+	catchUp = 10 * time.Millisecond
+
+	// forgetting is how long a pace is kept that holds nobody back.
+	forgetting = time.Minute
+)
+
+// Known reports whether there is a pace, learned or told.
+func (p *Pace) Known() bool { return p.rate > 0 || p.quota.rate > 0 }
+
+// Told reports whether the pace is what the server says of its quota.
+func (p *Pace) Told() bool { return p.quota.rate > 0 }
+
+// Wait returns how long until the next attempt may go.
+func (p *Pace) Wait(now time.Time) time.Duration {
+	if p.quota.rate > 0 {
+		return p.quota.wait(now, p.sent)
+	}
+	if p.rate == 0 {
+		return 0
+	}
+	d := p.next.Sub(now)
+	if d > 0 {
+		p.held = now
+	} else if now.Sub(p.held) > forgetting {
+		p.Forget()
+	}
+	return max(d, 0)
+}
+
+// Behind returns how much longer it takes for an attempt with so many before it,
+// as far as that can be told.
+func (p *Pace) Behind(ahead int) time.Duration {
+	if p.quota.rate > 0 {
+		return seconds(float64(ahead) / p.quota.refill)
+	}
+	if p.rate == 0 || p.proof < 8 || p.row >= drought {
+		return 0
+	}
+	return seconds(float64(ahead) / p.rate)
+}
+
+// Drought returns for how long all attempts have been refused, if there were
+// more of them than chance explains.
+func (p *Pace) Drought(now time.Time) (d time.Duration, dry bool) {
+	return now.Sub(p.rowAt), p.row >= drought
+}
+
+// Forget leaves the pace as it was before the first refusal.
+func (p *Pace) Forget() { *p = Pace{sent: p.sent, refused: p.refused, known: p.known, quota: p.quota} }
+
+// Send counts an attempt that goes now.
+func (p *Pace) Send(now time.Time) Ticket {
+	p.sent++
+	p.last = now
+	if p.rate > 0 {
+		gap := seconds(1 / p.rate)
+		p.idle = p.idle || now.Sub(p.next) > gap
+		if earliest := now.Add(-catchUp); p.next.Before(earliest) {
+			p.next = earliest
+		}
+		p.next = p.next.Add(gap)
+	}
+	return Ticket{p.sent, now}
+}
+
+// Refused takes note of a refusal and reports whether it is news: one of an
+// attempt that was sent before the last one was known is not, nor is one of an
+// attempt from before learning began.
+func (p *Pace) Refused(t Ticket, now time.Time, learning bool) bool {
+	if t.N == 0 && learning {
+		return false
+	}
+	p.refused++
+	if learning && t.At.Before(p.known) {
+		return false
+	}
+	if t.N == 0 {
+		p.Forget()
+		t = Ticket{p.sent, now}
+	} else {
+		p.rtt = now.Sub(t.At)
+		p.quota.breach(now, p.acks)
+	}
+	if p.row++; p.row == 1 {
+		p.rowAt = t.At
+	}
+	p.known = now
+	p.judge()
+	switch {
+	case p.idle:
+		p.n = 0 // the bucket was full meanwhile
+	case p.rate > 1.25*p.base:
+		p.n, p.base = 0, p.rate // the limit has risen
+	}
+	m := mark{t.At, t.N, p.refused}
+	switch {
+	case p.row >= drought && !p.shared() || p.row >= 2*drought:
+		p.base, p.proof = max(p.rate/2, min(p.rate, slowest)), 0
+	case p.shared() && !p.idle:
+		p.base = max(p.rate*(1-shareCut), min(p.rate, slowest))
+	case p.n > 0 && !p.shared():
+		p.proof = p.accepted(m)
+		p.base = (p.proof + 1) / max(m.at.Sub(p.marks[0].at).Seconds(), 1e-6)
+	}
+	if p.row == 1 && p.proof >= 8 {
+		p.long = p.base
+	}
+	p.add(m)
+	p.set(p.base, now)
+	p.acks, p.ackAt, p.idle = 0, now, false
+	return true
+}
+
+// accepted returns how many attempts were accepted from the oldest mark to m.
+func (p *Pace) accepted(m mark) float64 {
+	o := p.marks[0]
+	return float64(max(m.sent-o.sent-(m.refused-o.refused), 0))
+}
+
+// add adds a mark. The oldest one gives the long base line, until it is old.
+func (p *Pace) add(m mark) {
+	if p.n == len(p.marks) {
+		drop := 1
+		if m.sent-p.marks[0].sent > int64(len(p.marks)*probeEvery) {
+			drop = 0
+		}
+		copy(p.marks[drop:], p.marks[drop+1:])
+		p.n--
+	}
+	p.marks[p.n] = m
+	p.n++
+}
+
+// set sets the pace, from the attempt that went last.
+func (p *Pace) set(rate float64, now time.Time) {
+	if p.rate == 0 {
+		p.held = now
+	}
+	p.base, p.rate = rate, rate
+	if rate > 0 {
+		if p.next = p.last.Add(seconds(1 / rate)); p.next.Before(now) {
+			p.next = now
+		}
+	}
+}
+
+// judge tells refusals that the pace accounts for from others. A pace that is
+// one's own is refused at about the same height each time.
+func (p *Pace) judge() {
+	if p.rate == 0 || p.row > 1 {
+		return
+	}
+	if p.shared() {
+		if p.level++; math.Abs(p.rate-p.peak) > 0.02*p.peak {
+			p.level = 0
+		}
+		p.peak = p.rate
+		if p.level >= 4 {
+			p.strange, p.level = 0, 0
+		}
+		return
+	}
+	if p.idle || float64(p.acks) < p.every()/2 {
+		p.strange++
+	} else {
+		p.strange = max(p.strange-1, 0)
+	}
+}
+
+// shared reports whether others use the quota too.
+func (p *Pace) shared() bool { return p.strange >= 5 }
+
+// trust is how well the pace is known, up to 1.
+func (p *Pace) trust() float64 { return min((2*p.proof+4)/probeEvery, 1) }
+
+// every is how many attempts are accepted between two refusals as long as the
+// limit stays. Over a long way many are under way before a refusal is known, so
+// it takes several times that.
+func (p *Pace) every() float64 {
+	return max(probeEvery*p.trust(), 8*p.rate*p.rtt.Seconds(), 2*p.rate*p.dry.Seconds())
+}
+
+// Accepted takes note of an attempt that was accepted, and reports whether
+// learning has to begin again, from slow.
+func (p *Pace) Accepted(t Ticket, now time.Time, backlog bool) (restart bool) {
+	if t.At.Before(p.known) {
+		return false
+	}
+	elapsed := now.Sub(p.ackAt)
+	dry := p.row >= drought && !p.shared()
+	p.row, p.ackAt = 0, now
+	switch {
+	case p.quota.rate > 0:
+		p.acks++
+	case p.rate == 0:
+	case dry:
+		return p.revive(now)
+	case p.shared():
+		if p.acks++; p.acks > 4*probeEvery {
+			p.strange = 0
+		}
+		growth := shareCut * min(shareGrowth*math.Sqrt(math.Sqrt(p.rate)), p.rate/10)
+		p.rate *= math.Exp(growth * elapsed.Seconds())
+		p.base = p.rate
+	case backlog:
+		p.acks++
+		p.creep(elapsed)
+	}
+	return false
+}
+
+// creep raises the pace after an attempt was accepted.
+func (p *Pace) creep(elapsed time.Duration) {
+	every, trust := p.every(), p.trust()
+	if acks := float64(p.acks); acks <= every {
+		p.rate = p.base * (1 + 2*acks/(probeEvery*every)) // so that the sum of it is one attempt
+		return
+	}
+	d := max(doubling.Seconds()*trust, 8*trust/p.rate, max(4*trust, 1)*p.rtt.Seconds(), 2*p.dry.Seconds())
+	p.rate *= math.Exp2(min(elapsed.Seconds()/d, 1))
+}
+
+// revive ends a drought: with the rate of the long run, or if nothing is known
+// of that, by learning anew.
+func (p *Pace) revive(now time.Time) (restart bool) {
+	good := p.sent - p.refused
+	if good-p.revived < 16 {
+		p.long = 0 // the last time, it was wrong
+		if p.n > 0 {
+			p.marks[0], p.n = p.marks[p.n-1], 1
+		}
+	}
+	p.revived = good
+	p.dry = max(p.dry, now.Sub(p.rowAt))
+	if p.long > 0 {
+		p.proof = probeEvery
+		p.set(p.long, now)
+		return false
+	}
+	p.base, p.rate = 0, 0
+	return true
+}
+
+// Stop says that nothing goes until then, and the server's bucket fills.
+func (p *Pace) Stop(until time.Time) {
+	p.n, p.row, p.next = 0, 0, until
+}
+
+// allowance is what the server says of a quota, in RateLimit fields: what remained when
+// it answered the attempt that it had seen last, and how fast it is refilled. An
+// attempt goes when by that there is one left for it. The server's own word,
+// renewed with every answer, is exact; only it is not about one client alone.
+// Attempts that are refused all the same show that there are others.
+type allowance struct {
+	rate     float64 // 0: the server does not say
+	left     float64
+	sent     int64 // the attempt that was answered so
+	at       time.Time
+	refill   float64 // what comes of it to us, a second
+	high     float64 // the most that remained
+	breaches int
+	void     time.Time // until when it is not believed
+}
+
+// Tell takes note of what the server says with an answer: what remains of the
+// quota, and how much of it is refilled each second.
+func (p *Pace) Tell(t Ticket, now time.Time, remaining, rate float64) {
+	p.quota.told(t, now, remaining, rate)
+}
+
+// told takes note of an answer.
+func (q *allowance) told(t Ticket, now time.Time, remaining, rate float64) {
+	switch {
+	case now.Before(q.void):
+		return
+	case t.N == 0 && q.rate > 0 && (q.sent > 0 || remaining >= q.left):
+		return // from before learning began, in an unknown order
+	case t.N == 0:
+		t.At = now
+	case t.N <= q.sent:
+		return
+	}
+	if q.rate != rate || t.N == 0 {
+		q.refill = rate
+	} else if dt := t.At.Sub(q.at).Seconds(); dt > 0 {
+		seen := (remaining - q.left + float64(t.N-q.sent)) / dt
+		q.refill += (seen - q.refill) * min(dt, 1)
+		q.refill = min(max(q.refill, q.rate/20), q.rate)
+	}
+	q.high = max(q.high, remaining)
+	q.rate, q.left, q.sent, q.at = rate, remaining, t.N, t.At
+}
+
+// wait returns how long until there is one left for the next attempt.
+func (q *allowance) wait(now time.Time, sent int64) time.Duration {
+	need := 1.0
+	if q.high >= 8 {
+		need += quotaSpare
+	}
+	return seconds((need - q.expected(now, sent)) / q.refill)
+}
+
+// expected returns what is left after so many attempts, if nobody else takes any.
+func (q *allowance) expected(now time.Time, sent int64) float64 {
+	return q.left - float64(sent-q.sent) + q.refill*now.Sub(q.at).Seconds()
+}
+
+// breach takes note of a refusal, after so many attempts that were accepted.
+func (q *allowance) breach(now time.Time, acks int) {
+	if q.rate == 0 {
+		return
+	}
+	if q.breaches++; acks >= 32 {
+		q.breaches = 1
+	}
+	if q.breaches == 3 {
+		*q = allowance{void: now.Add(time.Hour)}
+	}
+}
+
+// seconds is s seconds as a Duration, which a tiny rate would overflow.
+func seconds(s float64) time.Duration {
+	return time.Duration(min(max(s, 0), maxWait.Seconds()) * float64(time.Second))
+}
+
+// maxWait is far from where a Duration would overflow.
+const maxWait = 365 * 24 * time.Hour
