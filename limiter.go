@@ -600,9 +600,7 @@ func (g *gate) ended(t ticket, now time.Time, accepted bool) {
 			g.reopen(t.At)
 		}
 		g.scouted = false
-		if g.pace.Accepted(t.Ticket, now, g.waiting()) {
-			g.reopen(now)
-		}
+		g.pace.Accepted(t.Ticket, now, g.waiting())
 	}
 	if g.reopening && !t.At.Before(g.reopened) {
 		g.credit++

@@ -70,7 +70,7 @@ type Pace struct {
 	n             int           // marks in use
 	known         time.Time     // when the last refusal was known: older attempts say nothing new
 	row           int           // refusals since an attempt was accepted
-	rowAt         time.Time     // when the first of them was sent
+	first, struck mark          // the first of them, and the last
 	revived       int64         // attempts accepted when the last drought ended
 	long          float64       // the rate when the drought began
 	dry           time.Duration // how long the longest drought was
@@ -101,10 +101,10 @@ const (
 	// and it would overshoot while a server's burst hides the limit.
 	doubling = 500 * time.Millisecond
 
-	// slowest is where a pace stops to fall without a measurement: four attempts a
-	// second is little to ask of a server, and a server that refuses everybody
-	// once must not stop everybody for minutes.
-	slowest = 4.0
+	// slowest is where a pace stops to fall when nothing else is known: little to
+	// ask of a server, and one that refuses everybody once must not stop
+	// everybody for minutes.
+	slowest = 2.0
 
 	// drought refusals in a row are no chance at a pace that is about right.
 	drought = 3
@@ -167,7 +167,13 @@ func (p *Pace) Behind(ahead int) time.Duration {
 // Drought returns for how long all attempts have been refused, if there were
 // more of them than chance explains.
 func (p *Pace) Drought(now time.Time) (d time.Duration, dry bool) {
-	return now.Sub(p.rowAt), p.row >= drought
+	return now.Sub(p.first.at), p.dryAt(now)
+}
+
+// dryAt reports whether an attempt that is sent at the given time is in a
+// drought. Over a long way many are refused before the pace can be lowered.
+func (p *Pace) dryAt(at time.Time) bool {
+	return p.row >= drought && at.Sub(p.first.at) >= 2*p.rtt
 }
 
 // Forget leaves the pace as it was before the first refusal.
@@ -204,10 +210,14 @@ func (p *Pace) Refused(t Ticket, now time.Time, learning bool) bool {
 		t = Ticket{p.sent, now}
 	} else {
 		p.rtt = now.Sub(t.At)
-		p.quota.breach(now, p.acks)
+		p.quota.breach(now, p.row+1)
 	}
-	if p.row++; p.row == 1 {
-		p.rowAt = t.At
+	m := mark{t.At, t.N, p.refused}
+	if p.row++; m.sent-p.struck.sent != m.refused-p.struck.refused {
+		p.row = 1 // others were sent between them, whose answers may take longer
+	}
+	if p.struck = m; p.row == 1 {
+		p.first = m
 	}
 	p.known = now
 	p.judge()
@@ -217,12 +227,11 @@ func (p *Pace) Refused(t Ticket, now time.Time, learning bool) bool {
 	case p.rate > 1.25*p.base:
 		p.n, p.base = 0, p.rate // the limit has risen
 	}
-	m := mark{t.At, t.N, p.refused}
 	switch {
-	case p.row >= drought && !p.shared() || p.row >= 2*drought:
-		p.base, p.proof = max(p.rate/2, min(p.rate, slowest)), 0
+	case p.dryAt(m.at) && !p.shared() || p.row >= 2*drought:
+		p.base, p.proof = max(p.rate/2, min(p.rate, p.floor())), 0
 	case p.shared() && !p.idle:
-		p.base = max(p.rate*(1-shareCut), min(p.rate, slowest))
+		p.base = max(p.rate*(1-shareCut), min(p.rate, p.floor()))
 	case p.n > 0 && !p.shared():
 		p.proof = p.accepted(m)
 		p.base = (p.proof + 1) / max(m.at.Sub(p.marks[0].at).Seconds(), 1e-6)
@@ -235,6 +244,10 @@ func (p *Pace) Refused(t Ticket, now time.Time, learning bool) bool {
 	p.acks, p.ackAt, p.idle = 0, now, false
 	return true
 }
+
+// floor is where the pace stops to fall without a measurement: at slowest, or
+// at some attempts in the longest drought there was.
+func (p *Pace) floor() float64 { return min(slowest, 8/max(p.dry.Seconds(), 1)) }
 
 // accepted returns how many attempts were accepted from the oldest mark to m.
 func (p *Pace) accepted(m mark) float64 {
@@ -263,9 +276,7 @@ func (p *Pace) set(rate float64, now time.Time) {
 	}
 	p.base, p.rate = rate, rate
 	if rate > 0 {
-		if p.next = p.last.Add(seconds(1 / rate)); p.next.Before(now) {
-			p.next = now
-		}
+		p.next = later(now, p.last.Add(seconds(1/rate)))
 	}
 }
 
@@ -302,24 +313,23 @@ func (p *Pace) trust() float64 { return min((2*p.proof+4)/probeEvery, 1) }
 // limit stays. Over a long way many are under way before a refusal is known, so
 // it takes several times that.
 func (p *Pace) every() float64 {
-	return max(probeEvery*p.trust(), 8*p.rate*p.rtt.Seconds(), 2*p.rate*p.dry.Seconds())
+	return max(probeEvery*p.trust(), 8*p.base*p.rtt.Seconds(), 2*p.base*p.dry.Seconds())
 }
 
-// Accepted takes note of an attempt that was accepted, and reports whether
-// learning has to begin again, from slow.
-func (p *Pace) Accepted(t Ticket, now time.Time, backlog bool) (restart bool) {
+// Accepted takes note of an attempt that was accepted.
+func (p *Pace) Accepted(t Ticket, now time.Time, backlog bool) {
 	if t.At.Before(p.known) {
-		return false
+		return
 	}
 	elapsed := now.Sub(p.ackAt)
-	dry := p.row >= drought && !p.shared()
+	dry := p.dryAt(t.At) && !p.shared()
 	p.row, p.ackAt = 0, now
 	switch {
 	case p.quota.rate > 0:
 		p.acks++
 	case p.rate == 0:
 	case dry:
-		return p.revive(now)
+		p.revive(t, now)
 	case p.shared():
 		if p.acks++; p.acks > 4*probeEvery {
 			p.strange = 0
@@ -331,7 +341,6 @@ func (p *Pace) Accepted(t Ticket, now time.Time, backlog bool) (restart bool) {
 		p.acks++
 		p.creep(elapsed)
 	}
-	return false
 }
 
 // creep raises the pace after an attempt was accepted.
@@ -345,25 +354,30 @@ func (p *Pace) creep(elapsed time.Duration) {
 	p.rate *= math.Exp2(min(elapsed.Seconds()/d, 1))
 }
 
-// revive ends a drought: with the rate of the long run, or if nothing is known
-// of that, by learning anew.
-func (p *Pace) revive(now time.Time) (restart bool) {
+// revive ends a drought, with the rate of the long run, or if that is not known,
+// with one attempt in the time the drought took.
+func (p *Pace) revive(t Ticket, now time.Time) {
+	took := t.At.Sub(p.first.at)
 	good := p.sent - p.refused
 	if good-p.revived < 16 {
 		p.long = 0 // the last time, it was wrong
-		if p.n > 0 {
-			p.marks[0], p.n = p.marks[p.n-1], 1
-		}
 	}
 	p.revived = good
-	p.dry = max(p.dry, now.Sub(p.rowAt))
+	p.dry = max(p.dry, took-8*p.rtt)
 	if p.long > 0 {
 		p.proof = probeEvery
 		p.set(p.long, now)
-		return false
+		return
 	}
-	p.base, p.rate = 0, 0
-	return true
+	p.marks[0], p.n, p.proof = p.first, 1, 0
+	p.set(2/max(took.Seconds(), 1e-6), now)
+}
+
+func later(t, u time.Time) time.Time {
+	if t.After(u) {
+		return t
+	}
+	return u
 }
 
 // Stop says that nothing goes until then, and the server's bucket fills.
@@ -377,14 +391,13 @@ func (p *Pace) Stop(until time.Time) {
 // renewed with every answer, is exact; only it is not about one client alone.
 // Attempts that are refused all the same show that there are others.
 type allowance struct {
-	rate     float64 // 0: the server does not say
-	left     float64
-	sent     int64 // the attempt that was answered so
-	at       time.Time
-	refill   float64 // what comes of it to us, a second
-	high     float64 // the most that remained
-	breaches int
-	void     time.Time // until when it is not believed
+	rate   float64 // 0: the server does not say
+	left   float64
+	sent   int64 // the attempt that was answered so
+	at     time.Time
+	refill float64   // what comes of it to us, a second
+	high   float64   // the most that remained
+	void   time.Time // until when it is not believed
 }
 
 // Tell takes note of what the server says with an answer: what remains of the
@@ -430,16 +443,14 @@ func (q *allowance) expected(now time.Time, sent int64) float64 {
 	return q.left - float64(sent-q.sent) + q.refill*now.Sub(q.at).Seconds()
 }
 
-// breach takes note of a refusal, after so many attempts that were accepted.
-func (q *allowance) breach(now time.Time, acks int) {
+// breach takes note of a refusal, the last of so many in a row.
+func (q *allowance) breach(now time.Time, row int) {
 	if q.rate == 0 {
 		return
 	}
-	if q.breaches++; acks >= 32 {
-		q.breaches = 1
-	}
-	if q.breaches == 3 {
-		*q = allowance{void: now.Add(time.Hour)}
+	q.refill = max(q.refill*(1-shareCut), q.rate/20)
+	if row >= 2*drought {
+		*q = allowance{void: now.Add(forgetting)}
 	}
 }
 
