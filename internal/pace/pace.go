@@ -106,6 +106,10 @@ const (
 	// everybody for minutes.
 	slowest = 2.0
 
+	// risen is how much above the last measurement the pace must be for that to
+	// be out of date.
+	risen = 1.25
+
 	// drought refusals in a row are no chance at a pace that is about right.
 	drought = 3
 
@@ -221,11 +225,10 @@ func (p *Pace) Refused(t Ticket, now time.Time, learning bool) bool {
 	}
 	p.known = now
 	p.judge()
-	switch {
-	case p.idle:
-		p.n = 0 // the bucket was full meanwhile
-	case p.rate > 1.25*p.base:
-		p.n, p.base = 0, p.rate // the limit has risen
+	// What was measured is out of date if the bucket was full meanwhile, or if
+	// the limit has risen.
+	if p.idle || p.rate > risen*p.base {
+		p.n, p.base = 0, p.rate
 	}
 	switch {
 	case p.dryAt(m.at) && !p.shared() || p.row >= 2*drought:
@@ -370,7 +373,7 @@ func (p *Pace) revive(t Ticket, now time.Time) {
 		return
 	}
 	p.marks[0], p.n, p.proof = p.first, 1, 0
-	p.set(2/max(took.Seconds(), 1e-6), now)
+	p.set(4/max(took.Seconds(), 1e-6), now)
 }
 
 func later(t, u time.Time) time.Time {
