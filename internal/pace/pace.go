@@ -104,11 +104,15 @@ const (
 	// slowest is where a pace stops to fall when nothing else is known: little to
 	// ask of a server, and one that refuses everybody once must not stop
 	// everybody for minutes.
-	slowest = 2.0
+	slowest = 4.0
 
 	// risen is how much above the last measurement the pace must be for that to
 	// be out of date.
 	risen = 1.25
+
+	// weak is how few accepted attempts make a measurement that is not to be
+	// relied upon.
+	weak = 8
 
 	// drought refusals in a row are no chance at a pace that is about right.
 	drought = 3
@@ -162,7 +166,7 @@ func (p *Pace) Behind(ahead int) time.Duration {
 	if p.quota.rate > 0 {
 		return seconds(float64(ahead) / p.quota.refill)
 	}
-	if p.rate == 0 || p.proof < 8 || p.row >= drought {
+	if p.rate == 0 || p.proof < weak || p.row >= drought {
 		return 0
 	}
 	return seconds(float64(ahead) / p.rate)
@@ -217,6 +221,8 @@ func (p *Pace) Refused(t Ticket, now time.Time, learning bool) bool {
 		p.quota.breach(now, p.row+1)
 	}
 	m := mark{t.At, t.N, p.refused}
+	lately := p.struck.accepted(m)
+	most := (lately + weak/2) / max(m.at.Sub(p.struck.at).Seconds(), 1e-6)
 	if p.row++; m.sent-p.struck.sent != m.refused-p.struck.refused {
 		p.row = 1 // others were sent between them, whose answers may take longer
 	}
@@ -226,9 +232,13 @@ func (p *Pace) Refused(t Ticket, now time.Time, learning bool) bool {
 	p.known = now
 	p.judge()
 	// What was measured is out of date if the bucket was full meanwhile, or if
-	// the limit has risen.
+	// the limit has risen. Without a backlog there is nothing to measure it
+	// from anew; only a pace that nobody can keep up with must not stay.
 	if p.idle || p.rate > risen*p.base {
 		p.n, p.base = 0, p.rate
+	}
+	if p.idle && lately < weak {
+		p.base = min(p.base, most)
 	}
 	switch {
 	case p.dryAt(m.at) && !p.shared() || p.row >= 2*drought:
@@ -236,10 +246,10 @@ func (p *Pace) Refused(t Ticket, now time.Time, learning bool) bool {
 	case p.shared() && !p.idle:
 		p.base = max(p.rate*(1-shareCut), min(p.rate, p.floor()))
 	case p.n > 0 && !p.shared():
-		p.proof = p.accepted(m)
+		p.proof = p.marks[0].accepted(m)
 		p.base = (p.proof + 1) / max(m.at.Sub(p.marks[0].at).Seconds(), 1e-6)
 	}
-	if p.row == 1 && p.proof >= 8 {
+	if p.row == 1 && p.proof >= weak {
 		p.long = p.base
 	}
 	p.add(m)
@@ -252,9 +262,8 @@ func (p *Pace) Refused(t Ticket, now time.Time, learning bool) bool {
 // at some attempts in the longest drought there was.
 func (p *Pace) floor() float64 { return min(slowest, 8/max(p.dry.Seconds(), 1)) }
 
-// accepted returns how many attempts were accepted from the oldest mark to m.
-func (p *Pace) accepted(m mark) float64 {
-	o := p.marks[0]
+// accepted returns how many attempts were accepted from mark o to mark m.
+func (o mark) accepted(m mark) float64 {
 	return float64(max(m.sent-o.sent-(m.refused-o.refused), 0))
 }
 
