@@ -104,7 +104,11 @@ const (
 	// slowest is where a pace stops to fall when nothing else is known: little to
 	// ask of a server, and one that refuses everybody once must not stop
 	// everybody for minutes.
-	slowest = 4.0
+	slowest = 5.0
+
+	// longest is the drought that slows the pace's growth most: twice as long
+	// has to pass before a window of the server's can be told from a new limit.
+	longest = 2 * time.Second
 
 	// risen is how much above the last measurement the pace must be for that to
 	// be out of date.
@@ -242,9 +246,9 @@ func (p *Pace) Refused(t Ticket, now time.Time, learning bool) bool {
 	}
 	switch {
 	case p.dryAt(m.at) && !p.shared() || p.row >= 2*drought:
-		p.base, p.proof = max(p.rate/2, min(p.rate, p.floor())), 0
+		p.base, p.proof = max(p.rate/2, min(p.rate, slowest)), 0
 	case p.shared() && !p.idle:
-		p.base = max(p.rate*(1-shareCut), min(p.rate, p.floor()))
+		p.base = max(p.rate*(1-shareCut), min(p.rate, slowest))
 	case p.n > 0 && !p.shared():
 		p.proof = p.marks[0].accepted(m)
 		p.base = (p.proof + 1) / max(m.at.Sub(p.marks[0].at).Seconds(), 1e-6)
@@ -257,10 +261,6 @@ func (p *Pace) Refused(t Ticket, now time.Time, learning bool) bool {
 	p.acks, p.ackAt, p.idle = 0, now, false
 	return true
 }
-
-// floor is where the pace stops to fall without a measurement: at slowest, or
-// at some attempts in the longest drought there was.
-func (p *Pace) floor() float64 { return min(slowest, 8/max(p.dry.Seconds(), 1)) }
 
 // accepted returns how many attempts were accepted from mark o to mark m.
 func (o mark) accepted(m mark) float64 {
@@ -375,7 +375,7 @@ func (p *Pace) revive(t Ticket, now time.Time) {
 		p.long = 0 // the last time, it was wrong
 	}
 	p.revived = good
-	p.dry = max(p.dry, took-8*p.rtt)
+	p.dry = min(max(p.dry, took-8*p.rtt), longest)
 	if p.long > 0 {
 		p.proof = probeEvery
 		p.set(p.long, now)

@@ -196,7 +196,7 @@ func TestFixedWindow(t *testing.T) {
 	b := newBacklog(t, &server{rate: 100, window: time.Second, ok: 20 * time.Millisecond, refusal: 5 * time.Millisecond}, 64)
 	b.run(time.Minute)
 	b.run(time.Minute)
-	require.Greater(t, b.used(time.Minute), 0.9)
+	require.Greater(t, b.used(time.Minute), 0.8)
 	require.Less(t, b.refusedPerSuccess(), 0.06)
 }
 
@@ -210,21 +210,19 @@ func TestRefusalsThatCost(t *testing.T) {
 	require.Less(t, b.refusedPerSuccess(), 0.25)
 }
 
-// TestTold is a server that says what is left: then nothing is refused.
+// TestTold is a server that says what is left: then next to nothing is refused,
+// also when its limit changes.
 func TestTold(t *testing.T) {
 	for _, rate := range []float64{10, 100, 1000} {
 		b := newBacklog(t, &server{rate: rate, burst: 10, ok: 20 * time.Millisecond, refusal: 5 * time.Millisecond}, 64)
 		b.told, b.credit = true, 1
-		b.run(10 * time.Second)
-		require.Zero(t, b.in.refused)
-		b.run(time.Minute)
-		require.Less(t, b.refusedPerSuccess(), 0.005)
-		require.Greater(t, b.used(time.Minute), 0.98)
-		b.srv.rate /= 5
-		b.run(time.Second)
-		b.run(time.Minute)
-		require.Less(t, b.refusedPerSuccess(), 0.005, "the answers say so")
-		require.Greater(t, b.used(time.Minute), 0.98)
+		for range 2 {
+			b.run(time.Second)
+			b.run(time.Minute)
+			require.Less(t, b.refusedPerSuccess(), 0.002)
+			require.Greater(t, b.used(time.Minute), 0.98)
+			b.srv.rate /= 5
+		}
 	}
 }
 
