@@ -241,7 +241,7 @@ func (t *keyTable) hashSeed() maphash.Seed {
 // when it falls due: a waiter that gives up takes nothing with it.
 type gate struct {
 	mu          sync.Mutex
-	pace        pace.Pace
+	pace        *pace.Pace    // nil: there is nothing to learn from
 	bucket      *rate.Limiter // nil: no limit
 	token       *rate.Reservation
 	pausedUntil time.Time
@@ -512,7 +512,7 @@ func (g *gate) refused(t ticket, now time.Time, hint, maxWait time.Duration, lea
 	}
 	if t.N > 0 && t.N == g.scout && now.Before(g.pausedUntil) {
 		g.scouted = true
-	} else if learn && g.pace.Refused(t.Ticket, now, g.reopening || g.pace.Known()) {
+	} else if learn && g.learner().Refused(t.Ticket, now, g.reopening || g.pace.Known()) {
 		if d, dry := g.pace.Drought(now); dry && d >= hint/scoutPart {
 			g.apart = false
 		}
@@ -533,7 +533,7 @@ func (g *gate) refused(t ticket, now time.Time, hint, maxWait time.Duration, lea
 func (g *gate) told(t ticket, now time.Time, q waithint.Quota) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.pace.Tell(t.Ticket, now, q.Remaining, q.Rate)
+	g.learner().Tell(t.Ticket, now, q.Remaining, q.Rate)
 	if !g.pace.Told() {
 		return
 	}
@@ -546,7 +546,16 @@ func (g *gate) told(t ticket, now time.Time, q waithint.Quota) {
 
 // reopen lets one attempt go at the given time, and more as they are accepted.
 func (g *gate) reopen(at time.Time) {
+	g.learner() // which counts what is sent
 	g.reopening, g.credit, g.creditAt, g.reopened = true, 1, at, at
+}
+
+// learner returns the pace of the key, a new one if there is none.
+func (g *gate) learner() *pace.Pace {
+	if g.pace == nil {
+		g.pace = new(pace.Pace)
+	}
+	return g.pace
 }
 
 // pause stops the key because the server refuses everything for d. The pause is
@@ -574,7 +583,7 @@ func (g *gate) pause(now time.Time, d, maxWait time.Duration, learn bool) {
 		g.scoutAt = now.Add(d / scoutPart)
 	}
 	g.pausedUntil = until
-	g.pace.Stop(until)
+	g.learner().Stop(until)
 	if g.reopening = false; !g.pace.Known() {
 		g.reopen(until)
 	}
@@ -588,11 +597,11 @@ func (g *gate) pause(now time.Time, d, maxWait time.Duration, learn bool) {
 // got no answer, which leaves things as they were before it. What was sent
 // before the reopening says nothing about the time after it.
 func (g *gate) ended(t ticket, now time.Time, accepted bool) {
-	if t.N == 0 {
-		return
-	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if t.N == 0 || g.pace == nil {
+		return
+	}
 	if accepted {
 		if t.N == g.scout && now.Before(g.pausedUntil) {
 			g.apart, g.pausedUntil, g.refusedTill = true, now, now
@@ -609,7 +618,9 @@ func (g *gate) ended(t ticket, now time.Time, accepted bool) {
 		}
 		if accepted && !g.waiting() {
 			g.reopening = false // nobody was left to hold back
-			g.pace.Forget()
+			if !g.pace.Known() {
+				g.pace, g.scout = nil, 0
+			}
 		}
 	}
 	g.serve(now)

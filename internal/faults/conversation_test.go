@@ -248,6 +248,7 @@ func converse(t *testing.T, c conversation) []string {
 	var done []resilient.DoneInfo
 	srv := &server{}
 	client := resilient.NewTransport(srv, unbounded(),
+		resilient.WithLearnedRate(false), // it is modelled in internal/pace
 		resilient.WithMaxAttempts(c.maxAttempts), every(c.interval), resilient.WithMaxWait(c.maxWait),
 		resilient.WithAttemptTimeout(c.timeout), resilient.WithReplayBuffer(c.replayBuffer),
 		resilient.WithRetryNonIdempotent(c.retryNonIdempotent), resilient.WithStatusErrors(c.statusErrors),

@@ -137,6 +137,8 @@ func (c crowd) run(t *testing.T) {
 		}, nil
 	})
 	opts := []resilient.Option{
+		// What a learned rate adds is modelled in internal/pace.
+		resilient.WithLearnedRate(false),
 		unbounded(), every(crowdInterval), resilient.WithMaxAttempts(c.maxAttempts), resilient.WithMaxWait(c.maxWait),
 	}
 	if c.limit > 0 {

@@ -55,7 +55,7 @@ type Ticket struct {
 }
 
 // Pace is what is known of one limit. The zero Pace knows nothing, and lets
-// everything go.
+// everything go; so does a nil one, which must not be told anything.
 type Pace struct {
 	rate  float64   // attempts a second that may go; 0: not known
 	base  float64   // the rate as of the last refusal
@@ -142,17 +142,17 @@ const (
 )
 
 // Known reports whether there is a pace, learned or told.
-func (p *Pace) Known() bool { return p.rate > 0 || p.quota.rate > 0 }
+func (p *Pace) Known() bool { return p != nil && (p.rate > 0 || p.quota.rate > 0) }
 
 // Told reports whether the pace is what the server says of its quota.
-func (p *Pace) Told() bool { return p.quota.rate > 0 }
+func (p *Pace) Told() bool { return p != nil && p.quota.rate > 0 }
 
 // Wait returns how long until the next attempt may go.
 func (p *Pace) Wait(now time.Time) time.Duration {
-	if p.quota.rate > 0 {
+	if p.Told() {
 		return p.quota.wait(now, p.sent)
 	}
-	if p.rate == 0 {
+	if !p.Known() {
 		return 0
 	}
 	d := p.next.Sub(now)
@@ -167,10 +167,10 @@ func (p *Pace) Wait(now time.Time) time.Duration {
 // Behind returns how much longer it takes for an attempt with so many before it,
 // as far as that can be told.
 func (p *Pace) Behind(ahead int) time.Duration {
-	if p.quota.rate > 0 {
+	if p.Told() {
 		return seconds(float64(ahead) / p.quota.refill)
 	}
-	if p.rate == 0 || p.proof < weak || p.row >= drought {
+	if !p.Known() || p.proof < weak || p.row >= drought {
 		return 0
 	}
 	return seconds(float64(ahead) / p.rate)
@@ -193,6 +193,9 @@ func (p *Pace) Forget() { *p = Pace{sent: p.sent, refused: p.refused, known: p.k
 
 // Send counts an attempt that goes now.
 func (p *Pace) Send(now time.Time) Ticket {
+	if p == nil {
+		return Ticket{}
+	}
 	p.sent++
 	p.last = now
 	if p.rate > 0 {
