@@ -36,6 +36,16 @@ func scoreboard(t *testing.T, peers []peer, chosen []scenario) {
 		b := newBoard(s, peers)
 		for k, v := range s.variants {
 			p := v.params.override(flag.CommandLine)
+			if v.together != nil {
+				values := v.together(t, p, peers)
+				b.setAll(k, values)
+				for i := range peers {
+					if values[i] != nil {
+						fmt.Fprintf(os.Stderr, "%-24s %-26s %s\n", v.name, peers[i].name, v.describe(values[i]))
+					}
+				}
+				continue
+			}
 			for i := range peers {
 				if !peers[i].takesPart(s) {
 					continue

@@ -31,6 +31,15 @@ func (b *board) set(variant, peer int, values []float64, r *run) {
 	b.cells[variant][peer] = cell{values, r}
 }
 
+// setAll is set for all peers of a variant. Those that take no part have none.
+func (b *board) setAll(variant int, values [][]float64) {
+	for i, v := range values {
+		if v != nil {
+			b.set(variant, i, v, nil)
+		}
+	}
+}
+
 // markdown writes a table with a row for each metric.
 func (b *board) markdown(w io.Writer) {
 	fmt.Fprintf(w, "\n### %s. %s\n\n%s\n\n", b.scenario.letter, b.scenario.title, b.scenario.model)
@@ -91,6 +100,8 @@ func (m metric) format(v float64) string {
 		return fmt.Sprintf("%.0f", v)
 	case "s":
 		return fmt.Sprintf("%.2f s", v)
+	case "ns":
+		return fmt.Sprintf("%.0f ns", v)
 	case "ms":
 		return fmt.Sprintf("%.0f ms", v)
 	case "%":

@@ -22,6 +22,10 @@ type variant struct {
 	params  params
 	metrics []metric
 	measure func(*testing.T, params, *peer) ([]float64, *run)
+
+	// together, in place of measure, returns the values of all peers, taken in
+	// turns, since the machine is not the same from one second to the next.
+	together func(*testing.T, params, []peer) [][]float64
 }
 
 // metric is a row of the table.
@@ -81,7 +85,6 @@ func quantile(d []time.Duration, q float64) time.Duration {
 
 func all(*call) bool { return true }
 
-// scenarios are all of them; f, which runs in real time, has a file of its own.
 func scenarios() []scenario {
-	return []scenario{drain(), outage(), isolated(), change(), fleet()}
+	return []scenario{drain(), outage(), isolated(), change(), fleet(), cost()}
 }
