@@ -16,6 +16,8 @@ import (
 func main() {
 	only := flag.String("scenario", "", "comma-separated scenarios or variants, such as a,b.stall; all if empty")
 	columns := flag.String("peers", "", "comma-separated beginnings of the peers' names; all if empty")
+	dir := flag.String("results", "", "`directory` to write README.md and the pictures into; none if empty")
+	format := flag.String("format", "svg", "of the pictures: svg or png")
 	defaults := defaults()
 	defaults.flags(flag.CommandLine)
 	flag.Parse()
@@ -25,12 +27,20 @@ func main() {
 	testing.Main(
 		func(string, string) (bool, error) { return true, nil },
 		[]testing.InternalTest{{Name: "scoreboard", F: func(t *testing.T) {
-			scoreboard(t, choosePeers(*columns), chooseVariants(*only))
+			peers := choosePeers(*columns)
+			boards := scoreboard(t, peers, chooseVariants(*only))
+			if *dir == "" {
+				return
+			}
+			if err := writeResults(*dir, *format, boards, peers); err != nil {
+				t.Error(err)
+			}
 		}}}, nil, nil,
 	)
 }
 
-func scoreboard(t *testing.T, peers []peer, chosen []scenario) {
+// scoreboard runs the scenarios that are chosen, and prints each when it is done.
+func scoreboard(t *testing.T, peers []peer, chosen []scenario) (boards []*board) {
 	t.Helper()
 	for _, s := range chosen {
 		b := newBoard(s, peers)
@@ -58,7 +68,9 @@ func scoreboard(t *testing.T, peers []peer, chosen []scenario) {
 			}
 		}
 		b.markdown(os.Stdout)
+		boards = append(boards, b)
 	}
+	return boards
 }
 
 func choosePeers(names string) []peer {

@@ -13,6 +13,11 @@ import (
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
 
+// pollInterval is shorter than the time between two tokens in the scenarios,
+// which is what AdaptiveMode waits, and long enough for 300 waiters to be
+// simulated.
+const pollInterval = 5 * time.Millisecond
+
 const awsModule = "github.com/aws/aws-sdk-go-v2"
 
 func awsStandard() peer {
@@ -50,9 +55,9 @@ func awsOptions(cfg config) func(*retry.StandardOptions) {
 	}
 }
 
-// polling asks for a token each millisecond. The wait of AdaptiveMode itself is
-// cut to whole nanoseconds, at last to none, and where time is virtual it does
-// not pass meanwhile.
+// polling asks for a token every pollInterval. The wait of AdaptiveMode itself
+// is cut to whole nanoseconds, at last to none, and where time is virtual it
+// does not pass meanwhile.
 type polling struct{ *retry.AdaptiveMode }
 
 func (p polling) GetAttemptToken(ctx context.Context) (func(error) error, error) {
@@ -61,7 +66,7 @@ func (p polling) GetAttemptToken(ctx context.Context) (func(error) error, error)
 		if err == nil {
 			return release, nil
 		}
-		if err := sleepUntil(ctx, time.Now().Add(time.Millisecond)); err != nil {
+		if err := sleepUntil(ctx, time.Now().Add(pollInterval)); err != nil {
 			return nil, err
 		}
 	}

@@ -13,7 +13,7 @@ func restyV3() peer {
 		cannot: "no budget; a limiter that learns nothing; backoff of at most 2 s by default",
 		client: func(base http.RoundTripper, cfg config) doer {
 			c := resty.NewWithClient(&http.Client{Transport: base}).
-				SetRetryCount(cfg.attempts - 1).
+				SetRetryCount(cfg.attempts-1).
 				SetRetryWaitTime(cfg.backoff).
 				AddRetryConditions(resty.RetryConditionStatusTooManyRequests, resty.RetryConditionStatus5XX).
 				SetResponseDoNotParse(true)

@@ -27,7 +27,7 @@ type config struct {
 	backoff  time.Duration // the first interval
 	limit    rate.Limit    // of the server, for who is told; 0: none
 	burst    int
-	noBudget bool          // where only the cost is measured, of retries without end
+	noBudget bool // where only the cost is measured, of retries without end
 }
 
 // maxBackoff is given to the peers that have no default for it.

@@ -8,7 +8,7 @@ import (
 
 const (
 	leadIn   = 10 * time.Second // of ordinary traffic, before something happens
-	capacity = 1300             // answers a second
+	headroom = 1.3              // capacity / load
 	share500 = 0.2              // of the requests, in b.errors
 )
 
@@ -22,7 +22,7 @@ func outage() scenario {
 	s := scenario{
 		letter: "b",
 		title:  "Outage",
-		model: "100 clients make 10 calls a second each, whatever becomes of them; the server answers 1300 a second behind " +
+		model: "100 clients make 10 calls a second each, whatever becomes of them; the server answers 1300 a second (1.3 times the load) behind " +
 			"an unbounded FIFO queue and does not learn of who has given up; attempts time out after 1 s. " +
 			"10 s of ordinary traffic, the outage, 120 s of ordinary traffic. Calls that begin in the outage are counted.",
 	}
@@ -64,14 +64,19 @@ func outage() scenario {
 				name: "b." + k.name, model: k.model + ", one transport per client",
 				params: with(k.length), metrics: k.metrics,
 			}
-			if shared {
+			if !shared {
+				v.picture = &picture{
+					length: leadIn + k.length + 80*time.Second, top: 4000,
+					limit: func(p params, _ time.Duration) float64 { return p.capacity() },
+				}
+			} else {
 				v.name, v.model = v.name+"-shared", k.model+", one transport for all"
 			}
 			v.measure = func(t *testing.T, p params, pr *peer) ([]float64, *run) {
 				t.Helper()
 				trouble := interval{leadIn, leadIn + p.length}
 				r := bubble(t, p, pr, func(r *run) {
-					r.srv.capacity, r.srv.timeout = capacity, time.Second
+					r.srv.capacity, r.srv.timeout = p.capacity(), time.Second
 					k.set(r.srv, trouble)
 					r.openLoop(shared, trouble.to+2*time.Minute)
 				})
@@ -82,6 +87,9 @@ func outage() scenario {
 	}
 	return s
 }
+
+// capacity is what the server of an outage answers a second.
+func (p *params) capacity() float64 { return headroom * float64(p.clients) * p.each }
 
 // openLoop has each client call at its rate, whether calls return or not.
 func (r *run) openLoop(shared bool, length time.Duration) {

@@ -30,7 +30,7 @@ func isolated() scenario {
 					r.backlog(r.newClient(), p.workers, p.n)
 				})
 				added := func(q float64) float64 {
-					return float64(r.latency(q, all)-p.latency) / float64(time.Millisecond)
+					return 1000 * (r.latency(q, all) - p.latency).Seconds()
 				}
 				return []float64{float64(r.failed()) / float64(p.n), added(0.995), added(0.999)}, r
 			},

@@ -33,6 +33,7 @@ func change() scenario {
 			{
 				name: "d.change", model: "token bucket, no hint",
 				params: with(nil), metrics: metrics(0.93, 0.03), measure: measureChange,
+				picture: &picture{length: 3 * time.Minute, top: 400, limit: changing},
 			},
 			{
 				name: "d.ratelimit", model: "token bucket, every answer has RateLimit fields",
@@ -58,9 +59,17 @@ func change() scenario {
 	}
 }
 
+// rates are the limits one after the other.
+func (p *params) rates() []float64 { return []float64{p.rate, p.rate / 5, p.rate * 2} }
+
+func changing(p params, d time.Duration) float64 {
+	rates := p.rates()
+	return rates[min(int(d/p.length), len(rates)-1)]
+}
+
 func measureChange(t *testing.T, p params, pr *peer) ([]float64, *run) {
 	t.Helper()
-	rates := []float64{p.rate, p.rate / 5, p.rate * 2}
+	rates := p.rates()
 	length := time.Duration(len(rates)) * p.length
 	r := bubble(t, p, pr, func(r *run) {
 		for k, rate := range rates {

@@ -33,6 +33,7 @@ func fleet() scenario {
 			{
 				name: "e.fleet", model: "token bucket, no hint",
 				params: with(nil), metrics: metrics(0.93, 0.03, 0.95, 1), measure: measureFleet,
+				picture: &picture{length: 2 * time.Minute, top: 400, limit: constant},
 			},
 			{
 				name: "e.retry-after", model: "token bucket, a refusal says Retry-After: 1",

@@ -26,7 +26,12 @@ type variant struct {
 	// together, in place of measure, returns the values of all peers, taken in
 	// turns, since the machine is not the same from one second to the next.
 	together func(*testing.T, params, []peer) [][]float64
+
+	picture *picture // nil: none
 }
+
+// constant is the limit of a picture where it does not change.
+func constant(p params, _ time.Duration) float64 { return p.rate }
 
 // metric is a row of the table.
 type metric struct {
@@ -63,13 +68,17 @@ func (r *run) refusedPerSuccess(until time.Duration) float64 {
 
 const forever = time.Duration(math.MaxInt64)
 
-// latency returns a quantile of how long the calls took that pick selects. Those
-// that failed count with the time until they did.
+// latency returns a quantile of how long the calls took that pick selects. One
+// that failed was never answered.
 func (r *run) latency(q float64, pick func(*call) bool) time.Duration {
 	var d []time.Duration
 	for _, c := range r.calls {
-		if pick(c) {
+		switch {
+		case !pick(c):
+		case c.ok:
 			d = append(d, c.end.Sub(c.begin))
+		default:
+			d = append(d, forever)
 		}
 	}
 	return quantile(d, q)

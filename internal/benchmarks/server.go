@@ -160,7 +160,11 @@ func (s *server) decide(now time.Time, c *call) (status int, header http.Header,
 		b.failed++
 		return http.StatusInternalServerError, header, after
 	}
-	b.accepted++
+	if s.timeout > 0 && after > s.timeout {
+		b.failed++ // answered to nobody
+	} else {
+		b.accepted++
+	}
 	return http.StatusOK, header, after
 }
 
