@@ -27,6 +27,7 @@ func main() {
 	testing.Main(
 		func(string, string) (bool, error) { return true, nil },
 		[]testing.InternalTest{{Name: "scoreboard", F: func(t *testing.T) {
+			t.Helper()
 			peers := choosePeers(*columns)
 			boards := scoreboard(t, peers, chooseVariants(*only))
 			if *dir == "" {

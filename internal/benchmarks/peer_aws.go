@@ -107,7 +107,7 @@ func (s *awsSender) HandleFinalize(context.Context, smithymiddleware.FinalizeInp
 		}
 	}
 	s.sent = true
-	resp, err := s.base.RoundTrip(s.req)
+	resp, err := s.base.RoundTrip(s.req) //nolint:bodyclose // by the next attempt, or the caller
 	if err != nil {
 		return out, md, &smithyhttp.RequestSendError{Err: err}
 	}

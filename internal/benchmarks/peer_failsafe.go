@@ -10,6 +10,7 @@ import (
 
 const failsafeModule = "github.com/failsafe-go/failsafe-go"
 
+//nolint:bodyclose // there is no response here, only its type
 func failsafe() peer {
 	return peer{
 		name:   "failsafe",
@@ -21,6 +22,7 @@ func failsafe() peer {
 	}
 }
 
+//nolint:bodyclose // there is no response here, only its type
 func failsafeBudget() peer {
 	return peer{
 		name:   "failsafe, budget",
@@ -33,6 +35,7 @@ func failsafeBudget() peer {
 	}
 }
 
+//nolint:bodyclose // there is no response here, only its type
 func failsafePolicy(cfg config) retrypolicy.Builder[*http.Response] {
 	return failsafehttp.NewRetryPolicyBuilder().
 		WithMaxAttempts(cfg.attempts).

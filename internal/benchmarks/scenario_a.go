@@ -22,7 +22,7 @@ func drain() scenario {
 			atMost("makespan / optimum", "x", makespan),
 			atMost("refused per success", "", refused),
 			atMost("failed", "n", 0),
-			atMost("p50", "s", none),
+			atMost("p50", "s", none()),
 			atMost("p99", "s", p99),
 		}
 	}
@@ -39,37 +39,37 @@ func drain() scenario {
 			},
 			{
 				name: "a.at-once", model: "1000 requests, all at t=0, burst 50, no hint",
-				params: with(atOnce), metrics: metrics(1.05, 0.1, none), measure: measureDrain,
+				params: with(atOnce), metrics: metrics(1.05, 0.1, none()), measure: measureDrain,
 			},
 			{
 				name: "a.retry-after", model: "as a.backlog, a refusal says Retry-After: 1",
 				params:  with(func(p *params) { p.hint = "retry-after" }),
-				metrics: metrics(1.15, none, none), measure: measureDrain,
+				metrics: metrics(1.15, none(), none()), measure: measureDrain,
 				picture: &picture{length: time.Minute, top: 300, limit: constant},
 			},
 			{
 				name: "a.ratelimit", model: "as a.backlog, every answer has RateLimit and RateLimit-Policy",
 				params:  with(func(p *params) { p.hint = "ratelimit" }),
-				metrics: metrics(1.02, 0.005, none), measure: measureDrain,
+				metrics: metrics(1.02, 0.005, none()), measure: measureDrain,
 			},
 			{
 				name: "a.x-ratelimit", model: "as a.backlog, every answer has the three X-RateLimit fields",
 				params:  with(func(p *params) { p.hint = "x-ratelimit" }),
-				metrics: metrics(1.02, 0.005, none), measure: measureDrain,
+				metrics: metrics(1.02, 0.005, none()), measure: measureDrain,
 			},
 			{
 				name: "a.costly", model: "as a.at-once, a refusal takes what is left of a token",
 				params:  with(func(p *params) { atOnce(p); p.costly = true }),
-				metrics: metrics(20/9.5, none, none), measure: measureDrain,
+				metrics: metrics(20/9.5, none(), none()), measure: measureDrain,
 			},
 			{
 				name: "a.window", model: "2000 requests, 64 workers, 600 in each fixed minute, no hint",
-				params: with(window), metrics: metrics(none, none, none), measure: measureDrain,
+				params: with(window), metrics: metrics(none(), none(), none()), measure: measureDrain,
 			},
 			{
 				name: "a.window-retry-after", model: "as a.window, a refusal says when the minute ends",
 				params:  with(func(p *params) { window(p); p.hint = "retry-after" }),
-				metrics: metrics(none, none, none), measure: measureDrain,
+				metrics: metrics(none(), none(), none()), measure: measureDrain,
 			},
 			{
 				name: "a.sustained", model: "64 workers for 10 minutes, no hint",
@@ -78,7 +78,7 @@ func drain() scenario {
 					atLeast("used of the limit", "", 0.98),
 					atMost("refused per success", "", 0.01),
 					atMost("failed", "n", 0),
-					atMost("p50", "s", none),
+					atMost("p50", "s", none()),
 					atMost("p99", "s", 0.96),
 				},
 				measure: measureSustained,
@@ -102,7 +102,7 @@ func measureDrain(t *testing.T, p params, pr *peer) ([]float64, *run) {
 		r.latency(0.99, all).Seconds(),
 	}
 	if r.failed() > p.n/10 {
-		values[0] = none
+		values[0] = none()
 	}
 	return values, r
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"math"
+	"slices"
 	"testing"
 	"time"
 )
@@ -43,7 +44,7 @@ func outage() scenario {
 		},
 		{
 			"stall", "the queue is not served for 10 s", 10 * time.Second,
-			[]metric{atMost("amplification", "x", none), atMost("recovery", "s", 35)},
+			[]metric{atMost("amplification", "x", none()), atMost("recovery", "s", 35)},
 			func(s *server, i interval) { s.stall = i },
 			func(r *run, i interval) []float64 {
 				return []float64{r.amplification(i), r.recovery(i).Seconds()}
@@ -51,7 +52,7 @@ func outage() scenario {
 		},
 		{
 			"errors", "20 % random 500s for 60 s", 60 * time.Second,
-			[]metric{atMost("amplification", "x", none), atMost("lost", "n", 600)},
+			[]metric{atMost("amplification", "x", none()), atMost("lost", "n", 600)},
 			func(s *server, i interval) { s.flaky, s.failRate = i, share500 },
 			func(r *run, i interval) []float64 {
 				return []float64{r.amplification(i), float64(r.lost(i))}
@@ -147,8 +148,8 @@ func (r *run) recovery(i interval) time.Duration {
 			s.failed++
 		}
 	}
-	for k := len(seconds) - 1; k >= 0; k-- {
-		if float64(seconds[k].failed) > 0.05*float64(seconds[k].calls) {
+	for k, s := range slices.Backward(seconds) {
+		if float64(s.failed) > 0.05*float64(s.calls) {
 			if k == len(seconds)-1 {
 				return math.MaxInt64 // never
 			}

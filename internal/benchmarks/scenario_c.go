@@ -18,7 +18,7 @@ func isolated() scenario {
 			name: "c.isolated", model: "200,000 requests", params: p,
 			metrics: []metric{
 				atMost("failed, share", "%", 1e-6),
-				atMost("added p99.5", "ms", none),
+				atMost("added p99.5", "ms", none()),
 				// Two round trips and the smallest backoff, which is the first
 				// interval or, with jitter, less.
 				atMost("added p99.9", "ms", 200),

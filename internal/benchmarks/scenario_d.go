@@ -43,17 +43,17 @@ func change() scenario {
 			{
 				name: "d.retry-after", model: "token bucket, a refusal says Retry-After: 1",
 				params:  with(func(p *params) { p.hint = "retry-after" }),
-				metrics: metrics(none, none), measure: measureChange,
+				metrics: metrics(none(), none()), measure: measureChange,
 			},
 			{
 				name: "d.costly", model: "token bucket, a refusal takes what is left of a token, no hint",
 				params:  with(func(p *params) { p.costly = true }),
-				metrics: metrics(none, none), measure: measureChange,
+				metrics: metrics(none(), none()), measure: measureChange,
 			},
 			{
 				name: "d.window", model: "fixed windows of 1 s, no hint",
 				params:  with(func(p *params) { p.server, p.period = "window", time.Second }),
-				metrics: metrics(none, none), measure: measureChange,
+				metrics: metrics(none(), none()), measure: measureChange,
 			},
 		},
 	}

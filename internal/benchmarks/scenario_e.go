@@ -21,7 +21,7 @@ func fleet() scenario {
 			atMost("refused per success", "", refused),
 			atLeast("Jain's index", "", jain),
 			atMost("light p99", "s", p99),
-			atMost("failed", "n", none),
+			atMost("failed", "n", none()),
 		}
 	}
 	return scenario{
@@ -38,22 +38,22 @@ func fleet() scenario {
 			{
 				name: "e.retry-after", model: "token bucket, a refusal says Retry-After: 1",
 				params:  with(func(p *params) { p.hint = "retry-after" }),
-				metrics: metrics(none, none, none, none), measure: measureFleet,
+				metrics: metrics(none(), none(), none(), none()), measure: measureFleet,
 			},
 			{
 				name: "e.ratelimit", model: "token bucket, every answer has RateLimit fields",
 				params:  with(func(p *params) { p.hint = "ratelimit" }),
-				metrics: metrics(none, none, none, none), measure: measureFleet,
+				metrics: metrics(none(), none(), none(), none()), measure: measureFleet,
 			},
 			{
 				name: "e.costly", model: "token bucket, a refusal takes what is left of a token, no hint",
 				params:  with(func(p *params) { p.costly = true }),
-				metrics: metrics(none, none, none, none), measure: measureFleet,
+				metrics: metrics(none(), none(), none(), none()), measure: measureFleet,
 			},
 			{
 				name: "e.window", model: "fixed windows of 1 s, no hint",
 				params:  with(func(p *params) { p.server, p.period = "window", time.Second }),
-				metrics: metrics(none, none, none, none), measure: measureFleet,
+				metrics: metrics(none(), none(), none(), none()), measure: measureFleet,
 			},
 		},
 	}

@@ -36,10 +36,10 @@ func cost() scenario {
 				atMost("time added", "ns", 150), atMost("bytes added", "n", 0), atMost("allocations added", "n", 0),
 			}, workload{n: 20_000, newBase: newSuccesses, newRequest: newGet}),
 			calls("f.post", "a POST of 1 MiB, with GetBody, that succeeds", []metric{
-				atMost("time added", "ns", none), atMost("bytes added", "n", 1<<16), atMost("allocations added", "n", none),
+				atMost("time added", "ns", none()), atMost("bytes added", "n", 1<<16), atMost("allocations added", "n", none()),
 			}, workload{n: 200, newBase: newSuccesses, newRequest: newPost}),
 			calls("f.retry", "a GET that is answered 500, 500, 200; backoff of 1 ns, no budget", []metric{
-				atMost("time added", "ns", none), atMost("bytes added", "n", none), atMost("allocations added", "n", none),
+				atMost("time added", "ns", none()), atMost("bytes added", "n", none()), atMost("allocations added", "n", none()),
 				atMost("allocations / hand-written", "x", 2),
 			}, workload{n: 2_000, newBase: newFailures, newRequest: newGet, fails: true}),
 			{
@@ -93,7 +93,7 @@ func (w workload) measure(t *testing.T, p params, peers []peer) [][]float64 {
 	if !w.fails {
 		return values
 	}
-	byHand := none
+	byHand := none()
 	for i := range peers {
 		if peers[i].name == handWritten().name {
 			byHand = values[i][2]

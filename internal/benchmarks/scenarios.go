@@ -41,7 +41,8 @@ type metric struct {
 	atLeast bool    // more is better
 }
 
-var none = math.NaN()
+// none is a target that is not set, or a value that there is not.
+func none() float64 { return math.NaN() }
 
 func atMost(name, unit string, target float64) metric {
 	return metric{name: name, unit: unit, target: target}
