@@ -11,6 +11,8 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+
+	"gonum.org/v1/plot"
 )
 
 // board is what came of a scenario.
@@ -43,6 +45,7 @@ func writeResults(dir, format string, boards []*board, peers []peer) error {
 		return err
 	}
 	var w strings.Builder
+	plot.DefaultFont.Variant = "Sans"
 	w.WriteString("# Results\n\n")
 	fmt.Fprintf(&w, "    %s\n\n", command())
 	fmt.Fprintf(&w, "at commit %s, with %s on %s/%s, %d CPUs. A figure in bold reaches its target; A call that failed counts as never answered; `-`: the backlog was not drained.\n\n",
