@@ -316,7 +316,7 @@ func TestResultsAreWritten(t *testing.T) {
 		values, r := s.variants[0].measure(t, small(s.variants[0].params), &columns[i])
 		b.set(0, i, values, r)
 	}
-	require.NoError(t, writeResults(dir, "svg", []*board{b}, columns))
+	require.NoError(t, writeResults(dir, "svg", "a commit", []*board{b}, columns))
 	readme, err := os.ReadFile(filepath.Join(dir, "README.md"))
 	require.NoError(t, err)
 	require.Contains(t, string(readme), "| **d.change** token bucket, no hint | used of the limit | >= 0.930 |")

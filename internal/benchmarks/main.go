@@ -21,6 +21,7 @@ func main() {
 	defaults := defaults()
 	defaults.flags(flag.CommandLine)
 	flag.Parse()
+	at := commit() // before anything is written
 
 	// Virtual time is only to be had in a test: testing.Main makes one. It
 	// never returns.
@@ -33,7 +34,7 @@ func main() {
 			if *dir == "" {
 				return
 			}
-			if err := writeResults(*dir, *format, boards, peers); err != nil {
+			if err := writeResults(*dir, *format, at, boards, peers); err != nil {
 				t.Error(err)
 			}
 		}}}, nil, nil,

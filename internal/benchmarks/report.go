@@ -40,7 +40,7 @@ func (b *board) set(variant, peer int, values []float64, r *run) {
 }
 
 // writeResults writes the tables and pictures, and what made them.
-func writeResults(dir, format string, boards []*board, peers []peer) error {
+func writeResults(dir, format, commit string, boards []*board, peers []peer) error {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return err
 	}
@@ -49,7 +49,7 @@ func writeResults(dir, format string, boards []*board, peers []peer) error {
 	w.WriteString("# Results\n\n")
 	fmt.Fprintf(&w, "    %s\n\n", command())
 	fmt.Fprintf(&w, "at commit %s, with %s on %s/%s, %d CPUs. A figure in bold reaches its target; A call that failed counts as never answered; `-`: the backlog was not drained.\n\n",
-		commit(), runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU())
+		commit, runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU())
 	heat := "scoreboard." + format
 	if err := heatMap(boards, peers, filepath.Join(dir, heat)); err != nil {
 		return err

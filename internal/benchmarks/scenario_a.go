@@ -119,7 +119,7 @@ func measureSustained(t *testing.T, p params, pr *peer) ([]float64, *run) {
 	})
 	accepted := r.srv.count(interval{0, p.length}).accepted
 	return []float64{
-		float64(accepted) / (p.quota(p.length) + float64(p.burst)),
+		float64(accepted) / (p.quota(p.length, p.workers) + float64(p.burst)),
 		r.refusedPerSuccess(p.length),
 		float64(r.failed()),
 		r.latency(0.5, all).Seconds(),

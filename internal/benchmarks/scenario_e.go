@@ -80,7 +80,7 @@ func measureFleet(t *testing.T, p params, pr *peer) ([]float64, *run) {
 	})
 	light := func(c *call) bool { return c.process >= heavy }
 	return []float64{
-		float64(r.srv.count(interval{0, p.length}).accepted) / (p.quota(p.length) + float64(p.burst)),
+		float64(r.srv.count(interval{0, p.length}).accepted) / (p.quota(p.length, heavy*p.workers) + float64(p.burst)),
 		r.refusedPerSuccess(p.length),
 		r.jain(heavy),
 		r.latency(0.99, light).Seconds(),
@@ -101,7 +101,7 @@ func (r *run) jain(heavy int) float64 {
 			fair[k] = p.rate / float64(p.clients)
 		}
 		if k < heavy {
-			fair[k] = (p.rate - float64(light)*fair[k]) / float64(heavy)
+			fair[k] = min((p.rate-float64(light)*fair[k])/float64(heavy), p.demand(p.workers))
 		}
 	}
 	got := make([]float64, p.clients)
