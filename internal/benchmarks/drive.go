@@ -26,7 +26,8 @@ func bubble(t *testing.T, p params, pr *peer, f func(*run)) *run {
 	t.Helper()
 	r := &run{params: p, peer: pr}
 	synctest.Test(t, func(*testing.T) {
-		mathrand.Seed(int64(p.seed)) //nolint:staticcheck // it does something, see go.mod
+		//lint:ignore SA1019 it does something, see go.mod
+		mathrand.Seed(int64(p.seed)) //nolint:staticcheck // as above
 		r.srv = newServer(&p)
 		r.start = r.srv.start
 		f(r)

@@ -16,39 +16,64 @@ import (
 func main() {
 	only := flag.String("scenario", "", "comma-separated scenarios or variants, such as a,b.stall; all if empty")
 	columns := flag.String("peers", "", "comma-separated beginnings of the peers' names; all if empty")
+	dir := flag.String("results", "", "`directory` to write README.md and the pictures into; none if empty")
+	format := flag.String("format", "svg", "of the pictures: svg or png")
 	defaults := defaults()
 	defaults.flags(flag.CommandLine)
 	flag.Parse()
+	at := commit() // before anything is written
 
 	// Virtual time is only to be had in a test: testing.Main makes one. It
 	// never returns.
 	testing.Main(
 		func(string, string) (bool, error) { return true, nil },
 		[]testing.InternalTest{{Name: "scoreboard", F: func(t *testing.T) {
-			scoreboard(t, choosePeers(*columns), chooseVariants(*only))
+			t.Helper()
+			peers := choosePeers(*columns)
+			boards := scoreboard(t, peers, chooseVariants(*only))
+			if *dir == "" {
+				return
+			}
+			if err := writeResults(*dir, *format, at, boards, peers); err != nil {
+				t.Error(err)
+			}
 		}}}, nil, nil,
 	)
 }
 
-func scoreboard(t *testing.T, peers []peer, chosen []scenario) {
+// scoreboard runs the scenarios that are chosen, and prints each when it is done.
+func scoreboard(t *testing.T, peers []peer, chosen []scenario) (boards []*board) {
 	t.Helper()
 	for _, s := range chosen {
 		b := newBoard(s, peers)
 		for k, v := range s.variants {
 			p := v.params.override(flag.CommandLine)
+			if v.together != nil {
+				values := v.together(t, p, peers)
+				b.setAll(k, values)
+				for i := range peers {
+					if values[i] != nil {
+						fmt.Fprintf(os.Stderr, "%-24s %-26s %s\n", v.name, peers[i].name, v.describe(values[i]))
+					}
+				}
+				continue
+			}
 			for i := range peers {
 				if !peers[i].takesPart(s) {
 					continue
 				}
 				begin := time.Now()
 				values, r := v.measure(t, p, &peers[i])
+				r.calls = nil // a million of them, which f's collections would have to mark
 				b.set(k, i, values, r)
 				fmt.Fprintf(os.Stderr, "%-24s %-26s %s (%.1f s)\n",
 					v.name, peers[i].name, v.describe(values), time.Since(begin).Seconds())
 			}
 		}
 		b.markdown(os.Stdout)
+		boards = append(boards, b)
 	}
+	return boards
 }
 
 func choosePeers(names string) []peer {

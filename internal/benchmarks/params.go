@@ -90,17 +90,24 @@ func (p *params) newLimit(now time.Time) limit {
 
 // optimum returns how long it takes at least until n requests are accepted.
 func (p *params) optimum(n int) time.Duration {
+	byLimit := time.Duration(float64(n-p.burst) / p.rate * float64(time.Second))
 	if p.server == "window" {
-		return max(time.Duration((n-1)/windowSize(p.rate, p.period))*p.period, p.latency)
+		byLimit = time.Duration((n-1)/windowSize(p.rate, p.period)) * p.period
 	}
-	return max(time.Duration(float64(n-p.burst)/p.rate*float64(time.Second)), p.latency)
+	byWorkers := time.Duration((n+p.workers-1)/p.workers) * p.latency
+	return max(byLimit, byWorkers)
 }
 
-// quota returns how many requests can be accepted at most in d at the first
-// rate, the burst not included, which is there only once.
-func (p *params) quota(d time.Duration) float64 {
+// quota returns how many requests can be accepted in d, of those that workers
+// can make. The burst is not included, which is there only once.
+func (p *params) quota(d time.Duration, workers int) float64 {
+	byLimit := p.rate * d.Seconds()
 	if p.server == "window" {
-		return math.Ceil(d.Seconds()/p.period.Seconds()) * float64(windowSize(p.rate, p.period))
+		byLimit = math.Ceil(d.Seconds()/p.period.Seconds()) * float64(windowSize(p.rate, p.period))
 	}
-	return p.rate * d.Seconds()
+	return min(byLimit, d.Seconds()*p.demand(workers))
 }
+
+// demand is how many requests a second workers can make that wait for nothing
+// but the answer.
+func (p *params) demand(workers int) float64 { return float64(workers) / p.latency.Seconds() }

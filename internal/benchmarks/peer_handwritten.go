@@ -24,7 +24,7 @@ func handWritten() peer {
 func handWrittenLimitKnown() peer {
 	p := handWritten()
 	p.name, p.module = "hand-written, limit known", "golang.org/x/time"
-	p.cannot, p.only = "its rate.Limiter is set to the server's limit", "a"
+	p.cannot, p.only = "its rate.Limiter is set to the server's limit", "af"
 	p.client = func(base http.RoundTripper, cfg config) doer {
 		return loop(base, cfg, rate.NewLimiter(cfg.limit, cfg.burst))
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"math"
 	"net/http"
 
 	"github.com/cenkalti/backoff/v4"
@@ -24,8 +25,8 @@ func oursLimitKnown() peer {
 	return peer{
 		name:   "resilient, limit known",
 		module: oursModule,
-		cannot: "WithRateLimit is set to the server's limit",
-		only:   "a",
+		cannot: "WithRateLimit is set to the server's limit (of a window: its size as burst)",
+		only:   "af",
 		client: func(base http.RoundTripper, cfg config) doer {
 			opts := append(oursOptions(cfg), resilient.WithRateLimit(cfg.limit, cfg.burst))
 			return resilient.NewTransport(base, opts...).RoundTrip
@@ -34,7 +35,7 @@ func oursLimitKnown() peer {
 }
 
 func oursOptions(cfg config) []resilient.Option {
-	return []resilient.Option{
+	opts := []resilient.Option{
 		resilient.WithMaxAttempts(cfg.attempts),
 		resilient.WithBackOff(func() backoff.BackOff {
 			return backoff.NewExponentialBackOff(
@@ -45,4 +46,8 @@ func oursOptions(cfg config) []resilient.Option {
 			)
 		}),
 	}
+	if cfg.noBudget {
+		opts = append(opts, resilient.WithRetryBudget(math.Inf(1), 0))
+	}
+	return opts
 }

@@ -13,6 +13,7 @@ type peer struct {
 	name   string
 	module string // whose version is stated; "": none
 	cannot string // what it does not do, or does otherwise than the rest
+	once   bool   // sends each request once
 	only   string // scenarios that it takes part in, by letter; "": all
 	client func(base http.RoundTripper, cfg config) doer
 }
@@ -26,6 +27,7 @@ type config struct {
 	backoff  time.Duration // the first interval
 	limit    rate.Limit    // of the server, for who is told; 0: none
 	burst    int
+	noBudget bool // where only the cost is measured, of retries without end
 }
 
 // maxBackoff is given to the peers that have no default for it.
@@ -40,6 +42,14 @@ func peers() []peer {
 		handWritten(),
 		handWrittenLimitKnown(),
 		retryableHTTP(),
+		failsafe(),
+		failsafeBudget(),
+		reHTTP(),
+		heimdallV7(),
+		restyV3(),
+		azcore(),
+		awsStandard(),
+		awsAdaptive(),
 	}
 }
 
@@ -48,6 +58,7 @@ func bare() peer {
 	return peer{
 		name:   "bare",
 		cannot: "no retries: the control",
+		once:   true,
 		client: func(base http.RoundTripper, _ config) doer { return base.RoundTrip },
 	}
 }

@@ -1,10 +1,18 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"strings"
+
+	"gonum.org/v1/plot"
 )
 
 // board is what came of a scenario.
@@ -29,6 +37,84 @@ func newBoard(s scenario, peers []peer) *board {
 
 func (b *board) set(variant, peer int, values []float64, r *run) {
 	b.cells[variant][peer] = cell{values, r}
+}
+
+// writeResults writes the tables and pictures, and what made them.
+func writeResults(dir, format, commit string, boards []*board, peers []peer) error {
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return err
+	}
+	var w strings.Builder
+	plot.DefaultFont.Variant = "Sans"
+	w.WriteString("# Results\n\n")
+	fmt.Fprintf(&w, "    %s\n\n", command())
+	fmt.Fprintf(&w, "at commit %s, with %s on %s/%s, %d CPUs. A figure in bold reaches its target; A call that failed counts as never answered; `-`: the backlog was not drained.\n\n",
+		commit, runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU())
+	heat := "scoreboard." + format
+	if err := heatMap(boards, peers, filepath.Join(dir, heat)); err != nil {
+		return err
+	}
+	fmt.Fprintf(&w, "![The scoreboard](%s)\n\n## Columns\n\n| peer | module | what it cannot do, or does otherwise |\n| --- | --- | --- |\n", heat)
+	for _, p := range peers {
+		fmt.Fprintf(&w, "| %s | %s | %s |\n", p.name, version(p.module), p.cannot)
+	}
+	w.WriteString("\n## Tables\n")
+	for _, b := range boards {
+		b.markdown(&w)
+		w.WriteString("\n")
+		for k, v := range b.scenario.variants {
+			if v.picture == nil {
+				continue
+			}
+			name := v.name + "." + format
+			if err := b.timelines(k, filepath.Join(dir, name)); err != nil {
+				return err
+			}
+			fmt.Fprintf(&w, "![%s](%s)\n", v.name, name)
+		}
+	}
+	return os.WriteFile(filepath.Join(dir, "README.md"), []byte(w.String()), 0o666)
+}
+
+// command returns how the program was called.
+func command() string {
+	return strings.Join(append([]string{"go run ."}, os.Args[1:]...), " ")
+}
+
+// commit returns the commit of the working tree, if it is clean.
+func commit() string {
+	out, err := exec.CommandContext(context.Background(), "git", "describe", "--always", "--dirty", "--abbrev=12").Output()
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// version returns a module with its version, as it is linked.
+func version(module string) string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || module == "" {
+		return module
+	}
+	for _, m := range info.Deps {
+		if m.Path != module {
+			continue
+		}
+		if m.Replace != nil {
+			return module + " (this repository)"
+		}
+		return module + " " + m.Version
+	}
+	return module
+}
+
+// setAll is set for all peers of a variant. Those that take no part have none.
+func (b *board) setAll(variant int, values [][]float64) {
+	for i, v := range values {
+		if v != nil {
+			b.set(variant, i, v, nil)
+		}
+	}
 }
 
 // markdown writes a table with a row for each metric.
@@ -83,7 +169,7 @@ func (m metric) format(v float64) string {
 	if math.IsNaN(v) {
 		return "-"
 	}
-	if v > 1e9 {
+	if v > 1e9 { // as are 292 years in seconds or milliseconds
 		return "never"
 	}
 	switch m.unit {
@@ -91,6 +177,8 @@ func (m metric) format(v float64) string {
 		return fmt.Sprintf("%.0f", v)
 	case "s":
 		return fmt.Sprintf("%.2f s", v)
+	case "ns":
+		return fmt.Sprintf("%.0f ns", v)
 	case "ms":
 		return fmt.Sprintf("%.0f ms", v)
 	case "%":

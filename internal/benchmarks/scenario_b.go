@@ -2,13 +2,14 @@ package main
 
 import (
 	"math"
+	"slices"
 	"testing"
 	"time"
 )
 
 const (
 	leadIn   = 10 * time.Second // of ordinary traffic, before something happens
-	capacity = 1300             // answers a second
+	headroom = 1.3              // capacity / load
 	share500 = 0.2              // of the requests, in b.errors
 )
 
@@ -22,7 +23,7 @@ func outage() scenario {
 	s := scenario{
 		letter: "b",
 		title:  "Outage",
-		model: "100 clients make 10 calls a second each, whatever becomes of them; the server answers 1300 a second behind " +
+		model: "100 clients make 10 calls a second each, whatever becomes of them; the server answers 1300 a second (1.3 times the load) behind " +
 			"an unbounded FIFO queue and does not learn of who has given up; attempts time out after 1 s. " +
 			"10 s of ordinary traffic, the outage, 120 s of ordinary traffic. Calls that begin in the outage are counted.",
 	}
@@ -43,7 +44,7 @@ func outage() scenario {
 		},
 		{
 			"stall", "the queue is not served for 10 s", 10 * time.Second,
-			[]metric{atMost("amplification", "x", none), atMost("recovery", "s", 35)},
+			[]metric{atMost("amplification", "x", none()), atMost("recovery", "s", 35)},
 			func(s *server, i interval) { s.stall = i },
 			func(r *run, i interval) []float64 {
 				return []float64{r.amplification(i), r.recovery(i).Seconds()}
@@ -51,7 +52,7 @@ func outage() scenario {
 		},
 		{
 			"errors", "20 % random 500s for 60 s", 60 * time.Second,
-			[]metric{atMost("amplification", "x", none), atMost("lost", "n", 600)},
+			[]metric{atMost("amplification", "x", none()), atMost("lost", "n", 600)},
 			func(s *server, i interval) { s.flaky, s.failRate = i, share500 },
 			func(r *run, i interval) []float64 {
 				return []float64{r.amplification(i), float64(r.lost(i))}
@@ -64,14 +65,19 @@ func outage() scenario {
 				name: "b." + k.name, model: k.model + ", one transport per client",
 				params: with(k.length), metrics: k.metrics,
 			}
-			if shared {
+			if !shared {
+				v.picture = &picture{
+					length: leadIn + k.length + 80*time.Second, top: 4000,
+					limit: func(p params, _ time.Duration) float64 { return p.capacity() },
+				}
+			} else {
 				v.name, v.model = v.name+"-shared", k.model+", one transport for all"
 			}
 			v.measure = func(t *testing.T, p params, pr *peer) ([]float64, *run) {
 				t.Helper()
 				trouble := interval{leadIn, leadIn + p.length}
 				r := bubble(t, p, pr, func(r *run) {
-					r.srv.capacity, r.srv.timeout = capacity, time.Second
+					r.srv.capacity, r.srv.timeout = p.capacity(), time.Second
 					k.set(r.srv, trouble)
 					r.openLoop(shared, trouble.to+2*time.Minute)
 				})
@@ -82,6 +88,9 @@ func outage() scenario {
 	}
 	return s
 }
+
+// capacity is what the server of an outage answers a second.
+func (p *params) capacity() float64 { return headroom * float64(p.clients) * p.each }
 
 // openLoop has each client call at its rate, whether calls return or not.
 func (r *run) openLoop(shared bool, length time.Duration) {
@@ -139,8 +148,8 @@ func (r *run) recovery(i interval) time.Duration {
 			s.failed++
 		}
 	}
-	for k := len(seconds) - 1; k >= 0; k-- {
-		if float64(seconds[k].failed) > 0.05*float64(seconds[k].calls) {
+	for k, s := range slices.Backward(seconds) {
+		if float64(s.failed) > 0.05*float64(s.calls) {
 			if k == len(seconds)-1 {
 				return math.MaxInt64 // never
 			}

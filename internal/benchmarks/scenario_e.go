@@ -23,7 +23,7 @@ func fleet() scenario {
 			atMost("refused per success", "", refused),
 			atLeast("Jain's index", "", jain),
 			atMost("light p99", "s", p99),
-			atMost("failed", "n", none),
+			atMost("failed", "n", none()),
 		}
 	}
 	return scenario{
@@ -35,26 +35,27 @@ func fleet() scenario {
 			{
 				name: "e.fleet", model: "token bucket, no hint",
 				params: with(nil), metrics: metrics(0.93, 0.03, 0.95, 1), measure: measureFleet,
+				picture: &picture{length: 2 * time.Minute, top: 400, limit: constant},
 			},
 			{
 				name: "e.retry-after", model: "token bucket, a refusal says Retry-After: 1",
 				params:  with(func(p *params) { p.hint = "retry-after" }),
-				metrics: metrics(none, none, none, none), measure: measureFleet,
+				metrics: metrics(none(), none(), none(), none()), measure: measureFleet,
 			},
 			{
 				name: "e.ratelimit", model: "token bucket, every answer has RateLimit fields",
 				params:  with(func(p *params) { p.hint = "ratelimit" }),
-				metrics: metrics(none, none, none, none), measure: measureFleet,
+				metrics: metrics(none(), none(), none(), none()), measure: measureFleet,
 			},
 			{
 				name: "e.costly", model: "token bucket, a refusal takes what is left of a token, no hint",
 				params:  with(func(p *params) { p.costly = true }),
-				metrics: metrics(none, none, none, none), measure: measureFleet,
+				metrics: metrics(none(), none(), none(), none()), measure: measureFleet,
 			},
 			{
 				name: "e.window", model: "fixed windows of 1 s, no hint",
 				params:  with(func(p *params) { p.server, p.period = "window", time.Second }),
-				metrics: metrics(none, none, none, none), measure: measureFleet,
+				metrics: metrics(none(), none(), none(), none()), measure: measureFleet,
 			},
 		},
 	}
@@ -81,7 +82,7 @@ func measureFleet(t *testing.T, p params, pr *peer) ([]float64, *run) {
 	})
 	light := func(c *call) bool { return c.process >= heavy }
 	return []float64{
-		float64(r.srv.count(interval{0, p.length}).accepted) / (p.quota(p.length) + float64(p.burst)),
+		float64(r.srv.count(interval{0, p.length}).accepted) / (p.quota(p.length, heavy*p.workers) + float64(p.burst)),
 		r.refusedPerSuccess(p.length),
 		r.jain(heavy),
 		r.latency(0.99, light).Seconds(),
@@ -102,7 +103,7 @@ func (r *run) jain(heavy int) float64 {
 			fair[k] = p.rate / float64(p.clients)
 		}
 		if k < heavy {
-			fair[k] = (p.rate - float64(light)*fair[k]) / float64(heavy)
+			fair[k] = min((p.rate-float64(light)*fair[k])/float64(heavy), p.demand(p.workers))
 		}
 	}
 	got := make([]float64, p.clients)

@@ -22,7 +22,16 @@ type variant struct {
 	params  params
 	metrics []metric
 	measure func(*testing.T, params, *peer) ([]float64, *run)
+
+	// together, in place of measure, returns the values of all peers, taken in
+	// turns, since the machine is not the same from one second to the next.
+	together func(*testing.T, params, []peer) [][]float64
+
+	picture *picture // nil: none
 }
+
+// constant is the limit of a picture where it does not change.
+func constant(p params, _ time.Duration) float64 { return p.rate }
 
 // metric is a row of the table.
 type metric struct {
@@ -32,7 +41,8 @@ type metric struct {
 	atLeast bool    // more is better
 }
 
-var none = math.NaN()
+// none is a target that is not set, or a value that there is not.
+func none() float64 { return math.NaN() }
 
 func atMost(name, unit string, target float64) metric {
 	return metric{name: name, unit: unit, target: target}
@@ -59,13 +69,17 @@ func (r *run) refusedPerSuccess(until time.Duration) float64 {
 
 const forever = time.Duration(math.MaxInt64)
 
-// latency returns a quantile of how long the calls took that pick selects. Those
-// that failed count with the time until they did.
+// latency returns a quantile of how long the calls took that pick selects. One
+// that failed was never answered.
 func (r *run) latency(q float64, pick func(*call) bool) time.Duration {
 	var d []time.Duration
 	for _, c := range r.calls {
-		if pick(c) {
+		switch {
+		case !pick(c):
+		case c.ok:
 			d = append(d, c.end.Sub(c.begin))
+		default:
+			d = append(d, forever)
 		}
 	}
 	return quantile(d, q)
@@ -81,7 +95,6 @@ func quantile(d []time.Duration, q float64) time.Duration {
 
 func all(*call) bool { return true }
 
-// scenarios are all of them; f, which runs in real time, has a file of its own.
 func scenarios() []scenario {
-	return []scenario{drain(), outage(), isolated(), change(), fleet()}
+	return []scenario{drain(), outage(), isolated(), change(), fleet(), cost()}
 }

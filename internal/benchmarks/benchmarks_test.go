@@ -1,0 +1,363 @@
+package main
+
+import (
+	"math"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// small is a scenario's parameters cut down to what takes a moment.
+func small(p params) params {
+	p.n, p.workers, p.clients, p.each = 100, 12, 4, 2
+	p.length = min(p.length, 4*time.Second)
+	return p
+}
+
+func TestEveryRequestIsAccountedFor(t *testing.T) {
+	for _, s := range scenarios() {
+		for _, v := range s.variants {
+			if v.measure == nil {
+				continue // in real time
+			}
+			for _, pr := range peers() {
+				if !pr.takesPart(s) {
+					continue
+				}
+				t.Run(v.name+"/"+pr.name, func(t *testing.T) {
+					p := small(v.params)
+					values, r := v.measure(t, p, &pr)
+					require.Len(t, values, len(v.metrics))
+					require.NotEmpty(t, r.calls)
+					succeeded, attempts := 0, 0
+					for _, c := range r.calls {
+						require.False(t, c.begin.IsZero())
+						require.False(t, c.end.Before(c.begin))
+						require.LessOrEqual(t, c.attempts, p.attempts)
+						if c.ok {
+							succeeded++
+							require.Positive(t, c.attempts)
+						}
+						attempts += c.attempts
+					}
+					sum := r.srv.count(interval{0, forever})
+					require.Equal(t, attempts, sum.accepted+sum.refused+sum.failed, "of the callers and of the server")
+					require.Equal(t, len(r.calls), succeeded+r.failed())
+					require.Equal(t, sum.accepted, succeeded, "what the server accepted, a caller got")
+					if s.letter == "a" && v.name != "a.sustained" || s.letter == "c" {
+						require.Len(t, r.calls, p.n)
+					}
+				})
+			}
+		}
+	}
+}
+
+// Only of the peers whose jitter can be seeded.
+func TestRunsRepeat(t *testing.T) {
+	for _, v := range drain().variants[:2] {
+		for _, pr := range []peer{bare(), handWritten(), failsafe(), reHTTP(), oursLimitKnown()} {
+			t.Run(v.name+"/"+pr.name, func(t *testing.T) {
+				p := v.params
+				p.n, p.workers = min(p.n, 300), min(p.workers, 300)
+				first, r1 := v.measure(t, p, &pr)
+				second, r2 := v.measure(t, p, &pr)
+				require.Equal(t, values(first), values(second))
+				require.Equal(t, r1.srv.bins, r2.srv.bins)
+			})
+		}
+	}
+	t.Run("another seed, another run", func(t *testing.T) {
+		v, pr := drain().variants[0], handWritten()
+		p := v.params
+		p.n = 300
+		_, r1 := v.measure(t, p, &pr)
+		p.seed++
+		_, r2 := v.measure(t, p, &pr)
+		require.NotEqual(t, r1.srv.bins, r2.srv.bins)
+	})
+}
+
+// values can be compared, with what is not a number.
+func values(v []float64) []float64 {
+	for i := range v {
+		if math.IsNaN(v[i]) {
+			v[i] = -1
+		}
+	}
+	return v
+}
+
+// What is known beforehand has to come out.
+func TestKnownResults(t *testing.T) {
+	t.Run("who knows the limit is optimal", func(t *testing.T) {
+		for _, pr := range []peer{oursLimitKnown(), handWrittenLimitKnown()} {
+			v := drain().variants[0]
+			got, _ := v.measure(t, v.params, &pr)
+			require.InDelta(t, 1, got[0], 0.01, "makespan")
+			require.Zero(t, got[1], "refused")
+			require.Zero(t, got[2], "failed")
+			require.InDelta(t, 0.64, got[4], 0.01, "p99 is workers / rate")
+		}
+	})
+	t.Run("without retries a stall is over when the surplus has emptied the queue", func(t *testing.T) {
+		pr, v := bare(), findVariant(t, "b.stall")
+		p := v.params
+		p.clients = 10
+		got, _ := v.measure(t, p, &pr)
+		require.InDelta(t, 1, got[0], 1e-9, "amplification")
+		// 10 s of load, but for the second that is in time, at 0.3 of it.
+		require.InDelta(t, 29, got[1], 1)
+	})
+	t.Run("without retries a failure is a failure", func(t *testing.T) {
+		pr, v := bare(), findVariant(t, "c.isolated")
+		p := v.params
+		p.n = 20_000
+		got, _ := v.measure(t, p, &pr)
+		require.InDelta(t, 0.01, got[0], 0.003)
+		require.Equal(t, "never", v.metrics[1].format(got[1]), "more than 0.5 % were not answered")
+	})
+}
+
+func findVariant(t *testing.T, name string) variant {
+	t.Helper()
+	chosen := chooseVariants(name)
+	require.Len(t, chosen, 1)
+	require.Len(t, chosen[0].variants, 1)
+	return chosen[0].variants[0]
+}
+
+func TestTokenBucket(t *testing.T) {
+	start := time.Unix(0, 0)
+	b := &tokenBucket{rate: 10, burst: 2, tokens: 2, at: start}
+	at := func(d time.Duration) bool { return b.take(start.Add(d)) }
+	require.True(t, at(0))
+	require.True(t, at(0))
+	require.False(t, at(0), "the burst is used up")
+	require.False(t, at(99*time.Millisecond))
+	require.True(t, at(100*time.Millisecond), "a refusal costs nothing")
+	require.True(t, at(time.Hour))
+	require.True(t, at(time.Hour))
+	require.False(t, at(time.Hour), "never more than the burst")
+	remaining, reset := b.state(start.Add(time.Hour))
+	require.Zero(t, remaining)
+	require.Equal(t, 100*time.Millisecond, reset.Round(time.Microsecond))
+
+	b = &tokenBucket{rate: 10, burst: 1, tokens: 1, at: start, costly: true}
+	require.True(t, at(0))
+	require.False(t, at(99*time.Millisecond))
+	require.False(t, at(198*time.Millisecond), "the refusal took what was there")
+	require.True(t, at(298*time.Millisecond))
+}
+
+func TestFixedWindow(t *testing.T) {
+	start := time.Unix(0, 0)
+	w := &fixedWindow{size: 2, period: time.Second, begin: start}
+	at := func(d time.Duration) bool { return w.take(start.Add(d)) }
+	require.True(t, at(0))
+	require.True(t, at(999*time.Millisecond))
+	require.False(t, at(999*time.Millisecond))
+	_, reset := w.state(start.Add(999 * time.Millisecond))
+	require.Equal(t, time.Millisecond, reset)
+	require.True(t, at(time.Second), "another window")
+	require.True(t, at(time.Hour))
+	remaining, _ := w.state(start.Add(time.Hour))
+	require.Equal(t, 1, remaining)
+
+	w = &fixedWindow{size: 2, period: time.Second, begin: start, costly: true}
+	for k := range 5 {
+		require.Equal(t, k < 2, at(0))
+	}
+	require.False(t, at(time.Second), "the excess of three is carried over")
+	require.False(t, at(2*time.Second), "as are two of four")
+	require.True(t, at(3*time.Second))
+}
+
+func TestHints(t *testing.T) {
+	start := time.Unix(0, 0)
+	tell := func(hint string, accepted bool) http.Header {
+		s := &server{hint: hint, limit: &tokenBucket{rate: 2, burst: 5, tokens: 0.5, at: start}}
+		h := http.Header{}
+		s.tell(h, start, accepted)
+		return h
+	}
+	require.Empty(t, tell("none", false))
+	require.Empty(t, tell("retry-after", true))
+	require.Equal(t, "1", tell("retry-after", false).Get("Retry-After"))
+	require.Equal(t, `"default";r=0;t=1`, tell("ratelimit", true).Get("RateLimit"))
+	require.Equal(t, `"default";q=2;w=1`, tell("ratelimit", false).Get("RateLimit-Policy"))
+	require.Equal(t, "0", tell("x-ratelimit", false).Get("X-RateLimit-Remaining"))
+	require.Panics(t, func() { tell("nonsense", false) })
+}
+
+func TestQueueIsServedThoughNobodyWaits(t *testing.T) {
+	start := time.Unix(0, 0)
+	s := &server{start: start, capacity: 10, stall: interval{time.Second, 2 * time.Second}}
+	require.Equal(t, 100*time.Millisecond, s.queue(start))
+	require.Equal(t, 200*time.Millisecond, s.queue(start))
+	require.Equal(t, 600*time.Millisecond, s.queue(start.Add(1500*time.Millisecond)), "not before the stall ends")
+	require.Equal(t, 700*time.Millisecond, s.queue(start.Add(1500*time.Millisecond)))
+}
+
+func TestAlign(t *testing.T) {
+	now := time.Unix(1, 12345)
+	seen := map[int64]bool{}
+	for id := range lattice {
+		at := align(now, id)
+		require.False(t, at.Before(now))
+		require.Less(t, at.Sub(now), lattice*time.Nanosecond)
+		seen[at.UnixNano()] = true
+	}
+	require.Len(t, seen, lattice, "an instant for each")
+	require.Equal(t, align(now, 5), align(align(now, 5), 5))
+}
+
+func TestQuantile(t *testing.T) {
+	var d []time.Duration
+	for k := range 100 {
+		d = append(d, time.Duration(100-k))
+	}
+	require.Equal(t, time.Duration(50), quantile(d, 0.5))
+	require.Equal(t, time.Duration(99), quantile(d, 0.99))
+	require.Equal(t, time.Duration(1), quantile(d, 0))
+	require.Equal(t, time.Duration(100), quantile(d, 1))
+	require.Zero(t, quantile(nil, 0.5))
+}
+
+func TestJain(t *testing.T) {
+	p := fleet().variants[0].params
+	p.clients, p.length = 4, time.Second // fair: 48, 48, 2, 2
+	jain := func(got ...int) float64 {
+		r := &run{params: p}
+		for process, n := range got {
+			for range n {
+				r.calls = append(r.calls, &call{process: process, ok: true})
+			}
+		}
+		return r.jain(2)
+	}
+	require.InDelta(t, 1, jain(48, 48, 2, 2), 1e-9)
+	require.InDelta(t, 1, jain(24, 24, 1, 1), 1e-9, "fair, though little")
+	require.InDelta(t, 0.5, jain(48, 48, 0, 0), 1e-9)
+	require.InDelta(t, 0.25, jain(48, 0, 0, 0), 1e-9)
+}
+
+func TestFound(t *testing.T) {
+	r := &run{srv: &server{}}
+	for k := range 600 {
+		b := bin{accepted: 10}
+		if k < 300 {
+			b.refused = 5
+		}
+		r.srv.bins = append(r.srv.bins, b)
+	}
+	// Of the 2 s before, a fifth may have been refused at half of what was accepted.
+	require.Equal(t, 31700*time.Millisecond, r.found(100, 0, time.Minute))
+	require.Equal(t, 2*time.Second, r.found(100, 40*time.Second, 20*time.Second))
+	require.Equal(t, forever, r.found(200, 0, time.Minute), "too little accepted")
+}
+
+func TestMetric(t *testing.T) {
+	for _, row := range []struct {
+		m      metric
+		v      float64
+		met    bool
+		missed float64
+	}{
+		{atMost("", "", 1), 1, true, 0},
+		{atMost("", "", 1), 10, false, 1},
+		{atMost("", "", 0), 999, false, 1},
+		{atLeast("", "", 0.9), 0.9, true, 0},
+		{atLeast("", "", 0.9), 0.45, false, 1},
+		{atMost("", "", 1), math.NaN(), false, math.NaN()},
+	} {
+		require.Equal(t, row.met, row.m.met(row.v))
+		if math.IsNaN(row.missed) {
+			require.True(t, math.IsNaN(row.m.missedBy(row.v)))
+			continue
+		}
+		require.InDelta(t, row.missed, row.m.missedBy(row.v), 1e-9)
+	}
+	require.Equal(t, "never", atMost("", "s", 1).format(forever.Seconds()))
+	require.Equal(t, "-", atMost("", "s", 1).format(math.NaN()))
+}
+
+// In real time nothing can be said of the figures but what is counted.
+func TestCost(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes a few seconds")
+	}
+	p := cost().variants[0].params
+	for _, row := range []struct {
+		peer peer
+		want float64
+		why  string
+	}{
+		{ours(), 1, "discarded responses are drained"},
+		{retryableHTTP(), 1001, "a body of more than 4 KiB is not"},
+	} {
+		require.InDelta(t, row.want, connections(t, p, &row.peer), 0, row.why)
+	}
+}
+
+func TestResultsAreWritten(t *testing.T) {
+	dir := t.TempDir()
+	columns := []peer{bare(), ours()}
+	s := change()
+	s.variants = s.variants[:1]
+	b := newBoard(s, columns)
+	for i := range columns {
+		values, r := s.variants[0].measure(t, small(s.variants[0].params), &columns[i])
+		b.set(0, i, values, r)
+	}
+	require.NoError(t, writeResults(dir, "svg", "a commit", []*board{b}, columns))
+	readme, err := os.ReadFile(filepath.Join(dir, "README.md"))
+	require.NoError(t, err)
+	require.Contains(t, string(readme), "| **d.change** token bucket, no hint | used of the limit | >= 0.930 |")
+	for _, name := range []string{"scoreboard.svg", "d.change.svg"} {
+		svg, err := os.ReadFile(filepath.Join(dir, name))
+		require.NoError(t, err)
+		require.True(t, strings.HasPrefix(string(svg), "<?xml"))
+		require.Contains(t, string(svg), ">resilient<")
+		require.Contains(t, string(readme), "("+name+")")
+	}
+}
+
+func TestChoose(t *testing.T) {
+	require.Len(t, choosePeers(""), len(peers()))
+	require.Len(t, choosePeers("failsafe,rehttp"), 3, "a beginning is enough")
+	require.Empty(t, chooseVariants("x"))
+	chosen := chooseVariants("a.window,c")
+	require.Len(t, chosen, 2)
+	require.Len(t, chosen[0].variants, 1)
+	names := map[string]bool{}
+	for _, s := range scenarios() {
+		for _, v := range s.variants {
+			require.False(t, names[v.name], v.name)
+			require.True(t, strings.HasPrefix(v.name, s.letter+"."))
+			names[v.name] = true
+		}
+	}
+}
+
+func TestSendCountsWhatCameBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &call{}
+		c.send(func(req *http.Request) (*http.Response, error) {
+			time.Sleep(time.Second)
+			return answer(req, http.StatusOK, nil), nil
+		})
+		require.True(t, c.ok)
+		require.Equal(t, time.Second, c.end.Sub(c.begin))
+		c.send(func(req *http.Request) (*http.Response, error) {
+			return answer(req, http.StatusTooManyRequests, nil), nil
+		})
+		require.False(t, c.ok)
+	})
+}

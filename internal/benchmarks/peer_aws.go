@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/ratelimit"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	smithymiddleware "github.com/aws/smithy-go/middleware"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
+)
+
+// pollInterval is shorter than the time between two tokens in the scenarios,
+// which is what AdaptiveMode waits, and long enough for 300 waiters to be
+// simulated.
+const pollInterval = 5 * time.Millisecond
+
+const awsModule = "github.com/aws/aws-sdk-go-v2"
+
+func awsStandard() peer {
+	return peer{
+		name:   "aws standard",
+		module: awsModule,
+		cannot: "ignores Retry-After; at least 1 s after a 429; gives up when its quota is used up, by 429s too",
+		client: func(base http.RoundTripper, cfg config) doer {
+			return awsLoop(base, retry.NewStandard(awsOptions(cfg)))
+		},
+	}
+}
+
+func awsAdaptive() peer {
+	return peer{
+		name:   "aws adaptive",
+		module: awsModule,
+		cannot: "as aws standard; waits without bound for its learned rate",
+		client: func(base http.RoundTripper, cfg config) doer {
+			return awsLoop(base, polling{retry.NewAdaptiveMode(func(o *retry.AdaptiveModeOptions) {
+				o.StandardOptions = append(o.StandardOptions, awsOptions(cfg))
+				o.FailOnNoAttemptTokens = true // see polling
+			})})
+		},
+	}
+}
+
+func awsOptions(cfg config) func(*retry.StandardOptions) {
+	return func(o *retry.StandardOptions) {
+		o.MaxAttempts = cfg.attempts
+		o.BaseDelay = cfg.backoff
+		if cfg.noBudget {
+			o.RateLimiter = ratelimit.None
+		}
+	}
+}
+
+// polling asks for a token every pollInterval. The wait of AdaptiveMode itself
+// is cut to whole nanoseconds, at last to none, and where time is virtual it
+// does not pass meanwhile.
+type polling struct{ *retry.AdaptiveMode }
+
+func (p polling) GetAttemptToken(ctx context.Context) (func(error) error, error) {
+	for {
+		release, err := p.AdaptiveMode.GetAttemptToken(ctx)
+		if err == nil {
+			return release, nil
+		}
+		if err := sleepUntil(ctx, time.Now().Add(pollInterval)); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// awsLoop runs the SDK's own attempt middleware over the base. A status that is
+// an error is an error to it.
+func awsLoop(base http.RoundTripper, retryer aws.RetryerV2) doer {
+	attempts := retry.NewAttemptMiddleware(retryer, func(req any) any { return req })
+	return func(req *http.Request) (*http.Response, error) {
+		s := &awsSender{base: base, req: req}
+		_, _, err := attempts.HandleFinalize(req.Context(), smithymiddleware.FinalizeInput{Request: req}, s)
+		if s.resp != nil {
+			return s.resp, nil
+		}
+		return nil, err
+	}
+}
+
+// awsSender is what the middleware calls for each attempt.
+type awsSender struct {
+	base http.RoundTripper
+	req  *http.Request
+	sent bool
+	resp *http.Response // of the last attempt, nil if it had none
+}
+
+func (s *awsSender) HandleFinalize(context.Context, smithymiddleware.FinalizeInput) (
+	out smithymiddleware.FinalizeOutput, md smithymiddleware.Metadata, err error,
+) {
+	if s.resp != nil {
+		discard(s.resp)
+		s.resp = nil
+	}
+	if s.sent && s.req.GetBody != nil {
+		if s.req.Body, err = s.req.GetBody(); err != nil {
+			return out, md, err
+		}
+	}
+	s.sent = true
+	resp, err := s.base.RoundTrip(s.req) //nolint:bodyclose // by the next attempt, or the caller
+	if err != nil {
+		return out, md, &smithyhttp.RequestSendError{Err: err}
+	}
+	s.resp = resp
+	if resp.StatusCode >= 400 {
+		return out, md, &smithyhttp.ResponseError{
+			Response: &smithyhttp.Response{Response: resp},
+			Err:      errors.New(resp.Status),
+		}
+	}
+	return out, md, nil
+}
