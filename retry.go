@@ -55,6 +55,10 @@ func defaultBackOff() backoff.BackOff {
 // included; of a policy that is wrapped, it cannot be seen. WithBackOff panics
 // if newBackOff is nil.
 //
+// As long as no retry fails, failures are isolated, and a first retry comes after
+// the smallest interval that a *backoff.ExponentialBackOff has: 250 to 275 ms by
+// default. Once one has failed, the intervals are what the policy says.
+//
 // After a hint of the server, a random part of the interval is added to it, as
 // far as WithMaxWait and the context's deadline have room.
 //
@@ -505,7 +509,7 @@ func (c *call) next(a *AttemptInfo) (wait time.Duration, body io.ReadCloser, why
 	if !c.replayable() {
 		return 0, nil, "body not replayable"
 	}
-	wait, why = c.backoff(v)
+	wait, why = c.backoff(a)
 	if why != "" {
 		return 0, nil, why
 	}
@@ -536,7 +540,8 @@ func (c *call) next(a *AttemptInfo) (wait time.Duration, body io.ReadCloser, why
 // backoff returns how long to wait before the next attempt, or why there is
 // none. A hint is a floor: jitter, a random part of the policy's interval, is
 // only added, and only as far as the deadline and WithMaxWait have room.
-func (c *call) backoff(v Verdict) (wait time.Duration, why string) {
+func (c *call) backoff(a *AttemptInfo) (wait time.Duration, why string) {
+	v := a.Verdict
 	if c.policy == nil && c.cfg.newBackOff != nil {
 		if c.policy = c.cfg.newBackOff(); c.policy != nil {
 			c.policy.Reset()
@@ -549,11 +554,18 @@ func (c *call) backoff(v Verdict) (wait time.Duration, why string) {
 	if interval < 0 { // Stop is -1
 		return 0, "backoff stopped"
 	}
-	if e, ok := c.policy.(*backoff.ExponentialBackOff); ok && e.MaxInterval > 0 && interval > e.MaxInterval {
-		// It adds its jitter after the cap. Cut off there, half of all clients
-		// would come back in the same instant, so the jitter is drawn anew.
-		spread := min(e.RandomizationFactor, 1) * float64(e.MaxInterval)
-		interval = e.MaxInterval - time.Duration(rand.Float64()*spread)
+	if e, ok := c.policy.(*backoff.ExponentialBackOff); ok {
+		spread := min(e.RandomizationFactor, 1)
+		switch {
+		case a.Attempt == 1 && v.Kind != KindRateLimit && !c.key.budget.correlated(time.Now()):
+			// Nobody else fails, so there is nothing to spread out: the smallest
+			// interval the policy has, and a tenth of the jitter.
+			interval = time.Duration(float64(e.InitialInterval) * (1 - spread + 0.1*spread*rand.Float64()))
+		case e.MaxInterval > 0 && interval > e.MaxInterval:
+			// It adds its jitter after the cap. Cut off there, half of all
+			// clients would come back in the same instant, so it is drawn anew.
+			interval = e.MaxInterval - time.Duration(rand.Float64()*spread*float64(e.MaxInterval))
+		}
 	}
 	hint := v.RetryAfter
 	if hint > c.cfg.maxWait || interval > 0 && c.cfg.maxWait == 0 {
@@ -696,6 +708,14 @@ func (b *budget) take(now time.Time, cfg *sharedConfig, cost int) (ok bool, prep
 	}
 	b.balance -= float64(cost)
 	return true, cost
+}
+
+// correlated reports whether a retry has failed lately, so that failures are not
+// a matter of chance.
+func (b *budget) correlated(now time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return now.Before(b.wary)
 }
 
 // failed charges for a retry that failed what was not paid in advance.
