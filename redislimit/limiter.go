@@ -88,6 +88,9 @@ const (
 	// meanwhile.
 	maxBatch = 1024
 
+	// lateness is how late a timer may be, on a busy machine.
+	lateness = 50 * time.Millisecond
+
 	// longest stands for no deadline: a year.
 	longest = 365 * 24 * time.Hour
 )
@@ -240,8 +243,13 @@ func (l *Limiter) serve(now time.Time) {
 	})
 }
 
-// letGo lets those go whose time has come.
+// letGo lets those go whose time has come. After a stall of this process they
+// would all go together: what the burst does not cover of that is asked for anew.
 func (l *Limiter) letGo(now time.Time) {
+	stalled := now.Add(-duration(l.store.burst*l.store.interval) - lateness)
+	if len(l.slots) > 0 && l.slots[0].at.Before(stalled) {
+		l.drop(func(s slot) bool { return s.at.Before(stalled) })
+	}
 	n, granted := 0, 0
 	for n < len(l.line) && n < len(l.slots) && !l.slots[n].at.After(now) {
 		l.line[n].end(nil)
@@ -420,11 +428,10 @@ func (l *Limiter) learn(now time.Time, r reply) {
 		l.known, l.tat, l.pause = true, r.now, r.now
 	}
 	l.seen = r.now
-	end := r.now + r.pause
-	if end > l.pause+1 { // otherwise known, and kept to by our own clock
+	if end := r.now + r.pause; r.pause > 0 && end > l.pause+1 { // otherwise it is known
+		l.pause = end
 		l.hold(now.Add(duration(r.pause)))
 	}
-	l.pause = max(l.pause, end)
 }
 
 // grant adds the slot of a token that was reserved.
