@@ -105,13 +105,13 @@ func (l *Limiter) Wait(ctx context.Context) error {
 	}
 	w := &waiter{done: make(chan struct{})}
 	w.deadline, _ = ctx.Deadline()
-	l.join(w)
+	l.join(w) //nolint:contextcheck // a call to Redis is made for many, not for one context
 	select {
 	case <-w.done:
 		return w.err
 	case <-ctx.Done():
 	}
-	if l.leave(w) {
+	if l.leave(w) { //nolint:contextcheck // as above
 		return context.Cause(ctx)
 	}
 	return w.err // its turn came in this same instant

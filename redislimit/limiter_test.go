@@ -3,7 +3,10 @@ package redislimit_test
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"math"
 	"net"
+	"net/http"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -27,6 +30,7 @@ type network struct {
 
 	t     *testing.T
 	delay atomic.Int64 // of each message, in each direction
+	hangs atomic.Bool  // what is sent is never answered
 }
 
 func newNetwork(t *testing.T) *network {
@@ -38,16 +42,20 @@ func newNetwork(t *testing.T) *network {
 
 // client returns a client as the package doc wants it, one for each process.
 func (n *network) client() *redis.Client {
-	c := redis.NewClient(&redis.Options{
-		Dialer: func(context.Context, string, string) (net.Conn, error) {
-			c, err := n.Dial()
-			return slowConn{c, n}, err
-		},
-		ContextTimeoutEnabled:    true,
-		MaxRetries:               -1,
-		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	return n.clientWith(redis.Options{ContextTimeoutEnabled: true, MaxRetries: -1})
+}
+
+func (n *network) clientWith(o redis.Options) *redis.Client {
+	o.Dialer = func(context.Context, string, string) (net.Conn, error) {
+		c, err := n.Dial()
+		return slowConn{c, n}, err
+	}
+	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	c := redis.NewClient(&o)
+	n.t.Cleanup(func() {
+		time.Sleep(time.Minute) // calls may be under way; virtual
+		c.Close()
 	})
-	n.t.Cleanup(func() { c.Close() })
 	return c
 }
 
@@ -58,6 +66,9 @@ type slowConn struct {
 }
 
 func (c slowConn) Write(p []byte) (int, error) {
+	if c.n.hangs.Load() {
+		return len(p), nil
+	}
 	time.Sleep(time.Duration(c.n.delay.Load())) // virtual
 	return c.Conn.Write(p)
 }
@@ -153,8 +164,9 @@ func TestKeysDoNotShare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(t)
 		keyed := redislimit.NewKeyed(n.client(), 10, 1, redislimit.WithPrefix("p:"))
-		require.Same(t, keyed.Limiter("a"), keyed.Limiter("a"))
-		require.Equal(t, []time.Duration{0, 100 * ms}, departures(t, keyed.Limiter("a"), 2))
+		a := keyed.Limiter("a")
+		require.Same(t, a, keyed.Limiter("a"))
+		require.Equal(t, []time.Duration{0, 100 * ms}, departures(t, a, 2))
 		require.Equal(t, []time.Duration{0, 100 * ms}, departures(t, keyed.Limiter("b"), 2))
 		require.Equal(t, []string{"p:a", "p:b"}, n.Keys())
 		require.EqualValues(t, 4, keyed.Stats().Granted)
@@ -330,4 +342,207 @@ func TestPause(t *testing.T) {
 			require.Equal(t, []time.Duration{2000 * ms, 2100 * ms, 2200 * ms}, departures(t, other, 3))
 		})
 	})
+	t.Run("holds those who have a reservation, in both processes", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNetwork(t)
+			l, other := redislimit.New(n.client(), "k", 1, 1), redislimit.New(n.client(), "k", 1, 1)
+			require.NoError(t, l.Wait(t.Context()))
+			start := time.Now()
+			first := wait(t.Context(), l, start)
+			second := wait(t.Context(), other, start)
+			third := wait(t.Context(), other, start)
+			time.Sleep(500 * ms)
+			l.Pause(10 * time.Second)
+			for i, w := range []*waiting{first, second, third} {
+				<-w.done
+				// The other process has a look after a second, in time for 2 s.
+				require.InDelta(t, 10500*ms+time.Duration(i)*time.Second, w.at, float64(time.Microsecond))
+			}
+		})
+	})
+	t.Run("is refused to those who have less time", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			l := redislimit.New(newNetwork(t).client(), "k", 10, 5)
+			l.Pause(10 * time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			start := time.Now()
+			var limitErr *resilient.LimitError
+			require.ErrorAs(t, l.Wait(ctx), &limitErr)
+			require.Equal(t, resilient.LimitError{Reason: "pause", Wait: 10 * time.Second}, *limitErr)
+			require.Zero(t, time.Since(start))
+		})
+	})
+	t.Run("is bounded", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			l := redislimit.New(newNetwork(t).client(), "k", 10, 5, redislimit.WithMaxPause(3*time.Second))
+			l.Pause(24 * time.Hour)
+			require.Equal(t, []time.Duration{3 * time.Second}, departures(t, l, 1))
+		})
+	})
+	t.Run("the longer of two holds", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNetwork(t)
+			l, other := redislimit.New(n.client(), "k", 10, 5), redislimit.New(n.client(), "k", 10, 5)
+			l.Pause(2 * time.Second)
+			l.Pause(time.Second)
+			synctest.Wait()
+			other.Pause(time.Second)
+			other.Pause(-time.Second)
+			require.Equal(t, []time.Duration{2 * time.Second}, departures(t, other, 1))
+		})
+	})
+	t.Run("begun while a call is under way", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNetwork(t)
+			l := redislimit.New(n.client(), "k", 10, 5)
+			require.NoError(t, l.Wait(t.Context()))
+			n.delay.Store(int64(10 * ms))
+			start := time.Now()
+			w := wait(t.Context(), l, start)
+			time.Sleep(5 * ms)
+			l.Pause(time.Second)
+			<-w.done
+			require.NoError(t, w.err)
+			require.InDelta(t, 1005*ms, w.at, float64(30*ms), "it ends when Redis has heard of it, and a second has passed")
+			require.GreaterOrEqual(t, w.at, 1005*ms)
+		})
+	})
+	t.Run("outlives what Redis knew", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNetwork(t)
+			l, other := redislimit.New(n.client(), "k", 10, 5), redislimit.New(n.client(), "k", 10, 5)
+			l.Pause(5 * time.Second)
+			synctest.Wait()
+			n.FlushAll()
+			start := time.Now()
+			mine := wait(t.Context(), l, start) // tells Redis again
+			its := wait(t.Context(), other, start)
+			<-mine.done
+			<-its.done
+			require.Equal(t, 5000*ms, mine.at)
+			require.Equal(t, 5100*ms, its.at)
+		})
+	})
+}
+
+func TestTransport(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		start := time.Now()
+		var sent []time.Duration
+		base := roundTripper(func(req *http.Request) (*http.Response, error) {
+			sent = append(sent, time.Since(start))
+			resp := &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: http.NoBody, Request: req}
+			if len(sent) == 1 {
+				resp.StatusCode = http.StatusTooManyRequests
+				resp.Header.Set("Retry-After", "3")
+			}
+			return resp, nil
+		})
+		l := redislimit.New(n.client(), "k", 10, 5)
+		told := http.Client{Transport: resilient.NewTransport(base, append(l.Options(), resilient.WithMaxAttempts(1))...)}
+		resp, err := told.Get("http://api.example/")
+		require.NoError(t, err)
+		require.Equal(t, http.StatusTooManyRequests, resp.StatusCode)
+		synctest.Wait()
+
+		keyed := redislimit.NewKeyed(n.client(), 10, 5)
+		other := http.Client{Transport: resilient.NewTransport(base)}
+		ctx := resilient.ContextWithOptions(t.Context(), keyed.Limiter("k").Options()...)
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://api.example/", http.NoBody)
+		require.NoError(t, err)
+		resp, err = other.Do(req)
+		require.NoError(t, err)
+		require.Equal(t, http.StatusOK, resp.StatusCode)
+		require.Equal(t, []time.Duration{0, 3 * time.Second}, sent, "one was told, the other held")
+	})
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+func TestRedisForgets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		l := redislimit.New(n.client(), "k", 10, 3)
+		start := time.Now()
+		var all []*waiting
+		for range 5 { // the last two wait until 200 ms
+			all = append(all, wait(t.Context(), l, start))
+		}
+		n.FlushAll()
+		all = append(all, wait(t.Context(), l, start))
+		for i, w := range all {
+			<-w.done
+			require.NoError(t, w.err)
+			require.Equal(t, time.Duration(max(i-2, 0))*100*ms, w.at, "what was reserved is told to Redis again")
+		}
+	})
+}
+
+func TestRedisClockSetBack(t *testing.T) {
+	for _, back := range []time.Duration{3 * ms, time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNetwork(t)
+			l, other := redislimit.New(n.client(), "k", 10, 1), redislimit.New(n.client(), "k", 10, 1)
+			start := time.Now()
+			n.SetTime(start)
+			first := wait(t.Context(), l, start)
+			second := wait(t.Context(), l, start)
+			n.SetTime(start.Add(-back))
+			third := wait(t.Context(), other, start)
+			fourth := wait(t.Context(), l, start)
+			for i, w := range []*waiting{first, second, third, fourth} {
+				<-w.done
+				require.NoError(t, w.err)
+				require.InDelta(t, time.Duration(i)*100*ms, w.at, float64(time.Microsecond), "the clock set back by %v", back)
+			}
+		})
+	}
+}
+
+func TestKeyVanishes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		l := redislimit.New(n.client(), "k", 10, 20)
+		departures(t, l, 20)
+		require.Equal(t, 3*time.Second, n.TTL("resilient:limit:k"), "2 s until the burst is whole again, and 1 s")
+		n.FastForward(3 * time.Second)
+		require.Empty(t, n.Keys())
+	})
+}
+
+func TestForeignKeyIsLeftAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		require.NoError(t, n.Set("resilient:limit:k", "something else"))
+		l := redislimit.New(n.client(), "k", 10, 20, redislimit.WithLogger(slog.New(slog.DiscardHandler)))
+		var unavailable *redislimit.UnavailableError
+		require.ErrorAs(t, l.Wait(t.Context()), &unavailable)
+		require.ErrorContains(t, unavailable, "something other than a limit")
+		got, err := n.Get("resilient:limit:k")
+		require.NoError(t, err)
+		require.Equal(t, "something else", got)
+	})
+}
+
+func TestNonsensePanics(t *testing.T) {
+	client := redis.NewClient(&redis.Options{})
+	defer client.Close()
+	for want, f := range map[string]func(){
+		"redislimit: client must be not nil, got nil":         func() { redislimit.New(nil, "k", 1, 1) },
+		"redislimit: limit must be above 0 and finite, got 0": func() { redislimit.New(client, "k", 0, 1) },
+		"redislimit: burst must be at least 1, got 0":         func() { redislimit.New(client, "k", 1, 0) },
+		"redislimit: WithTimeout must be above 0, got 0s":     func() { redislimit.WithTimeout(0) },
+		"redislimit: WithMaxPause must be above 0, got -1s":   func() { redislimit.WithMaxPause(-time.Second) },
+		"redislimit: WithLogger must be not nil, got nil":     func() { redislimit.WithLogger(nil) },
+		"redislimit: LocalShare must be at least 1, got 0":    func() { redislimit.LocalShare(0) },
+	} {
+		require.PanicsWithValue(t, want, f)
+	}
+	for _, limit := range []rate.Limit{rate.Inf, -1, rate.Limit(math.NaN())} {
+		require.Panics(t, func() { redislimit.New(client, "k", limit, 1) })
+	}
 }

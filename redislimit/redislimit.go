@@ -1,3 +1,88 @@
+// Package redislimit shares a rate limit between processes through Redis: a
+// limit belongs to an account, and an account may be used by a fleet.
+//
+//	client := redis.NewClient(&redis.Options{
+//		Addr:                  "redis.internal:6379",
+//		ContextTimeoutEnabled: true, // a call ends when its time is up
+//		MaxRetries:            -1,   // a call that is repeated may reserve twice
+//	})
+//	limiter := redislimit.New(client, "account-42", 200, 20) // 200 a second, 20 at once
+//	transport := resilient.NewTransport(nil, limiter.Options()...)
+//
+// Each attempt waits its turn in the fleet. A rejection with a Retry-After that
+// one process receives holds back all of them. Where there are many accounts,
+// [NewKeyed] has a limiter for each.
+//
+// # When to use it
+//
+// When more than one process spends the same quota, and their load is uneven or
+// their number changes. With one process, [resilient.WithRateLimit] does the
+// same for nothing. With a fixed number of evenly loaded processes, give each its
+// part of the limit instead; if the load is uneven, that leaves most of the quota
+// unused. It is not for protecting a server from clients that are not yours:
+// they need not ask. And it is not for limits that must not be exceeded by a
+// single request, ever: the server may count otherwise, and requests spend a
+// varying time on their way to it.
+//
+// # How it works, and what it costs
+//
+// A script on Redis reserves for each request the instant at which it may go, on
+// Redis's own clock, by the generic cell rate algorithm. So nobody asks twice, the
+// clocks of the processes do not matter, and what waits is served in order. Those
+// of a process that come while a call is under way share the next one: a request
+// costs one round trip when there are few, and a fraction of one when there are
+// many or Redis is far away. That is also what it costs in time when the limit is
+// not reached. The instant is counted from when the answer arrives, so requests
+// are late by up to a round trip and never early.
+//
+// After a stall of a process, such as a suspended machine, what it has reserved
+// and missed by more than its burst makes up for is reserved anew.
+//
+// The requests of retries wait like all others. The pauses and the reopening of
+// each Transport are in force too, behind the limiter.
+//
+// # When Redis does not answer
+//
+// Redis does not answer if a call fails, or takes longer than [WithTimeout].
+// Nobody waits for a call longer than that, or than the own deadline, whatever
+// the client's settings. What was reserved before goes when it may; for the rest
+// [WithFallback] decides: refused with an [*UnavailableError], let go without a
+// limit, or held to the process's share of it. From then on that is done at once,
+// while one request in a while, each second at least, looks whether Redis is
+// back. It takes no restart, nor anybody to notice. That Redis does not answer
+// and that it does again is logged, see [WithLogger], and [Limiter.Stats] counts
+// the requests that went without.
+//
+// What Redis loses, because it was restarted empty or a replica took over, is
+// told to it again by each process with its next call: what that process had
+// reserved last, and the pause. Processes that had reserved nothing lately may
+// use the burst once more. While two servers both take themselves for the master,
+// each grants the whole limit.
+//
+// With go-redis, ContextTimeoutEnabled ends a call in time. Without it a call that
+// hangs is abandoned, but the next one has to wait until the client gives it up:
+// with the defaults of DialTimeout, ReadTimeout and MaxRetries after several
+// seconds, in which Redis may have come back unnoticed. [New] logs a warning
+// then. A pool should have a connection to spare: a limiter uses one at a time.
+//
+// # What Redis needs
+//
+//   - Redis 5 or newer, or what is compatible with its Lua scripts; it is tested
+//     on 7.0. The script is called by its hash, and sent again to a server that
+//     does not know it.
+//   - A user may be restricted to these rights:
+//     resetkeys ~resilient:limit:* -@all +evalsha +eval +time +get +set
+//   - In a cluster each limit is one key, thus on one node: any key will do, with
+//     or without a hash tag. Reads are not sent to replicas.
+//   - TLS, Sentinel and addresses are the client's: all of a
+//     [redis.UniversalClient] work, but of a Ring the limits of a shard that is
+//     lost move to another one and begin anew.
+//   - Memory: one string of about 40 bytes for each limit in use, 120 with all
+//     overhead for a key of 10 letters, and the script, 3 KiB. The key vanishes a
+//     second after its burst is whole again. No key is searched for.
+//   - Its clock may be set back, or be another's after a failover: what is to be
+//     waited stays the same. Set ahead, it ends waits that were not reserved yet:
+//     once, there is a burst.
 package redislimit
 
 import (

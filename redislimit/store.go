@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"strconv"
 	"sync"
 	"time"
@@ -87,7 +88,7 @@ type reply struct {
 	ahead []float64 // for each waiter; negative: minus the wait that is too long
 }
 
-var errNoAnswer = errors.New("no answer in time") //nolint:gochecknoglobals // a sentinel, but not for callers
+var errNoAnswer = errors.New("no answer in time")
 
 // ask calls the script.
 func (s *store) ask(ctx context.Context, key string, args []any) (reply, error) {
@@ -95,8 +96,8 @@ func (s *store) ask(ctx context.Context, key string, args []any) (reply, error) 
 	s.stats.Calls++
 	s.mu.Unlock()
 	texts, err := s.script.Run(ctx, s.client, []string{s.prefix + key}, args...).StringSlice()
-	if errors.Is(err, context.DeadlineExceeded) {
-		err = errNoAnswer // ours, not the caller's deadline
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
+		err = errNoAnswer // the call's time, not the caller's deadline
 	}
 	if err != nil {
 		return reply{}, err

@@ -29,7 +29,7 @@ type Server struct {
 }
 
 // ErrNotInstalled is returned by Start if there is no redis-server on PATH.
-var ErrNotInstalled = errors.New("no redis-server on PATH (Debian: apt-get install redis-server)") //nolint:gochecknoglobals // a sentinel
+var ErrNotInstalled = errors.New("no redis-server on PATH (Debian: apt-get install redis-server)")
 
 // readyWithin bounds how long a server may take to start.
 const readyWithin = 10 * time.Second
