@@ -105,13 +105,13 @@ func (l *Limiter) Wait(ctx context.Context) error {
 	}
 	w := &waiter{done: make(chan struct{})}
 	w.deadline, _ = ctx.Deadline()
-	l.join(w) //nolint:contextcheck // a call to Redis is made for many, not for one context
+	l.join(w)
 	select {
 	case <-w.done:
 		return w.err
 	case <-ctx.Done():
 	}
-	if l.leave(w) { //nolint:contextcheck // as above
+	if l.leave(w) {
 		return context.Cause(ctx)
 	}
 	return w.err // its turn came in this same instant
@@ -337,48 +337,55 @@ func (l *Limiter) call(now time.Time) {
 
 // run makes a call and takes note of the answer. Nobody waits for it: the client
 // may take longer than it is given.
+//
+//nolint:contextcheck,nolintlint // the former hides it from the latter; it is made for many, whose contexts end at different times
 func (l *Limiter) run(c *call, args []any) {
 	ctx, cancel := context.WithTimeout(context.Background(), l.store.timeout)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() {
 		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.failed(c, errNoAnswer)
+		log := l.failed(c, errNoAnswer)
+		l.mu.Unlock()
+		log()
 	})
 	defer stop()
 	r, err := l.store.ask(ctx, l.key, args)
 
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.calling = false
+	var log func()
 	if err == nil {
-		l.answered(c, r)
+		log = l.answered(c, r)
 	} else {
-		l.failed(c, err)
+		log = l.failed(c, err)
 	}
+	l.mu.Unlock()
+	log()
 }
 
 // failed takes note that c was not answered, or not in time. It may have been
-// carried out all the same.
-func (l *Limiter) failed(c *call, err error) {
+// carried out all the same. It returns what writes to the log.
+func (l *Limiter) failed(c *call, err error) (log func()) {
 	now := time.Now()
+	log = func() {}
 	if !c.over {
 		c.over = true
-		l.store.failed(now, err)
+		log = l.store.failed(now, err)
 		l.asked = 0
 		l.unpublished = l.unpublished || c.pausing
 		l.store.count(0, 0, len(c.back))
 		l.fallBack(now, err) // before another call: they have waited long enough
 	}
 	l.serve(now)
+	return log
 }
 
-// answered takes note of an answer, be it late.
-func (l *Limiter) answered(c *call, r reply) {
+// answered takes note of an answer, be it late, and returns as failed does.
+func (l *Limiter) answered(c *call, r reply) (log func()) {
 	late := c.over
 	c.over = true
 	now := time.Now()
-	l.store.answered(now)
+	log = l.store.answered(now)
 	l.asked = 0
 	l.localFrom = time.Time{}
 	l.drop(func(s slot) bool { return s.local })
@@ -402,6 +409,7 @@ func (l *Limiter) answered(c *call, r reply) {
 	}
 	l.refuseLate(now)
 	l.serve(now)
+	return log
 }
 
 // refuseLate refuses those for whom their slot is too late after all. Redis goes

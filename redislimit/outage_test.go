@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,8 +19,8 @@ import (
 )
 
 // logger returns a logger, and what it wrote without the time.
-func logger() (*slog.Logger, func() string) {
-	var buf bytes.Buffer
+func logger() (l *slog.Logger, logged func() string) {
+	var buf buffer
 	return slog.New(slog.NewTextHandler(&buf, &slog.HandlerOptions{
 		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 			if a.Key == slog.TimeKey {
@@ -28,6 +29,24 @@ func logger() (*slog.Logger, func() string) {
 			return a
 		},
 	})), buf.String
+}
+
+// buffer is written to by calls that nobody waits for.
+type buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
 }
 
 func TestRefusesWhileRedisHangs(t *testing.T) {
@@ -44,6 +63,7 @@ func TestRefusesWhileRedisHangs(t *testing.T) {
 				log, logged := logger()
 				l := redislimit.New(n.clientWith(tt.client), "k", 10, 100, redislimit.WithLogger(log))
 				require.NoError(t, l.Wait(t.Context()))
+				synctest.Wait()
 				before := logged()
 				n.hangs.Store(true)
 
@@ -84,6 +104,7 @@ func TestRefusesWhileRedisHangs(t *testing.T) {
 					require.LessOrEqual(t, time.Since(thawed), 4*4*time.Second, "after its own timeouts")
 				}
 				require.NoError(t, l.Stats().Err)
+				synctest.Wait()
 				text := strings.TrimPrefix(logged(), before)
 				require.Equal(t, 1, strings.Count(text, `level=WARN msg="redislimit: Redis does not answer" error="no answer in time" fallback=refuse`), text)
 				require.Equal(t, 1, strings.Count(text, `level=INFO msg="redislimit: Redis answers again"`), text)
@@ -136,6 +157,7 @@ func TestUnlimitedWhileRedisIsGone(t *testing.T) {
 		require.NoError(t, l.Wait(t.Context()))
 		n.SetError("MASTERDOWN Link with MASTER is down")
 		require.Equal(t, make([]time.Duration, 50), departures(t, l, 50))
+		synctest.Wait()
 		require.EqualValues(t, 50, l.Stats().Fallback)
 		require.Contains(t, logged(), "fallback=unlimited")
 
@@ -145,6 +167,7 @@ func TestUnlimitedWhileRedisIsGone(t *testing.T) {
 		n.SetError("")
 		time.Sleep(2 * time.Second)
 		require.Equal(t, []time.Duration{0, 100 * ms, 200 * ms}, departures(t, l, 3))
+		synctest.Wait()
 		require.Contains(t, logged(), "requests=52")
 	})
 }
@@ -158,6 +181,7 @@ func TestLocalShareWhileRedisIsGone(t *testing.T) {
 		n.SetError("CLUSTERDOWN Hash slot not served")
 		want := []time.Duration{0, 100 * ms, 200 * ms, 300 * ms}
 		require.Equal(t, want, departures(t, l, 4), "10/s, and no burst at first")
+		synctest.Wait()
 		require.Contains(t, logged(), `fallback="local share, 1/4"`)
 		time.Sleep(time.Second)
 		want = []time.Duration{0, 0, 100 * ms, 200 * ms}
@@ -238,6 +262,32 @@ func TestPauseIsToldWhenRedisComesBack(t *testing.T) {
 		require.Equal(t, 10000*ms, mine.at)
 		require.Equal(t, 10100*ms, its.at)
 	})
+}
+
+// A handler that blocks, as one that writes to a full pipe, holds up nobody.
+func TestSlowLogHoldsUpNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		log := slog.New(slowHandler{slog.DiscardHandler})
+		l := redislimit.New(n.client(), "k", 10, 1, redislimit.WithLogger(log))
+		require.NoError(t, l.Wait(t.Context()))
+		n.SetError("gone")
+		start := time.Now()
+		var unavailable *redislimit.UnavailableError
+		for range 3 {
+			require.ErrorAs(t, l.Wait(t.Context()), &unavailable)
+		}
+		require.Zero(t, time.Since(start))
+	})
+}
+
+type slowHandler struct{ slog.Handler }
+
+func (slowHandler) Enabled(context.Context, slog.Level) bool { return true }
+
+func (slowHandler) Handle(context.Context, slog.Record) error {
+	time.Sleep(10 * time.Second) // virtual
+	return nil
 }
 
 func TestErrorsFromATransport(t *testing.T) {

@@ -138,31 +138,37 @@ func (s *store) mayCall(now time.Time) bool {
 	return true
 }
 
-// failed takes note that a call was not answered.
-func (s *store) failed(now time.Time, err error) {
+// failed takes note that a call was not answered. It returns what writes that to
+// the log, for when nobody waits for a lock.
+func (s *store) failed(now time.Time, err error) (log func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stats.Err = err
 	if s.downFrom.IsZero() {
 		s.downFrom, s.retryAt, s.pace, s.missed = now, now, minPace, s.stats.Fallback
-		s.logger.Warn("redislimit: Redis does not answer",
-			slog.String("error", err.Error()), slog.String("fallback", s.fallback.String()))
-		return
+		return func() {
+			s.logger.Warn("redislimit: Redis does not answer",
+				slog.String("error", err.Error()), slog.String("fallback", s.fallback.String()))
+		}
 	}
 	s.retryAt = now.Add(s.pace)
 	s.pace = min(2*s.pace, maxPace)
+	return func() {}
 }
 
-// answered takes note that a call was answered.
-func (s *store) answered(now time.Time) {
+// answered takes note that a call was answered, and returns as failed does.
+func (s *store) answered(now time.Time) (log func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.downFrom.IsZero() {
-		return
+		return func() {}
 	}
-	s.logger.Info("redislimit: Redis answers again", slog.Duration("after", now.Sub(s.downFrom)),
-		slog.Uint64("requests", s.stats.Fallback-s.missed), slog.String("fallback", s.fallback.String()))
+	after, requests := now.Sub(s.downFrom), s.stats.Fallback-s.missed
 	s.downFrom, s.stats.Err = time.Time{}, nil
+	return func() {
+		s.logger.Info("redislimit: Redis answers again", slog.Duration("after", after),
+			slog.Uint64("requests", requests), slog.String("fallback", s.fallback.String()))
+	}
 }
 
 // down returns why Redis does not answer, or nil if it does.

@@ -51,8 +51,7 @@ func main() {
 	name := flag.String("name", "", "for the processes of the fleet")
 	goroutines := flag.Int("callers", 0, "for the processes of the fleet")
 	flag.Parse()
-	ctx, cancel := context.WithTimeout(context.Background(), f.duration+30*time.Second)
-	defer cancel()
+	ctx := context.Background()
 	var err error
 	if *api != "" {
 		err = f.work(ctx, *api, *name, *goroutines)
@@ -74,6 +73,8 @@ type fleet struct {
 
 // run starts the processes, and prints what became of their requests.
 func (f *fleet) run(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, f.duration+30*time.Second)
+	defer cancel()
 	if f.redis == "" {
 		m := miniredis.NewMiniRedis()
 		if err := m.Start(); err != nil { // on loopback
@@ -165,8 +166,7 @@ func call(ctx context.Context, hc *http.Client, api, name string) {
 	if err != nil {
 		// What is refused at once, because the show ends before its turn, would
 		// come back at once too.
-		var limited *resilient.LimitError
-		if errors.As(err, &limited) {
+		if _, limited := errors.AsType[*resilient.LimitError](err); limited {
 			<-ctx.Done()
 		}
 		return

@@ -17,7 +17,7 @@ import (
 	"github.com/resilienthttp/resilient/redislimit"
 )
 
-// limiters makes what is compared. The others only say whether a request may go
+// limiter makes one of those that are compared. The others only say whether a request may go
 // now, and if not, when to ask again; which is what is made of them here, as
 // their documentation has it.
 func limiter(name string, client redis.UniversalClient, limit, burst int) (resilient.Limiter, error) {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -40,20 +41,39 @@ func Start(dir string, args ...string) (*Server, error) {
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		return nil, ErrNotInstalled
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it is closed at once
-	if err != nil {
-		return nil, err
+	var failures []error
+	for range 3 { // another process may be given the port meanwhile
+		port, err := freePort()
+		if err != nil {
+			return nil, err
+		}
+		s := &Server{
+			Addr: net.JoinHostPort("127.0.0.1", port),
+			args: append([]string{
+				"--bind", "127.0.0.1", "--port", port, "--dir", dir, "--save", "", "--appendonly", "no", "--daemonize", "no",
+			}, args...),
+		}
+		if err = s.Restart(); err == nil {
+			return s, nil
+		}
+		failures = append(failures, err)
 	}
-	s := &Server{Addr: ln.Addr().String()}
-	ln.Close()
-	_, port, err := net.SplitHostPort(s.Addr)
-	if err != nil {
-		return nil, err
+	return nil, errors.Join(failures...)
+}
+
+// freePort returns a port that is not of those that are handed out to clients: a
+// client that calls a server which is down may be given the very port it calls,
+// and is then connected with itself.
+func freePort() (string, error) {
+	var err error
+	for range 100 {
+		port := strconv.Itoa(20000 + rand.IntN(10000))
+		var ln net.Listener
+		if ln, err = net.Listen("tcp", "127.0.0.1:"+port); err == nil { //nolint:noctx // it is closed at once
+			return port, ln.Close()
+		}
 	}
-	s.args = append([]string{
-		"--bind", "127.0.0.1", "--port", port, "--dir", dir, "--save", "", "--appendonly", "no", "--daemonize", "no",
-	}, args...)
-	return s, s.Restart()
+	return "", err
 }
 
 // Restart starts a server that was stopped, on the same port. It has forgotten
@@ -100,6 +120,9 @@ func (s *Server) ready(out *os.File) error {
 			s.pid, _ = strconv.Atoi(pid)
 		}
 		log.WriteString(line + "\n")
+		if strings.Contains(line, "aborting") {
+			break
+		}
 		if strings.Contains(line, "eady to accept connections") {
 			if err := out.SetReadDeadline(time.Time{}); err != nil {
 				return err
@@ -112,7 +135,7 @@ func (s *Server) ready(out *os.File) error {
 		}
 	}
 	out.Close()
-	return fmt.Errorf("redistest: redis-server did not start: %w\n%s", lines.Err(), log.String())
+	return fmt.Errorf("redistest: redis-server did not start: %s", log.String())
 }
 
 // Stop kills the server, if it runs.
