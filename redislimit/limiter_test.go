@@ -126,7 +126,7 @@ func TestPaces(t *testing.T) {
 	}{
 		{"a burst at once, then one after the other", 10, 3, []time.Duration{0, 0, 0, 100 * ms, 200 * ms, 300 * ms}},
 		{"a burst of 1 is none", 10, 1, []time.Duration{0, 100 * ms, 200 * ms}},
-		{"a slow limit", rate.Every(time.Hour), 1, []time.Duration{0, time.Hour, 2 * time.Hour}},
+		{"a slow limit", rate.Every(time.Minute), 1, []time.Duration{0, time.Minute, 2 * time.Minute}},
 		{"an interval that is not a whole number of microseconds", 3, 1, []time.Duration{0, 333333333, 666666666, time.Second}},
 	} {
 		t.Run(tt.why, func(t *testing.T) {

@@ -238,7 +238,7 @@ func TestRealRestartEmptyKeepsTheRate(t *testing.T) {
 	<-time.NewTimer(time.Second).C
 	recovers(t, l) // the script is loaded again
 	went := stop()
-	require.LessOrEqual(t, most(went), 100+5+5)
+	require.LessOrEqual(t, most(went), 100+5+10, "the burst, and what a stall lets go together")
 }
 
 func TestRealScriptFlushed(t *testing.T) {
