@@ -252,16 +252,19 @@ func (l *Limiter) letGo(now time.Time) {
 	}
 	n, granted := 0, 0
 	for n < len(l.line) && n < len(l.slots) && !l.slots[n].at.After(now) {
-		l.line[n].end(nil)
 		if !l.slots[n].local {
 			granted++
 		}
 		n++
 	}
-	if n > 0 {
-		l.line, l.slots = slices.Delete(l.line, 0, n), slices.Delete(l.slots, 0, n)
-		l.store.count(granted, n-granted, 0)
+	if n == 0 {
+		return
 	}
+	l.store.count(granted, n-granted, 0)
+	for _, w := range l.line[:n] {
+		w.end(nil)
+	}
+	l.line, l.slots = slices.Delete(l.line, 0, n), slices.Delete(l.slots, 0, n)
 }
 
 // expire drops the slots whose time has passed without anybody there to use
@@ -476,15 +479,15 @@ func (l *Limiter) fallBack(now time.Time, err error) {
 	for _, w := range slices.Clone(l.line[len(l.line)-n:]) {
 		if f := l.store.fallback; !f.unlimited && f.processes == 0 {
 			l.remove(w)
-			w.end(&UnavailableError{Err: err})
 			l.store.count(0, 1, 0)
+			w.end(&UnavailableError{Err: err})
 			continue
 		}
 		at, tat := l.local(now)
 		if w.tooLate(at) {
 			l.remove(w)
-			w.end(l.refusal(now, at.Sub(now)))
 			l.store.count(0, 1, 0)
+			w.end(l.refusal(now, at.Sub(now)))
 			continue
 		}
 		l.localTAT = tat

@@ -83,7 +83,7 @@ func (s *Server) Restart() error {
 		return errors.New("redistest: it runs already")
 	}
 	// The shell's standard input ends with this process, however that ends.
-	const script = `redis-server "$@" & pid=$!; echo "pid $pid"; cat; kill -9 $pid`
+	const script = `redis-server "$@" & pid=$!; echo "pid $pid"; cat; kill -9 $pid; wait $pid`
 	watch := exec.Command("sh", append([]string{"-c", script, "sh"}, s.args...)...) //nolint:gosec,noctx // Stop ends it
 	stdin, err := watch.StdinPipe()
 	if err != nil {
