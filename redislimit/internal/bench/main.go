@@ -1,0 +1,312 @@
+//go:build unix
+
+// Bench measures what sharing a limit through Redis costs, with redislimit and
+// with its peers, in one run:
+//
+//	cd redislimit/internal/bench && go run . [-for 20s] [-check]
+//
+// It starts a redis-server of its own, and for each row of the table some
+// processes of itself, whose goroutines all wait for the limiter and come back
+// at once. -check fails if redislimit misses what is expected of it.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"text/tabwriter"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/resilienthttp/resilient/redislimit/internal/redistest"
+)
+
+// workerEnv holds the load for a process that is a worker.
+const workerEnv = "REDISLIMIT_BENCH_LOAD"
+
+// settle is how long the burst and the first connections may show.
+const settle = 2 * time.Second
+
+// load is one row of the table.
+type load struct {
+	Limiter    string
+	Limit      int
+	Burst      int
+	RTT        time.Duration
+	Goroutines int
+	Addr       string
+	Start, End time.Time
+}
+
+// report is what a worker has seen.
+type report struct {
+	Departures []int64         // as Unix time in nanoseconds
+	Waits      []time.Duration // of each
+	Calls      int64           // round trips once settled
+	Failed     int
+}
+
+// figures are those of the table, of the time after settle.
+type figures struct {
+	rate     float64
+	most     int // in any second
+	calls    float64
+	p50, p99 time.Duration
+	failed   int
+}
+
+func main() {
+	duration := flag.Duration("for", 20*time.Second, "how long each row takes")
+	processes := flag.Int("processes", 4, "processes that share the limit")
+	goroutines := flag.Int("goroutines", 16, "goroutines of each")
+	check := flag.Bool("check", false, "fail if redislimit misses its figures")
+	flag.Parse()
+	var err error
+	if text := os.Getenv(workerEnv); text != "" {
+		err = work(text)
+	} else {
+		err = run(*duration, *processes, *goroutines, *check)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(duration time.Duration, processes, goroutines int, check bool) error {
+	if duration <= 2*settle {
+		return fmt.Errorf("-for must be longer than %v", 2*settle)
+	}
+	dir, err := os.MkdirTemp("", "redislimit-bench")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	server, err := redistest.Start(dir)
+	if err != nil {
+		return err
+	}
+	defer server.Stop()
+	client := redis.NewClient(&redis.Options{Addr: server.Addr})
+	defer client.Close()
+
+	fmt.Fprintf(os.Stdout, "%d processes x %d goroutines, %v each, the first %v not counted\n", processes, goroutines, duration, settle)
+	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(table, "limit/s\tRTT ms\tlimiter\trate/s\tmost in 1 s\tround trips/request\twait p50 ms\tp99 ms\t")
+	var missed error
+	for _, l := range []load{
+		{Limit: 200, Burst: 20},
+		{Limit: 2000, Burst: 200, RTT: 5 * time.Millisecond},
+	} {
+		l.Goroutines, l.Addr = goroutines, server.Addr
+		if l.RTT > 0 {
+			if l.Addr, err = proxy(server.Addr, l.RTT); err != nil {
+				return err
+			}
+		}
+		for _, l.Limiter = range []string{"redislimit", "redis_rate", "throttled"} {
+			if err := client.FlushAll(context.Background()).Err(); err != nil {
+				return err
+			}
+			l.Start = time.Now().Add(time.Second)
+			l.End = l.Start.Add(duration)
+			f, err := measure(l, processes)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(table, "%d\t%d\t%s\t%.1f\t%d\t%.2f\t%.1f\t%.1f\t\n", l.Limit, l.RTT.Milliseconds(), l.Limiter,
+				f.rate, f.most, f.calls, millis(f.p50), millis(f.p99))
+			if l.Limiter == "redislimit" {
+				missed = errors.Join(missed, expect(l, f))
+			}
+		}
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	if check {
+		return missed
+	}
+	return nil
+}
+
+// expect returns what f misses.
+func expect(l load, f figures) error {
+	var missed error
+	within := func(name string, got, least, most float64) {
+		if got < least || got > most {
+			missed = errors.Join(missed, fmt.Errorf("%d/s: %s is %.3f, not %.3f to %.3f", l.Limit, name, got, least, most))
+		}
+	}
+	limit := float64(l.Limit)
+	within("rate", f.rate, 0.995*limit, 1.0005*limit)
+	if l.RTT == 0 {
+		within("most in 1 s", float64(f.most), limit, limit*1.01)
+		within("round trips per request", f.calls, 0, 1.005) // 1.0, and a second look at the edges
+		within("p99 / p50", float64(f.p99)/float64(f.p50), 1, 1.02)
+	} else {
+		within("round trips per request", f.calls, 0, 0.3)
+	}
+	return missed
+}
+
+// measure lets the workers work, and sums up what they saw.
+func measure(l load, processes int) (figures, error) {
+	text, err := json.Marshal(l)
+	if err != nil {
+		return figures{}, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return figures{}, err
+	}
+	ctx, cancel := context.WithDeadline(context.Background(), l.End.Add(10*time.Second))
+	defer cancel()
+	reports := make([]report, processes)
+	errs := make([]error, processes)
+	var wg sync.WaitGroup
+	for i := range processes {
+		wg.Go(func() {
+			cmd := exec.CommandContext(ctx, self)
+			cmd.Env = append(os.Environ(), workerEnv+"="+string(text))
+			cmd.Stderr = os.Stderr
+			out, err := cmd.Output()
+			if err == nil {
+				err = json.Unmarshal(out, &reports[i])
+			}
+			errs[i] = err
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return figures{}, err
+	}
+	f := sum(l, reports)
+	if f.failed > 0 {
+		return f, fmt.Errorf("%s: %d waits failed", l.Limiter, f.failed)
+	}
+	return f, nil
+}
+
+func sum(l load, reports []report) figures {
+	from, until := l.Start.Add(settle).UnixNano(), l.End.UnixNano()
+	var departures []int64
+	var waits []time.Duration
+	var calls int64
+	var f figures
+	for _, r := range reports {
+		f.failed += r.Failed
+		calls += r.Calls
+		for i, d := range r.Departures {
+			if from <= d && d < until {
+				departures = append(departures, d)
+				waits = append(waits, r.Waits[i])
+			}
+		}
+	}
+	if len(departures) == 0 {
+		return f
+	}
+	slices.Sort(departures)
+	slices.Sort(waits)
+	first := 0
+	for i, d := range departures {
+		for d-departures[first] >= int64(time.Second) {
+			first++
+		}
+		f.most = max(f.most, i-first+1)
+	}
+	n := float64(len(departures))
+	f.rate = n / time.Duration(until-from).Seconds()
+	f.calls = float64(calls) / n
+	f.p50, f.p99 = waits[len(waits)/2], waits[len(waits)*99/100]
+	return f
+}
+
+// work is what a worker does: it makes its report on standard output.
+func work(text string) error {
+	var l load
+	if err := json.Unmarshal([]byte(text), &l); err != nil {
+		return err
+	}
+	client := redis.NewClient(&redis.Options{
+		Addr: l.Addr, ContextTimeoutEnabled: true, MaxRetries: -1, PoolSize: l.Goroutines,
+	})
+	defer client.Close()
+	var calls counter
+	client.AddHook(&calls)
+	limiter, err := limiter(l.Limiter, client, l.Limit, l.Burst)
+	if err != nil {
+		return err
+	}
+	time.Sleep(time.Until(l.Start))
+	var before int64
+	settled := time.AfterFunc(settle, func() { before = calls.Load() })
+	defer settled.Stop()
+
+	ctx, cancel := context.WithDeadline(context.Background(), l.End.Add(5*time.Second))
+	defer cancel()
+	var mu sync.Mutex
+	var r report
+	var wg sync.WaitGroup
+	var after int64
+	for range l.Goroutines {
+		wg.Go(func() {
+			for {
+				asked := time.Now()
+				if !asked.Before(l.End) {
+					return
+				}
+				err := limiter.Wait(ctx)
+				went := time.Now()
+				mu.Lock()
+				if err != nil {
+					r.Failed++
+					mu.Unlock()
+					continue
+				}
+				r.Departures = append(r.Departures, went.UnixNano())
+				r.Waits = append(r.Waits, went.Sub(asked))
+				if went.Before(l.End) {
+					after = calls.Load()
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	r.Calls = after - before
+	return json.NewEncoder(os.Stdout).Encode(r)
+}
+
+// counter counts round trips.
+type counter struct{ atomic.Int64 }
+
+func (c *counter) DialHook(next redis.DialHook) redis.DialHook {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) { return next(ctx, network, addr) }
+}
+
+func (c *counter) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		c.Add(1)
+		return next(ctx, cmd)
+	}
+}
+
+func (c *counter) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		c.Add(1)
+		return next(ctx, cmds)
+	}
+}
+
+func millis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

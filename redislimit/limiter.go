@@ -1,0 +1,538 @@
+package redislimit
+
+import (
+	"cmp"
+	"context"
+	"math"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/resilienthttp/resilient"
+)
+
+// Limiter holds requests back so that all processes together keep a limit. It is
+// a [resilient.Limiter]; [Limiter.Options] sets it up. Make it with [New], or
+// with [NewKeyed] for many keys. It is safe for concurrent use, needs no Close,
+// and runs no goroutine while nobody waits.
+//
+// Those who wait in a process stand in one line, in order of arrival, and between
+// the processes it is the order in which Redis was asked that counts. Who comes
+// while a call to Redis is under way is served by the next one, together with
+// all others who came.
+//
+// Redis answers with the instant at which the request may go, so each is asked
+// for once. Who gives up leaves that instant to those behind in the same line;
+// one that is left over is handed back if no process has reserved a later one,
+// and waits for a newcomer otherwise. If none comes in time it is lost: that
+// much of the limit, one request, goes unused.
+type Limiter struct {
+	store *store
+	key   string
+
+	mu      sync.Mutex
+	line    []*waiter // in order of arrival
+	slots   []slot    // in order of time: line[i] goes at slots[i]
+	asked   int       // slots that the call under way is to bring
+	calling bool
+	timer   *time.Timer
+	looked  time.Time // when Redis was last called, or was to be
+
+	// What Redis said, to be told again should it lose it: its clock, the last
+	// token we were granted, the end of the pause.
+	known            bool
+	seen, tat, pause float64
+
+	pausedUntil time.Time
+	unpublished bool    // Redis has yet to be told of the pause
+	localTAT    float64 // of LocalShare, in microseconds from localFrom
+	localFrom   time.Time
+}
+
+// waiter is a request that stands in line. done is closed when it is let go, or
+// with err set refused.
+type waiter struct {
+	deadline time.Time // zero: none
+	done     chan struct{}
+	err      error
+}
+
+func (w *waiter) end(err error) {
+	w.err = err
+	close(w.done)
+}
+
+// slot is an instant at which one request may go.
+type slot struct {
+	at    time.Time
+	tat   float64 // of its token, on Redis's clock
+	local bool    // not from Redis
+	kept  bool    // not to be handed back: others have reserved later ones
+}
+
+// call is one call to Redis.
+type call struct {
+	waiters []*waiter // the slots are asked for
+	back    []slot    // the slots that are handed back
+	pausing bool      // it tells of a pause
+	over    bool      // answered, or given up
+}
+
+const (
+	// lookEvery is how often Redis is called at least while somebody waits, to
+	// hear of a pause that another process was told of.
+	lookEvery = time.Second
+
+	// maxBatch bounds the work of one call, which Redis does for nobody else
+	// meanwhile.
+	maxBatch = 1024
+
+	// lateness is how late a timer may be, on a busy machine.
+	lateness = 50 * time.Millisecond
+
+	// longest stands for no deadline: a year.
+	longest = 365 * 24 * time.Hour
+)
+
+// Wait returns nil when a request may be sent. It returns a
+// [*resilient.LimitError] at once if that would be after the deadline of ctx,
+// and then uses up nothing of the limit; the cause of ctx when that ends; and,
+// while Redis does not answer, what [WithFallback] says.
+func (l *Limiter) Wait(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	w := &waiter{done: make(chan struct{})}
+	w.deadline, _ = ctx.Deadline()
+	l.join(w)
+	select {
+	case <-w.done:
+		return w.err
+	case <-ctx.Done():
+	}
+	if l.leave(w) {
+		return context.Cause(ctx)
+	}
+	return w.err // its turn came in this same instant
+}
+
+// Pause holds back the requests of all processes for d, at most as long as
+// [WithMaxPause] says. The requests of this process stop at once, those of
+// another one when it next calls Redis, which it does at least each second while
+// some wait. What they had reserved for that time is reserved anew. After the
+// pause requests go at the pace of the limit, with no burst.
+//
+// Pause does not wait for Redis. If it does not answer, the pause holds in this
+// process, and is told with the next call.
+func (l *Limiter) Pause(d time.Duration) {
+	now := time.Now()
+	until := now.Add(min(d, l.store.maxPause))
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !until.After(now) || !until.After(l.pausedUntil) {
+		return
+	}
+	l.unpublished = true
+	l.hold(until)
+	l.serve(now)
+}
+
+// Options returns what makes a [resilient.Transport] keep the limit and share
+// its pauses: the limiter itself, and a trace that calls [Limiter.Pause] when a
+// server rejects a request and says for how long it will. They are for
+// [resilient.NewTransport] or [resilient.ContextWithOptions].
+func (l *Limiter) Options() []resilient.Option {
+	return []resilient.Option{
+		resilient.WithLimiter(l),
+		resilient.WithTrace(&resilient.Trace{AttemptDone: func(a resilient.AttemptInfo) {
+			if a.StatusCode != 0 && a.Verdict.Unprocessed {
+				l.Pause(a.Verdict.RetryAfter)
+			}
+		}}),
+	}
+}
+
+// Stats returns what happened so far. A limiter of a [Keyed] returns that of all
+// keys.
+func (l *Limiter) Stats() Stats { return l.store.snapshot() }
+
+// join puts w in line, unless it is known already that it comes too late.
+func (l *Limiter) join(w *waiter) {
+	now := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.letGo(now)
+	l.expire(now)
+	if i := len(l.line); i < len(l.slots) && w.tooLate(l.slots[i].at) {
+		w.end(l.refusal(now, l.slots[i].at.Sub(now)))
+		return
+	}
+	l.line = append(l.line, w)
+	l.serve(now)
+}
+
+// leave takes w out of the line and reports whether it was still in it.
+func (l *Limiter) leave(w *waiter) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.remove(w) {
+		return false
+	}
+	l.serve(time.Now())
+	return true
+}
+
+func (l *Limiter) remove(w *waiter) bool {
+	i := slices.Index(l.line, w)
+	if i >= 0 {
+		l.line = slices.Delete(l.line, i, i+1)
+	}
+	return i >= 0
+}
+
+func (l *Limiter) idle() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.line) == 0 && !l.calling
+}
+
+func (w *waiter) tooLate(at time.Time) bool {
+	return !w.deadline.IsZero() && !at.Before(w.deadline)
+}
+
+func (l *Limiter) refusal(now time.Time, wait time.Duration) error {
+	reason := "rate limit"
+	if now.Before(l.pausedUntil) {
+		reason = "pause"
+	}
+	return &resilient.LimitError{Reason: reason, Wait: wait}
+}
+
+// serve lets everybody go whose time has come, calls Redis if there is a reason
+// to, and sets the timer for what comes next. It is called with l.mu held
+// whenever something changed.
+func (l *Limiter) serve(now time.Time) {
+	l.letGo(now)
+	look := len(l.line) > 0 && now.Sub(l.looked) >= lookEvery
+	if look {
+		l.looked = now
+	}
+	if !l.calling && (look || l.unpublished || l.missing() > 0 || l.surplus() > 0) && l.store.mayCall(now) {
+		l.call(now)
+	}
+	l.expire(now)
+	if err := l.store.down(); err != nil {
+		l.fallBack(now, err)
+	}
+	if l.timer != nil {
+		l.timer.Stop()
+		l.timer = nil
+	}
+	if len(l.line) == 0 {
+		return
+	}
+	next := l.looked.Add(lookEvery)
+	if len(l.slots) > 0 && l.slots[0].at.Before(next) {
+		next = l.slots[0].at
+	}
+	l.timer = time.AfterFunc(next.Sub(now), func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.serve(time.Now())
+	})
+}
+
+// letGo lets those go whose time has come. After a stall of this process they
+// would all go together: what the burst does not cover of that is asked for anew.
+func (l *Limiter) letGo(now time.Time) {
+	stalled := now.Add(-duration(l.store.burst*l.store.interval) - lateness)
+	if len(l.slots) > 0 && l.slots[0].at.Before(stalled) {
+		l.drop(func(s slot) bool { return s.at.Before(stalled) })
+	}
+	n, granted := 0, 0
+	for n < len(l.line) && n < len(l.slots) && !l.slots[n].at.After(now) {
+		if !l.slots[n].local {
+			granted++
+		}
+		n++
+	}
+	if n == 0 {
+		return
+	}
+	l.store.count(granted, n-granted, 0)
+	for _, w := range l.line[:n] {
+		w.end(nil)
+	}
+	l.line, l.slots = slices.Delete(l.line, 0, n), slices.Delete(l.slots, 0, n)
+}
+
+// expire drops the slots whose time has passed without anybody there to use
+// them. To use them later would make a burst of them.
+func (l *Limiter) expire(now time.Time) {
+	l.drop(func(s slot) bool { return !s.at.After(now) })
+}
+
+// drop drops slots, and counts those that are thereby lost to the fleet.
+func (l *Limiter) drop(which func(slot) bool) {
+	lost := 0
+	l.slots = slices.DeleteFunc(l.slots, func(s slot) bool {
+		if !which(s) {
+			return false
+		}
+		if !s.local {
+			lost++
+		}
+		return true
+	})
+	if lost > 0 {
+		l.store.count(0, 0, lost)
+	}
+}
+
+// missing returns how many in line have no slot, nor one to come.
+func (l *Limiter) missing() int { return len(l.line) - len(l.slots) - l.asked }
+
+// surplus returns how many slots at the end nobody needs and Redis might take
+// back.
+func (l *Limiter) surplus() int {
+	n := 0
+	for n < -l.missing() {
+		s := l.slots[len(l.slots)-1-n]
+		if s.local || s.kept || math.Abs(l.tat-float64(n)*l.store.interval-s.tat) > l.store.interval/2 {
+			break
+		}
+		n++
+	}
+	return n
+}
+
+// call calls Redis, for all that is to be said to it.
+func (l *Limiter) call(now time.Time) {
+	c := &call{pausing: l.unpublished}
+	if n := min(l.missing(), maxBatch); n > 0 {
+		c.waiters = slices.Clone(l.line[len(l.slots):][:n])
+	} else if n := l.surplus(); n > 0 {
+		c.back = slices.Clone(l.slots[len(l.slots)-n:])
+		l.slots = l.slots[:len(l.slots)-n]
+	}
+	args := append(make([]any, 0, fixedArgs+len(c.waiters)), number(l.store.interval), number(l.store.burst))
+	if l.known {
+		args = append(args, number(l.seen), number(l.tat), number(l.pause))
+	} else {
+		args = append(args, "", "", "")
+	}
+	pause := time.Duration(0)
+	if l.unpublished {
+		pause = max(l.pausedUntil.Sub(now), 0)
+	}
+	args = append(args, number(micros(pause)), len(c.back))
+	for _, w := range c.waiters {
+		patience := longest
+		if !w.deadline.IsZero() {
+			patience = min(max(w.deadline.Sub(now), 0), longest)
+		}
+		args = append(args, number(micros(patience)))
+	}
+	l.asked, l.calling, l.looked, l.unpublished = len(c.waiters), true, now, false
+	go l.run(c, args)
+}
+
+// run makes a call and takes note of the answer. Nobody waits for it: the client
+// may take longer than it is given.
+//
+//nolint:contextcheck,nolintlint // the former hides it from the latter; it is made for many, whose contexts end at different times
+func (l *Limiter) run(c *call, args []any) {
+	ctx, cancel := context.WithTimeout(context.Background(), l.store.timeout)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() {
+		l.mu.Lock()
+		log := l.failed(c, errNoAnswer)
+		l.mu.Unlock()
+		log()
+	})
+	defer stop()
+	r, err := l.store.ask(ctx, l.key, args)
+
+	l.mu.Lock()
+	l.calling = false
+	var log func()
+	if err == nil {
+		log = l.answered(c, r)
+	} else {
+		log = l.failed(c, err)
+	}
+	l.mu.Unlock()
+	log()
+}
+
+// failed takes note that c was not answered, or not in time. It may have been
+// carried out all the same. It returns what writes to the log.
+func (l *Limiter) failed(c *call, err error) (log func()) {
+	now := time.Now()
+	log = func() {}
+	if !c.over {
+		c.over = true
+		log = l.store.failed(now, err)
+		l.asked = 0
+		l.unpublished = l.unpublished || c.pausing
+		l.store.count(0, 0, len(c.back))
+		l.fallBack(now, err) // before another call: they have waited long enough
+	}
+	l.serve(now)
+	return log
+}
+
+// answered takes note of an answer, be it late, and returns as failed does.
+func (l *Limiter) answered(c *call, r reply) (log func()) {
+	late := c.over
+	c.over = true
+	now := time.Now()
+	log = l.store.answered(now)
+	l.asked = 0
+	l.localFrom = time.Time{}
+	l.drop(func(s slot) bool { return s.local })
+	l.learn(now, r)
+
+	if r.back > 0 {
+		l.tat -= float64(r.back) * l.store.interval
+	} else if !late {
+		for _, s := range c.back {
+			s.kept = true
+			l.slots = append(l.slots, s)
+		}
+		slices.SortFunc(l.slots, func(a, b slot) int { return cmp.Compare(a.at.UnixNano(), b.at.UnixNano()) })
+	}
+	for i, w := range c.waiters {
+		if r.ahead[i] > 0 {
+			l.grant(now, r.ahead[i])
+		} else if !late && l.remove(w) {
+			w.end(l.refusal(now, duration(-r.ahead[i])))
+		}
+	}
+	l.refuseLate(now)
+	l.serve(now)
+	return log
+}
+
+// refuseLate refuses those for whom their slot is too late after all. Redis goes
+// by how long a waiter has when it is asked, and others may have moved up since.
+func (l *Limiter) refuseLate(now time.Time) {
+	for i := 0; i < min(len(l.line), len(l.slots)); {
+		w, at := l.line[i], l.slots[i].at
+		if !w.tooLate(at) {
+			i++
+			continue
+		}
+		l.remove(w)
+		w.end(l.refusal(now, at.Sub(now)))
+	}
+}
+
+// learn takes over what Redis knows.
+func (l *Limiter) learn(now time.Time, r reply) {
+	if back := l.seen - r.now; l.known && back > 0 { // its clock was set back, see the script
+		l.tat -= back
+		l.pause -= back
+	}
+	if !l.known {
+		l.known, l.tat, l.pause = true, r.now, r.now
+	}
+	l.seen = r.now
+	if end := r.now + r.pause; r.pause > 0 && end > l.pause+1 { // otherwise it is known
+		l.pause = end
+		l.hold(now.Add(duration(r.pause)))
+	}
+}
+
+// grant adds the slot of a token that was reserved.
+func (l *Limiter) grant(now time.Time, ahead float64) {
+	l.tat = l.seen + ahead
+	at := now.Add(duration(max(ahead-l.store.burst*l.store.interval, 0)))
+	if at.Before(l.pausedUntil) {
+		if l.unpublished {
+			l.store.count(0, 0, 1)
+			return // Redis did not know of the pause; it is asked again
+		}
+		at = l.pausedUntil // it did, and the two clocks differ
+	}
+	if n := len(l.slots); n > 0 && at.Before(l.slots[n-1].at) {
+		at = l.slots[n-1].at
+	}
+	l.slots = append(l.slots, slot{at: at, tat: l.tat})
+}
+
+// hold stops everything until the given instant.
+func (l *Limiter) hold(until time.Time) {
+	if until.After(l.pausedUntil) {
+		l.pausedUntil = until
+	}
+	l.drop(func(s slot) bool { return s.at.Before(until) })
+}
+
+// fallBack deals with those who have no slot while Redis does not answer.
+func (l *Limiter) fallBack(now time.Time, err error) {
+	n := l.missing()
+	if n <= 0 {
+		return
+	}
+	for _, w := range slices.Clone(l.line[len(l.line)-n:]) {
+		if f := l.store.fallback; !f.unlimited && f.processes == 0 {
+			l.remove(w)
+			l.store.count(0, 1, 0)
+			w.end(&UnavailableError{Err: err})
+			continue
+		}
+		at, tat := l.local(now)
+		if w.tooLate(at) {
+			l.remove(w)
+			l.store.count(0, 1, 0)
+			w.end(l.refusal(now, at.Sub(now)))
+			continue
+		}
+		l.localTAT = tat
+		l.slots = append(l.slots, slot{at: at, local: true})
+	}
+	l.letGo(now)
+}
+
+// local returns when the next request may go that Redis says nothing about, and
+// what localTAT is then. LocalShare is GCRA too. It begins when the slots that
+// Redis granted have been used, and with no burst, for the fleet may have just
+// used that up.
+func (l *Limiter) local(now time.Time) (at time.Time, tat float64) {
+	start := now
+	if l.pausedUntil.After(start) {
+		start = l.pausedUntil
+	}
+	if n := len(l.slots); n > 0 && l.slots[n-1].at.After(start) {
+		start = l.slots[n-1].at
+	}
+	if l.store.fallback.unlimited {
+		return start, 0
+	}
+	share := float64(l.store.fallback.processes)
+	interval, burst := l.store.interval*share, max(math.Floor(l.store.burst/share), 1)
+	if l.localFrom.IsZero() {
+		l.localFrom = start
+		l.localTAT = (burst - 1) * interval
+	}
+	began := micros(start.Sub(l.localFrom))
+	if now.Before(l.pausedUntil) {
+		began += (burst - 1) * interval
+	}
+	tat = max(l.localTAT, began) + interval
+	at = l.localFrom.Add(duration(max(tat-burst*interval, 0)))
+	if at.Before(start) {
+		at = start
+	}
+	return at, tat
+}
+
+func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
+
+func duration(micros float64) time.Duration {
+	return time.Duration(min(micros, float64(longest/time.Microsecond)) * float64(time.Microsecond))
+}
+
+func number(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
