@@ -660,6 +660,9 @@ func waitFor(ctx context.Context, l Limiter, maxWait time.Duration, onWait func(
 	if limited.Err() != nil {
 		return &LimitError{Reason: "limiter", Wait: maxWait} // our doing, not the caller's deadline
 	}
+	if refused, ok := err.(*LimitError); ok { //nolint:errorlint // one that says it all is not wrapped
+		return refused
+	}
 	return &LimitError{Reason: "limiter", Err: err}
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -874,4 +875,167 @@ func TestZeroTransportDoesNotPause(t *testing.T) {
 	http.DefaultTransport = base
 	callers(t, transport, 3)
 	require.Equal(t, 3, base.count(), "each request is sent once")
+}
+
+// bucket is a server with a limit, 20 ms away.
+type bucket struct {
+	mu       sync.Mutex
+	limit    *rate.Limiter
+	header   func(h http.Header, left float64)
+	accepted []time.Time
+	refused  int
+}
+
+func (b *bucket) RoundTrip(req *http.Request) (*http.Response, error) {
+	b.mu.Lock()
+	now := time.Now()
+	ok := b.limit.AllowN(now, 1)
+	step, wait := answer(200), 20*ms
+	if ok {
+		b.accepted = append(b.accepted, now)
+	} else {
+		b.refused++
+		step, wait = answer(429), 5*ms
+	}
+	resp, err := step(req)
+	if b.header != nil {
+		b.header(resp.Header, b.limit.TokensAt(now))
+	}
+	b.mu.Unlock()
+	time.Sleep(wait)
+	return resp, err
+}
+
+// drain makes n calls with 64 workers and returns how long they took.
+func drain(t *testing.T, transport *resilient.Transport, n int) time.Duration {
+	t.Helper()
+	start := time.Now()
+	var wg sync.WaitGroup
+	var left atomic.Int64
+	left.Store(int64(n))
+	for w := range 64 {
+		wg.Go(func() {
+			time.Sleep(time.Duration(w) * time.Microsecond)
+			for left.Add(-1) >= 0 {
+				resp, err := transport.RoundTrip(get(t))
+				if err != nil || resp.StatusCode != 200 {
+					t.Errorf("%v, %v", resp, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return time.Since(start)
+}
+
+func TestLearnedRate(t *testing.T) {
+	const limit, burst, n = 100, 10, 1500
+	optimum := (n - burst) * time.Second / limit
+	for _, tt := range []struct {
+		name    string
+		header  func(h http.Header, left float64)
+		opts    []resilient.Option
+		within  float64 // times the optimum
+		refused int
+	}{
+		{name: "from refusals", within: 1.05, refused: 100},
+		{
+			name: "from RateLimit fields", within: 1.02, refused: 64, // those of the first burst, and no other
+			header: func(h http.Header, left float64) {
+				h.Set("RateLimit-Policy", `"p";q=100;w=1`)
+				h.Set("RateLimit", fmt.Sprintf(`"p";r=%d;t=1`, int(left)))
+			},
+		},
+		{
+			name: "with a hint on each refusal", within: 1.3, refused: 150,
+			header: func(h http.Header, left float64) {
+				if left < 1 {
+					h.Set("Retry-After", "1")
+				}
+			},
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := &bucket{limit: rate.NewLimiter(limit, burst), header: tt.header}
+				opts := append([]resilient.Option{resilient.WithMaxAttempts(10)}, tt.opts...)
+				took := drain(t, resilient.NewTransport(srv, opts...), n)
+				require.Less(t, took.Seconds(), tt.within*optimum.Seconds())
+				require.LessOrEqual(t, srv.refused, tt.refused)
+			})
+		})
+	}
+}
+
+func TestLearnedRateOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := &bucket{limit: rate.NewLimiter(100, 10)}
+		var r recorder
+		drain(t, resilient.NewTransport(srv, resilient.WithLearnedRate(false), resilient.WithMaxAttempts(100), resilient.WithTrace(r.trace())), 500)
+		require.Greater(t, srv.refused, 200, "each finds out for itself")
+		for _, w := range r.waits {
+			require.Equal(t, "backoff", w.Reason)
+		}
+	})
+}
+
+// TestLearnedRateNeverExceedsTheLimitSet has a server that takes ten times what
+// the client allows itself, but for one refusal in fifty.
+func TestLearnedRateNeverExceedsTheLimitSet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := &bucket{limit: rate.NewLimiter(1000, 10)}
+		drain(t, resilient.NewTransport(srv, resilient.WithRateLimit(100, 5), resilient.WithMaxAttempts(10)), 1000)
+		for i, at := range srv.accepted {
+			if i >= 105 {
+				require.GreaterOrEqual(t, at.Sub(srv.accepted[i-105]), time.Second-ms)
+			}
+		}
+	})
+}
+
+// TestRefusedGoBackToTheirPlace: in a backlog, calls whose refused attempt went
+// behind all others starved there.
+func TestRefusedGoBackToTheirPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := &bucket{limit: rate.NewLimiter(100, 10)}
+		transport := resilient.NewTransport(srv, resilient.WithMaxAttempts(10))
+		var mu sync.Mutex
+		longest := time.Duration(0)
+		var wg sync.WaitGroup
+		for w := range 64 {
+			wg.Go(func() {
+				time.Sleep(time.Duration(w) * time.Microsecond)
+				for range 20 {
+					start := time.Now()
+					resp, err := transport.RoundTrip(get(t))
+					if err != nil || resp.StatusCode != 200 {
+						t.Errorf("%v, %v", resp, err)
+						return
+					}
+					mu.Lock()
+					longest = max(longest, time.Since(start))
+					mu.Unlock()
+				}
+			})
+		}
+		wg.Wait()
+		// 64 workers at 100 a second are 0.64 s each, and a backoff on top.
+		require.Less(t, longest, 3*time.Second)
+	})
+}
+
+// TestNothingIsLearnedWithoutARefusal: a key that was never refused, or has much
+// left of its quota, costs nothing and waits for nothing.
+func TestNothingIsLearnedWithoutARefusal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := &bucket{limit: rate.NewLimiter(rate.Inf, 1), header: func(h http.Header, _ float64) {
+			h.Set("RateLimit-Policy", `"p";q=5000;w=3600`)
+			h.Set("RateLimit", `"p";r=4000;t=1800`)
+		}}
+		var r recorder
+		took := drain(t, resilient.NewTransport(srv, resilient.WithTrace(r.trace())), 640)
+		require.Less(t, took, 250*ms, "ten round trips each")
+		require.Empty(t, r.waits)
+	})
 }
