@@ -80,13 +80,13 @@ func depth(text []byte) int {
 // latin1 converts what is in Latin-1, or in what Windows makes of it, to UTF-8.
 // Many a server says so and sends UTF-8.
 func latin1(h http.Header, body []byte) []byte {
+	if utf8.Valid(body) {
+		return body
+	}
 	_, params, _ := mime.ParseMediaType(h.Get("Content-Type"))
 	switch strings.ToLower(params["charset"]) {
 	case "iso-8859-1", "latin1", "windows-1252":
 	default:
-		return body
-	}
-	if utf8.Valid(body) {
 		return body
 	}
 	runes := make([]rune, len(body))

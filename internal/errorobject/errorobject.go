@@ -65,7 +65,10 @@ func Parse(status int, h http.Header, body Body, codeNames ...string) Object {
 	set(&p.o.Code, name(p.headerCode))
 	inner := p.o.Tokens
 	p.o.Tokens = nil
-	for _, s := range append([]string{p.o.Type, p.o.Code, name(p.headerCode)}, inner...) {
+	for _, s := range [...]string{p.o.Type, p.o.Code, name(p.headerCode)} {
+		p.token(s)
+	}
+	for _, s := range inner {
 		p.token(s)
 	}
 	return p.o
@@ -385,6 +388,12 @@ func members(value any) object {
 		return nil
 	}
 	folded := make(object, len(m))
+	for name, value := range m {
+		folded[fold(name)] = value
+	}
+	if len(folded) == len(m) {
+		return folded
+	}
 	for _, name := range slices.Sorted(maps.Keys(m)) {
 		folded[fold(name)] = m[name]
 	}

@@ -23,7 +23,6 @@ package waithint
 
 import (
 	"encoding/json"
-	"maps"
 	"math"
 	"net/http"
 	"slices"
@@ -300,17 +299,27 @@ func search(value any, now time.Time, depth int) (time.Duration, bool) {
 			}
 		}
 	case map[string]any:
-		names := slices.Sorted(maps.Keys(value))
-		for _, name := range names {
-			unit, known := bodyHints[fold(name)]
-			if d, ok := wait(scalar(value[name]), unit, now); known && ok {
+		var hints, inner []string
+		for name := range value {
+			if _, known := bodyHints[fold(name)]; known {
+				hints = append(hints, name)
+			}
+			switch value[name].(type) {
+			case map[string]any, []any:
+				inner = append(inner, name)
+			}
+		}
+		slices.Sort(hints)
+		for _, name := range hints {
+			if d, ok := wait(scalar(value[name]), bodyHints[fold(name)], now); ok {
 				return d, true
 			}
 		}
 		if d, ok := refill(value); ok {
 			return d, true
 		}
-		for _, name := range names {
+		slices.Sort(inner)
+		for _, name := range inner {
 			if d, ok := search(value[name], now, depth-1); ok {
 				return d, true
 			}
@@ -357,8 +366,8 @@ func fold(name string) string {
 // serverTime is the server's clock when it answered: the Date of the response,
 // unless a cache kept it, which Age tells; then it is ours.
 func serverTime(h http.Header, received time.Time) time.Time {
-	if h.Get("Age") == "" {
-		if date, err := http.ParseTime(h.Get("Date")); err == nil {
+	if value := h.Get("Date"); value != "" && h.Get("Age") == "" {
+		if date, err := http.ParseTime(value); err == nil {
 			return date
 		}
 	}
@@ -375,6 +384,9 @@ const (
 // time, or a point in time in one of the forms of RFC 9110 section 5.6.7.
 func retryAfter(value string, now time.Time) (time.Duration, bool) {
 	value = strings.TrimSpace(value)
+	if value == "" {
+		return 0, false
+	}
 	f, ok := number(value)
 	if !ok {
 		at, err := http.ParseTime(value)
