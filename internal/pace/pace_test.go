@@ -24,8 +24,8 @@ type server struct {
 
 func (s *server) take(now time.Time) bool {
 	if s.window > 0 {
-		if n := now.Sub(s.at) / s.window; n > 0 {
-			s.tokens, s.at = s.rate*s.window.Seconds(), s.at.Add(n*s.window)
+		for !now.Before(s.at.Add(s.window)) {
+			s.tokens, s.at = s.rate*s.window.Seconds(), s.at.Add(s.window)
 		}
 	} else if now.After(s.at) { // which of two clients taking turns may not be so
 		s.tokens = min(s.tokens+s.rate*now.Sub(s.at).Seconds(), s.burst)
