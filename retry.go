@@ -111,9 +111,10 @@ func WithReplayBuffer(maxBytes int64) Option {
 // WithRetryBudget bounds the retries of temporary failures, for each limit key,
 // to a share of the traffic: from the first failure on, each call that is
 // answered at the first attempt earns ratio tokens, and minPerSecond tokens a second come by themselves, so
-// that a small client can always retry. A retry that fails costs a token; a
-// call that succeeds in the end gets back what it paid. Without a token a
-// failure is returned at once. Rejections for rate are not counted: the
+// that a small client can always retry. A retry that fails costs a token, and one
+// that follows or is a timeout two, as the server may still be at work; a call
+// that succeeds in the end gets back what it paid. Without a token a failure is
+// returned at once. Rejections for rate are not counted: the
 // limiter governs those.
 //
 // It panics if a value is negative or NaN; a ratio of math.Inf(1) switches the

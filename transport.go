@@ -39,17 +39,28 @@
 // ([WithBackOff]). A wait that cannot end well, because it is longer than
 // [WithMaxWait] or than the context's deadline, is not begun: the caller gets
 // the response at once, hint included. Retries are bounded by [WithMaxAttempts]
-// and by a budget ([WithRetryBudget]), so that an outage is not amplified.
+// and by a budget ([WithRetryBudget]), so that an outage is not amplified. As
+// long as no retry fails, failures are isolated, and the first retry comes after
+// the smallest interval there is.
 //
 // # Rate limits
 //
 // [WithRateLimit] puts a token bucket in front of every attempt, retries
 // included, for each limit key: scheme, host and credential, unless
 // [WithLimitKey] says otherwise. Waiters are served in order, first attempts
-// before retries. A rejection that names a wait pauses its key for all
-// goroutines, and the release is paced: one request goes ahead, and each one
-// that is accepted lets two more follow. A wait that would be too long is
-// refused at once with a [*LimitError], and nothing is sent.
+// before retries; what was refused for its rate goes back to where it stood. A
+// rejection that names a wait pauses its key for all goroutines, and the release
+// is paced: one request goes ahead, and each one that is accepted lets two more
+// follow. A wait that would be too long is refused at once with a [*LimitError],
+// and nothing is sent.
+//
+// The server's limit need not be known: from the second refusal on it is
+// measured by what is accepted, and the key is paced to it, so that a backlog
+// uses the whole of it and about one request in a hundred is refused
+// ([WithLearnedRate]). RateLimit fields with a policy are used before anything
+// is refused. What is learned holds for one Transport; several that share a
+// quota find shares of it that are about alike, and a limit in Redis, module
+// redislimit, does it exactly.
 //
 // # Errors
 //
@@ -300,12 +311,12 @@ type optionsKey struct{}
 // of the Transport's own options, and of those that ctx already carries. It
 // reaches through any SDK that passes the context on. Options that hold for all
 // requests of a Transport together cannot be set for one: ContextWithOptions
-// panics if opts has [WithRateLimit] or [WithRetryBudget].
+// panics if opts has [WithRateLimit], [WithLearnedRate] or [WithRetryBudget].
 func ContextWithOptions(ctx context.Context, opts ...Option) context.Context {
 	var probe config
 	probe.apply(opts)
 	mustBe(!probe.shared.set, "ContextWithOptions",
-		"without WithRateLimit and WithRetryBudget, which hold for a whole Transport", len(opts))
+		"without WithRateLimit, WithLearnedRate and WithRetryBudget, which hold for a whole Transport", len(opts))
 	outer, _ := ctx.Value(optionsKey{}).([]Option)
 	all := make([]Option, 0, len(outer)+len(opts))
 	all = append(append(all, outer...), opts...)
@@ -365,7 +376,7 @@ type WaitInfo struct {
 	//
 	//	"backoff"      the interval of the backoff policy
 	//	"retry-after"  the server's hint for this request, and jitter
-	//	"rate limit"   for a token of WithRateLimit
+	//	"rate limit"   for a token of WithRateLimit, or the pace of WithLearnedRate
 	//	"pause"        a rejection stopped the key, or it is being reopened
 	//	"limiter"      for the Limiter of WithLimiter
 	Reason string
