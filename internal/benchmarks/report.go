@@ -48,7 +48,7 @@ func writeResults(dir, format, commit string, boards []*board, peers []peer) err
 	plot.DefaultFont.Variant = "Sans"
 	w.WriteString("# Results\n\n")
 	fmt.Fprintf(&w, "    %s\n\n", command())
-	fmt.Fprintf(&w, "at commit %s, with %s on %s/%s, %d CPUs. A figure in bold reaches its target; A call that failed counts as never answered; `-`: the backlog was not drained.\n\n",
+	fmt.Fprintf(&w, "at commit %s, with %s on %s/%s, %d CPUs. A figure in bold reaches its target; a call that failed counts as never answered; `-`: the backlog was not drained.\n\n",
 		commit, runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU())
 	heat := "scoreboard." + format
 	if err := heatMap(boards, peers, filepath.Join(dir, heat)); err != nil {
