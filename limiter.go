@@ -245,11 +245,12 @@ type gate struct {
 	bucket      *rate.Limiter // nil: no limit
 	token       *rate.Reservation
 	pausedUntil time.Time
-	refusedTill time.Time // what the server said, which may be longer than we pause
-	scoutAt     time.Time // when an attempt goes in spite of the pause
-	scout       int64     // that attempt
-	scouted     bool      // it was refused, and none accepted since
-	apart       bool      // hints are about the request they come with
+	refusedTill time.Time     // what the server said, which may be longer than we pause
+	scoutAt     time.Time     // when an attempt goes in spite of the pause
+	scout       int64         // that attempt
+	scouted     bool          // it was refused, and none accepted since
+	apart       time.Duration // hints up to it are about the request they come with
+	hint        time.Duration // of the pause
 	reopening   bool
 	credit      int       // attempts that may go while reopening
 	creditAt    time.Time // when credit last grew with time
@@ -502,8 +503,8 @@ func (g *gate) leave(class int, w *waiter) bool {
 
 // refused tells the gate of an attempt that was refused for its rate, with the
 // server's hint if there was one. A hint stops the key for as long as it says,
-// unless hints were seen to be about one request only; else the key is paced,
-// or if the pace is not known, reopened.
+// unless such hints were seen to be about one request only; else the key is
+// paced, or if the pace is not known, reopened.
 func (g *gate) refused(t ticket, now time.Time, hint, maxWait time.Duration, learn bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -514,7 +515,7 @@ func (g *gate) refused(t ticket, now time.Time, hint, maxWait time.Duration, lea
 		g.scouted = true
 	} else if learn && g.learner().Refused(t.Ticket, now, g.reopening || g.pace.Known()) {
 		if d, dry := g.pace.Drought(now); dry && d >= hint/scoutPart {
-			g.apart = false
+			g.apart = 0
 		}
 		if g.pace.Known() {
 			g.reopening = false // the pace is better
@@ -522,23 +523,23 @@ func (g *gate) refused(t ticket, now time.Time, hint, maxWait time.Duration, lea
 			g.reopen(now)
 		}
 	}
-	if hint > 0 && !g.apart {
+	if hint > g.apart {
 		g.pause(now, hint, maxWait, learn)
 	}
 	g.serve(now)
 }
 
-// told tells the gate of what the server says remains of its quota. Then a hint
-// is no more than the time until there is one left for the next request.
+// told tells the gate of what the server says remains of its quota. Then a short
+// hint is no more than the time until there is one left for the next request.
 func (g *gate) told(t ticket, now time.Time, q waithint.Quota) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.learner().Tell(t.Ticket, now, q.Remaining, q.Rate)
+	g.learner().Tell(t.Ticket, now, q.Remaining, q.Rate, q.Reset)
 	if !g.pace.Told() {
 		return
 	}
 	if _, dry := g.pace.Drought(now); !dry {
-		g.apart = true
+		g.apart = max(g.apart, 2*time.Second) // hints are in whole seconds
 	}
 	g.reopening = false
 	g.serve(now)
@@ -582,7 +583,7 @@ func (g *gate) pause(now time.Time, d, maxWait time.Duration, learn bool) {
 	if g.scoutAt = (time.Time{}); learn && !g.scouted && now.Sub(g.pausedUntil) < d {
 		g.scoutAt = now.Add(d / scoutPart)
 	}
-	g.pausedUntil = until
+	g.pausedUntil, g.hint = until, d
 	g.learner().Stop(until)
 	if g.reopening = false; !g.pace.Known() {
 		g.reopen(until)
@@ -604,7 +605,7 @@ func (g *gate) ended(t ticket, now time.Time, accepted bool) {
 	}
 	if accepted {
 		if t.N == g.scout && now.Before(g.pausedUntil) {
-			g.apart, g.pausedUntil, g.refusedTill = true, now, now
+			g.apart, g.pausedUntil, g.refusedTill = 2*g.hint, now, now
 			g.pace.Stop(now)
 			g.reopen(t.At)
 		}

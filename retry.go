@@ -416,7 +416,8 @@ func repair(resp *http.Response, err error) (*http.Response, error) {
 // observe tells the limiter and the budget of the key what came of an attempt.
 // Nothing is remembered of a key that never failed.
 func (c *call) observe(a *AttemptInfo, resp *http.Response) {
-	v, timed, learn := a.Verdict, c.timed, c.t.cfg.shared.learned()
+	v, timed := a.Verdict, c.timed
+	learn := !c.t.cfg.shared.unlearned && c.t.cfg.maxWait > 0 // who never waits cannot be paced
 	limited := v.Kind == KindRateLimit
 	rejected := resp != nil && v.Unprocessed && (v.RetryAfter > 0 || limited && learn)
 	temporary := v.Retry && !limited

@@ -241,8 +241,6 @@ type sharedConfig struct {
 	unlearned   bool // WithLearnedRate(false)
 }
 
-func (s *sharedConfig) learned() bool { return !s.unlearned }
-
 func (c *config) apply(opts []Option) {
 	for _, opt := range opts {
 		if opt != nil {

@@ -106,6 +106,9 @@ const (
 	// everybody for minutes.
 	slowest = 5.0
 
+	// fastest is as good as no limit.
+	fastest = 1e6
+
 	// longest is the drought that slows the pace's growth most: twice as long
 	// has to pass before a window of the server's can be told from a new limit.
 	longest = 2 * time.Second
@@ -350,7 +353,7 @@ func (p *Pace) Accepted(t Ticket, now time.Time, backlog bool) {
 			p.strange = 0
 		}
 		growth := shareCut * min(shareGrowth*math.Sqrt(math.Sqrt(p.rate)), p.rate/10)
-		p.rate *= math.Exp(growth * elapsed.Seconds())
+		p.rate = min(p.rate*math.Exp(growth*elapsed.Seconds()), fastest)
 		p.base = p.rate
 	case backlog:
 		p.acks++
@@ -366,7 +369,7 @@ func (p *Pace) creep(elapsed time.Duration) {
 		return
 	}
 	d := max(doubling.Seconds()*trust, 8*trust/p.rate, max(4*trust, 1)*p.rtt.Seconds(), 2*p.dry.Seconds())
-	p.rate *= math.Exp2(min(elapsed.Seconds()/d, 1))
+	p.rate = min(p.rate*math.Exp2(min(elapsed.Seconds()/d, 1)), fastest)
 }
 
 // revive ends a drought, with the rate of the long run, or if that is not known,
@@ -400,9 +403,9 @@ func (p *Pace) Stop(until time.Time) {
 	p.n, p.row, p.next = 0, 0, until
 }
 
-// allowance is what the server says of a quota, in RateLimit fields: what remained when
-// it answered the attempt that it had seen last, and how fast it is refilled. An
-// attempt goes when by that there is one left for it. The server's own word,
+// allowance is what the server says of a quota, in RateLimit fields: what
+// remained when it answered the attempt that it had seen last, and how fast it
+// is refilled. An attempt goes when by that there is one left for it. The server's own word,
 // renewed with every answer, is exact; only it is not about one client alone.
 // Attempts that are refused all the same show that there are others.
 type allowance struct {
@@ -412,17 +415,19 @@ type allowance struct {
 	at     time.Time
 	refill float64   // what comes of it to us, a second
 	high   float64   // the most that remained
+	reset  time.Time // when there is more at the latest; zero: not known
 	void   time.Time // until when it is not believed
 }
 
 // Tell takes note of what the server says with an answer: what remains of the
 // quota, and how much of it is refilled each second.
-func (p *Pace) Tell(t Ticket, now time.Time, remaining, rate float64) {
-	p.quota.told(t, now, remaining, rate)
+// Where nothing remains, reset is when that changes at the latest; 0: not said.
+func (p *Pace) Tell(t Ticket, now time.Time, remaining, rate float64, reset time.Duration) {
+	p.quota.told(t, now, remaining, rate, reset)
 }
 
 // told takes note of an answer.
-func (q *allowance) told(t Ticket, now time.Time, remaining, rate float64) {
+func (q *allowance) told(t Ticket, now time.Time, remaining, rate float64, reset time.Duration) {
 	switch {
 	case now.Before(q.void):
 		return
@@ -442,6 +447,9 @@ func (q *allowance) told(t Ticket, now time.Time, remaining, rate float64) {
 	}
 	q.high = max(q.high, remaining)
 	q.rate, q.left, q.sent, q.at = rate, remaining, t.N, t.At
+	if q.reset = (time.Time{}); reset > 0 {
+		q.reset = now.Add(reset)
+	}
 }
 
 // wait returns how long until there is one left for the next attempt.
@@ -450,7 +458,16 @@ func (q *allowance) wait(now time.Time, sent int64) time.Duration {
 	if q.high >= 8 {
 		need += quotaSpare
 	}
-	return seconds((need - q.expected(now, sent)) / q.refill)
+	d := seconds((need - q.expected(now, sent)) / q.refill)
+	if q.reset.IsZero() || d <= q.reset.Sub(now) {
+		return d
+	}
+	if now.Before(q.reset) {
+		return q.reset.Sub(now)
+	}
+	// A window of the server's is over. One attempt finds out what there is.
+	q.left, q.sent, q.at, q.reset = need, sent, now, time.Time{}
+	return 0
 }
 
 // expected returns what is left after so many attempts, if nobody else takes any.

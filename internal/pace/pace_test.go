@@ -122,7 +122,7 @@ func (b *backlog) send() {
 
 func (b *backlog) take(a answer) {
 	if b.told {
-		b.pace.Tell(a.ticket, b.now, a.left, b.srv.rate)
+		b.pace.Tell(a.ticket, b.now, a.left, b.srv.rate, 0)
 	}
 	switch {
 	case a.accepted:
@@ -226,12 +226,31 @@ func TestTold(t *testing.T) {
 	}
 }
 
+// TestToldOfAWindow is an hourly quota that is used up: it does not come back
+// bit by bit, and at its reset one attempt finds out what there is.
+func TestToldOfAWindow(t *testing.T) {
+	now := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+	var p pace.Pace
+	for left := 100.0; left >= 0; left-- {
+		at := p.Send(now)
+		now = now.Add(100 * time.Millisecond)
+		p.Tell(at, now, left, 3600.0/3600, 10*time.Second)
+	}
+	require.InDelta(t, 10, p.Wait(now).Seconds(), 0.1, "the reset, and not what would have come of it in a bucket")
+	now = now.Add(10 * time.Second)
+	require.Zero(t, p.Wait(now))
+	at := p.Send(now)
+	require.NotZero(t, p.Wait(now), "one")
+	p.Tell(at, now, 99, 1, time.Hour)
+	require.Zero(t, p.Wait(now))
+}
+
 // TestToldOfOthers is a server whose word is not about us alone: it is not
 // believed for a while when it was wrong six times in a row.
 func TestToldOfOthers(t *testing.T) {
 	now := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 	var p pace.Pace
-	p.Tell(pace.Ticket{}, now, 5, 100)
+	p.Tell(pace.Ticket{}, now, 5, 100, 0)
 	require.True(t, p.Told())
 	require.Zero(t, p.Wait(now))
 	for range 6 {
@@ -241,10 +260,10 @@ func TestToldOfOthers(t *testing.T) {
 		p.Refused(at, now, true)
 	}
 	require.False(t, p.Told())
-	p.Tell(p.Send(now), now, 5, 100)
+	p.Tell(p.Send(now), now, 5, 100, 0)
 	require.False(t, p.Told(), "not yet")
 	now = now.Add(time.Hour)
-	p.Tell(p.Send(now), now, 5, 100)
+	p.Tell(p.Send(now), now, 5, 100, 0)
 	require.True(t, p.Told())
 }
 
@@ -341,7 +360,7 @@ func FuzzPace(f *testing.F) {
 			case 3:
 				p.Refused(ticket, now, p.Known())
 			case 4:
-				p.Tell(ticket, now, float64(e%16), float64(e))
+				p.Tell(ticket, now, float64(e%16), float64(e), time.Duration(e)*time.Second)
 			}
 			wait := p.Wait(now)
 			require.GreaterOrEqual(t, wait, time.Duration(0))

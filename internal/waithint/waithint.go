@@ -177,7 +177,8 @@ func left(value string) bool {
 // Quota is what a server says about a quota, before it refuses anything.
 type Quota struct {
 	Remaining float64
-	Rate      float64 // refilled per second, by its policy; 0: not said
+	Rate      float64       // refilled per second, by its policy; 0: not said
+	Reset     time.Duration // until there is more, where nothing remains; 0: not said
 }
 
 // Remaining returns the quota of which the least remains, by the RateLimit field
@@ -198,11 +199,13 @@ func Remaining(h http.Header) (Quota, bool) {
 func structuredQuota(field, policies string) (quota Quota, found bool) {
 	for _, item := range split(field, ',') {
 		parts := split(item, ';')
-		r, ok := number(parameters(parts[1:])["r"])
+		said := parameters(parts[1:])
+		r, ok := number(said["r"])
 		if !ok || found && r >= quota.Remaining {
 			continue
 		}
 		quota, found = Quota{Remaining: r}, true
+		quota.Reset, _ = delta(said["t"], time.Second)
 		for _, policy := range split(policies, ',') {
 			p := split(policy, ';')
 			q, qOK := number(parameters(p[1:])["q"])
