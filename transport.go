@@ -62,6 +62,10 @@
 // on. All three give an [*APIError], which matches [ErrRateLimit] and its
 // sisters with errors.Is.
 //
+// What SDKs make of an error varies. An SDK that retries by itself is best told
+// not to; with [WithNoRetryMark], or where the error types of this package carry
+// the method that it looks for, it takes what was given up here for final.
+//
 // The error object may have any of the shapes that are usual: the documented
 // {"code","type","message","invalid"}, problem+json, an "error" object or word,
 // lists and maps of "errors", a Kubernetes Status, the names that AWS puts into
@@ -211,6 +215,7 @@ type config struct {
 	classifier         Classifier
 	profile            *Profile
 	statusErrors       bool
+	noRetryMark        bool
 	limiter            Limiter
 	limitKey           func(*http.Request) string
 	trace              *Trace
@@ -267,6 +272,17 @@ func WithAttemptTimeout(d time.Duration) Option {
 // connection and retry. The default is false.
 func WithStatusErrors(on bool) Option {
 	return func(c *config) { c.statusErrors = on }
+}
+
+// WithNoRetryMark adds, given true, the fields X-Should-Retry: false and
+// Stripe-Should-Retry: false to each error response that is returned, whether
+// it is final or the retries are over, so that an SDK above does not start over.
+// The SDKs made by Stainless, such as openai-go and anthropic-sdk-go, go by the
+// first, and Stripe's by the second. Others look at neither: it is better to
+// switch the SDK's own retries off where that can be done. The rest of the
+// response stays as it was received. The default is false.
+func WithNoRetryMark(on bool) Option {
+	return func(c *config) { c.noRetryMark = on }
 }
 
 // WithTrace adds hooks that are called for every request. Traces add up: those
