@@ -254,5 +254,5 @@ func TestRequestBodyFails(t *testing.T) {
 
 func TestNonsensePanics(t *testing.T) {
 	require.Panics(t, func() { resilienttest.New() })
-	require.Panics(t, func() { resilienttest.Status(200, []string{"Retry-After"}...) })
+	require.Panics(t, func() { resilienttest.Status(200, strings.Fields("Retry-After")...) })
 }
