@@ -1,0 +1,40 @@
+package sdktest_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/elastic/go-elasticsearch/v9"
+	"github.com/elastic/go-elasticsearch/v9/typedapi/types"
+
+	"github.com/resilienthttp/resilient/resilienttest"
+)
+
+func TestElasticsearch(t *testing.T) {
+	sdk{
+		ok: answer(200, `{"name":"`+value+`","cluster_name":"c","cluster_uuid":"u","tagline":"t","version":{}}`,
+			"X-Elastic-Product", "Elasticsearch"),
+		fail: func(status int) resilienttest.Answer {
+			return answer(status, fmt.Sprintf(`{"error":{"type":"t","reason":%q},"status":%d}`, told, status))
+		},
+		call: func(ctx context.Context, at endpoint) result {
+			client, err := elasticsearch.NewTypedClient(elasticsearch.Config{
+				Addresses: []string{at.url}, Transport: at.transport, DisableRetry: true,
+			})
+			if err != nil {
+				return result{err: err}
+			}
+			info, err := client.Info().Do(ctx)
+			got := result{err: err}
+			if err == nil {
+				got.value = info.Name
+			}
+			if e, ok := errors.AsType[*types.ElasticsearchError](err); ok {
+				got.status = e.Status
+			}
+			return got
+		},
+	}.check(t)
+}
