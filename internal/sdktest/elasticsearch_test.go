@@ -6,11 +6,23 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/elastic/elastic-transport-go/v8/elastictransport"
 	"github.com/elastic/go-elasticsearch/v9"
 	"github.com/elastic/go-elasticsearch/v9/typedapi/types"
 
 	"github.com/resilienthttp/resilient/resilienttest"
 )
+
+func elasticClient(at endpoint, more ...elastictransport.Option) *elasticsearch.TypedClient {
+	client, err := elasticsearch.NewTyped(
+		elasticsearch.WithAddresses(at.url),
+		elasticsearch.WithTransportOptions(append(more, elastictransport.WithTransport(at.transport))...),
+	)
+	if err != nil {
+		panic(err) // the address is that of the test's server
+	}
+	return client
+}
 
 func TestElasticsearch(t *testing.T) {
 	sdk{
@@ -20,13 +32,7 @@ func TestElasticsearch(t *testing.T) {
 			return answer(status, fmt.Sprintf(`{"error":{"type":"t","reason":%q},"status":%d}`, told, status))
 		},
 		call: func(ctx context.Context, at endpoint) result {
-			client, err := elasticsearch.NewTypedClient(elasticsearch.Config{
-				Addresses: []string{at.url}, Transport: at.transport, DisableRetry: true,
-			})
-			if err != nil {
-				return result{err: err}
-			}
-			info, err := client.Info().Do(ctx)
+			info, err := elasticClient(at, elastictransport.WithDisableRetry()).Info().Do(ctx)
 			got := result{err: err}
 			if err == nil {
 				got.value = info.Name

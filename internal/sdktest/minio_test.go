@@ -10,10 +10,10 @@ import (
 	"github.com/minio/minio-go/v7/pkg/credentials"
 )
 
-func minioClient(at endpoint) *minio.Client {
+func minioClient(at endpoint, attempts int) *minio.Client {
 	client, err := minio.New(strings.TrimPrefix(at.url, "http://"), &minio.Options{
 		Transport:  at.transport,
-		MaxRetries: 1, // attempts, not retries
+		MaxRetries: attempts, // as its name does not say
 		Region:     "us-east-1",
 		Creds:      credentials.NewStaticV4("id", "secret", ""),
 	})
@@ -29,7 +29,7 @@ func TestMinio(t *testing.T) {
 		ok:   answer(200, buckets, "Content-Type", "application/xml"),
 		fail: s3Error,
 		call: func(ctx context.Context, at endpoint) result {
-			list, err := minioClient(at).ListBuckets(ctx)
+			list, err := minioClient(at, 1).ListBuckets(ctx)
 			got := result{err: err}
 			if err == nil && len(list) == 1 {
 				got.value = list[0].Name
@@ -41,7 +41,7 @@ func TestMinio(t *testing.T) {
 		},
 		// Its PUTs have no GetBody.
 		upload: func(ctx context.Context, at endpoint, payload string) error {
-			_, err := minioClient(at).PutObject(ctx, "bucket", "key", strings.NewReader(payload), int64(len(payload)),
+			_, err := minioClient(at, 1).PutObject(ctx, "bucket", "key", strings.NewReader(payload), int64(len(payload)),
 				minio.PutObjectOptions{})
 			return err
 		},

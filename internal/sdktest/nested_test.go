@@ -3,7 +3,9 @@ package sdktest_test
 import (
 	"context"
 	"errors"
-	"net/http"
+	"fmt"
+	"math"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,9 +14,11 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/hashicorp/vault/api"
+	"github.com/minio/minio-go/v7"
 	"github.com/stretchr/testify/require"
 	"github.com/stripe/stripe-go/v85"
-	"go.opentelemetry.io/otel/semconv/v1.41.0"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"golang.org/x/time/rate"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -44,16 +48,35 @@ func retryingSDKs() map[string]retrying {
 			_, err := blobClient(at, policy.RetryOptions{}).DownloadStream(ctx, "container", "blob", nil)
 			return err
 		}, 4},
+		"elasticsearch": {func(ctx context.Context, at endpoint) error {
+			_, err := elasticClient(at).Info().Do(ctx)
+			return err
+		}, 4},
+		"minio": {func(ctx context.Context, at endpoint) error {
+			_, err := minioClient(at, minio.MaxRetry).ListBuckets(ctx)
+			return err
+		}, 10},
+		"vault": {func(ctx context.Context, at endpoint) error {
+			_, err := vaultClient(at, api.DefaultConfig().MaxRetries).KVv2("secret").Get(ctx, "path")
+			return err
+		}, 3},
 	}
 }
 
-// virtual runs test in a bubble, with script as the base: the waits of the SDKs
-// take no time.
-func virtual(t *testing.T, name string, script *resilienttest.Script, test func(t *testing.T, at endpoint), opts ...resilient.Option) {
+// bubble is a test in virtual time, in which the waits of an SDK take no time.
+type bubble struct {
+	*testing.T
+	endpoint
+}
+
+// virtual runs test over script as the base. There is no retry budget, which
+// would hide how much of it an SDK uses up.
+func virtual(t *testing.T, name string, script *resilienttest.Script, test func(bubble), opts ...resilient.Option) {
 	t.Helper()
+	opts = slices.Concat(defaults(), []resilient.Option{resilient.WithRetryBudget(math.Inf(1), 0)}, opts)
 	t.Run(name, func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			test(t, endpoint{"http://api.test", resilient.NewTransport(script, append(defaults(), opts...)...)})
+			test(bubble{t, endpoint{"http://api.test", resilient.NewTransport(script, opts...)}})
 		})
 	})
 }
@@ -70,14 +93,18 @@ func TestMarkedResponses(t *testing.T) {
 		{"openai", 503, 3 * attempts, attempts, "it goes by X-Should-Retry"},
 		{"openai", 409, 3, 1, "it takes another view of what is temporary"},
 		{"aws", 503, 3 * attempts, 3 * attempts, "it does not look at the mark"},
-		{"azure", 503, 4 * attempts, 4 * attempts, "it does not look at the mark"},
+		{"azure", 503, 4 * attempts, 4 * attempts, "nor does this"},
+		{"elasticsearch", 503, 4 * attempts, 4 * attempts, "nor does this"},
+		{"minio", 503, 10 * attempts, 10 * attempts, "nor does this"},
+		{"vault", 503, 3 * attempts, 3 * attempts, "nor does this"},
 	}
 	for _, tt := range tests {
 		for on, hits := range map[bool]int{false: tt.without, true: tt.with} {
 			script := resilienttest.New(resilienttest.Status(tt.status))
-			virtual(t, tt.sdk+" "+http.StatusText(tt.status), script, func(t *testing.T, at endpoint) {
-				require.Error(t, retryingSDKs()[tt.sdk].call(t.Context(), at))
-				require.Len(t, script.Attempts(), hits, "marked: %v; %s", on, tt.why)
+			name := fmt.Sprintf("%s %d, marked: %v", tt.sdk, tt.status, on)
+			virtual(t, name, script, func(t bubble) {
+				require.Error(t, retryingSDKs()[tt.sdk].call(t.Context(), t.endpoint))
+				require.Len(t, script.Attempts(), hits, tt.why)
 			}, resilient.WithNoRetryMark(on))
 		}
 	}
@@ -94,12 +121,13 @@ func TestStripeIgnoresTheMark(t *testing.T) {
 		hits   int
 	}{
 		{"error object", answer(503, `{"error":{"type":"api_error","message":"m"}}`), attempts}, // never retried by stripe-go
+		{"lock timeout", answer(429, `{"error":{"code":"lock_timeout","message":"m"}}`), 3 * attempts},
 		{"page of a proxy", page, 3 * attempts},
 	}
 	for _, tt := range tests {
 		script := resilienttest.New(tt.answer)
-		virtual(t, tt.name, script, func(t *testing.T, at endpoint) {
-			_, err := stripeClient(at, stripe.DefaultMaxNetworkRetries).V1Customers.Retrieve(t.Context(), "cus_1", nil)
+		virtual(t, tt.name, script, func(t bubble) {
+			_, err := stripeClient(t.endpoint, stripe.DefaultMaxNetworkRetries).V1Customers.Retrieve(t.Context(), "cus_1", nil)
 			require.Error(t, err)
 			require.Len(t, script.Attempts(), tt.hits)
 		}, resilient.WithNoRetryMark(true))
@@ -111,15 +139,15 @@ func TestStripeIgnoresTheMark(t *testing.T) {
 // seconds, ten times.
 func TestKubernetesGoesByRetryAfter(t *testing.T) {
 	script := resilienttest.New(kubernetesError(429, "Retry-After", "1"))
-	virtual(t, "left on", script, func(t *testing.T, at endpoint) {
-		_, err := coreClient(at).Pods("default").Get(t.Context(), "pod", metav1.GetOptions{})
+	virtual(t, "left on", script, func(t bubble) {
+		_, err := coreClient(t.endpoint).Pods("default").Get(t.Context(), "pod", metav1.GetOptions{})
 		require.Error(t, err)
 		require.Len(t, script.Attempts(), 11*attempts)
 	}, resilient.WithNoRetryMark(true))
 
 	script = resilienttest.New(kubernetesError(429, "Retry-After", "1"))
-	virtual(t, "a request of its own", script, func(t *testing.T, at endpoint) {
-		err := coreClient(at).RESTClient().Get().Resource("pods").MaxRetries(0).Do(t.Context()).Error()
+	virtual(t, "a request of its own", script, func(t bubble) {
+		err := coreClient(t.endpoint).RESTClient().Get().Resource("pods").MaxRetries(0).Do(t.Context()).Error()
 		require.Error(t, err)
 		require.Len(t, script.Attempts(), attempts)
 	})
@@ -151,9 +179,9 @@ func TestMarkedErrors(t *testing.T) {
 	for _, tt := range tests {
 		for _, name := range []string{"aws", "azure"} {
 			script := resilienttest.New(tt.answer)
-			virtual(t, tt.name+" in "+name, script, func(t *testing.T, at endpoint) {
+			virtual(t, tt.name+" in "+name, script, func(t bubble) {
 				ctx, seen := watch(t.Context())
-				err := retryingSDKs()[name].call(ctx, at)
+				err := retryingSDKs()[name].call(ctx, t.endpoint)
 				require.True(t, tt.check(err), "%T: %v", err, err)
 				require.Equal(t, 1, seen.roundTrips(), "the SDK does not start over")
 				require.Len(t, script.Attempts(), tt.hits)
@@ -165,8 +193,8 @@ func TestMarkedErrors(t *testing.T) {
 	// the base's own, after one attempt.
 	for name, with := range retryingSDKs() {
 		script := resilienttest.New(resilienttest.Answer{Lost: true})
-		virtual(t, "no marker in "+name, script, func(t *testing.T, at endpoint) {
-			require.Error(t, with.call(t.Context(), at))
+		virtual(t, "no marker in "+name, script, func(t bubble) {
+			require.Error(t, with.call(t.Context(), t.endpoint))
 			require.Len(t, script.Attempts(), with.sdk)
 		}, resilient.WithMaxAttempts(1))
 	}
@@ -191,8 +219,8 @@ func TestErrorType(t *testing.T) {
 		{resilienttest.Answer{Lost: true}, nil, "*net.OpError"},
 	}
 	for _, tt := range tests {
-		virtual(t, tt.want, resilienttest.New(tt.answer), func(t *testing.T, at endpoint) {
-			_, err := at.client().Get(at.url)
+		virtual(t, tt.want, resilienttest.New(tt.answer), func(t bubble) {
+			_, err := t.client().Get(t.url)
 			require.Equal(t, semconv.ErrorTypeKey.String(tt.want), semconv.ErrorType(err), "%v", err)
 		}, tt.opts...)
 	}

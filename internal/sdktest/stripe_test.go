@@ -14,8 +14,8 @@ import (
 func stripeClient(at endpoint, retries int64) *stripe.Client {
 	return stripe.NewClient("sk_test", stripe.WithBackends(stripe.NewBackendsWithConfig(&stripe.BackendConfig{
 		HTTPClient:        at.client(),
-		MaxNetworkRetries: stripe.Int64(retries),
-		URL:               stripe.String(at.url),
+		MaxNetworkRetries: &retries,
+		URL:               &at.url,
 		LeveledLogger:     &stripe.LeveledLogger{Level: stripe.LevelNull},
 	})))
 }
