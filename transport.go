@@ -62,9 +62,9 @@
 // on. All three give an [*APIError], which matches [ErrRateLimit] and its
 // sisters with errors.Is.
 //
-// What SDKs make of an error varies. An SDK that retries by itself is best told
-// not to; with [WithNoRetryMark], or where the error types of this package carry
-// the method that it looks for, it takes what was given up here for final.
+// An SDK that retries by itself is best told not to, or attempts multiply. Some
+// can be told that what was given up here is final: by [WithNoRetryMark], and by
+// methods of the error types that those of Azure and AWS look for.
 //
 // The error object may have any of the shapes that are usual: the documented
 // {"code","type","message","invalid"}, problem+json, an "error" object or word,
@@ -275,12 +275,14 @@ func WithStatusErrors(on bool) Option {
 }
 
 // WithNoRetryMark adds, given true, the fields X-Should-Retry: false and
-// Stripe-Should-Retry: false to each error response that is returned, whether
+// Stripe-Should-Retry: false to every error response that is returned, whether
 // it is final or the retries are over, so that an SDK above does not start over.
-// The SDKs made by Stainless, such as openai-go and anthropic-sdk-go, go by the
-// first, and Stripe's by the second. Others look at neither: it is better to
-// switch the SDK's own retries off where that can be done. The rest of the
-// response stays as it was received. The default is false.
+// SDKs made by Stainless, such as openai-go and anthropic-sdk-go, go by the
+// first. Stripe's API says the second, but stripe-go hardly looks at it; those of
+// AWS, Azure, Elasticsearch, MinIO and Vault look at neither, and Kubernetes goes
+// by Retry-After alone. Where the SDK's own retries can be switched off, that is
+// better. The rest of the response stays as it was received. The default is
+// false.
 func WithNoRetryMark(on bool) Option {
 	return func(c *config) { c.noRetryMark = on }
 }
