@@ -303,10 +303,12 @@ func kindOf(status int) Kind {
 	return KindServer
 }
 
-// shouldRetry returns what the server says outright about another attempt, in
-// the fields that SDKs made by Stainless and Stripe's go by.
+// shouldRetryFields are what SDKs made by Stainless and Stripe's go by.
+var shouldRetryFields = [...]string{"X-Should-Retry", "Stripe-Should-Retry"} //nolint:gochecknoglobals // a table, which nobody writes to
+
+// shouldRetry returns what the server says outright about another attempt.
 func shouldRetry(h http.Header) (again, said bool) {
-	for _, name := range []string{"X-Should-Retry", "Stripe-Should-Retry"} {
+	for _, name := range shouldRetryFields {
 		switch strings.ToLower(h.Get(name)) {
 		case "true":
 			return true, true
@@ -612,6 +614,23 @@ func (e *APIError) Is(target error) bool {
 	return false
 }
 
+// NonRetriable marks the error as final for the Azure SDK: what can be retried
+// was retried before it became an error.
+func (e *APIError) NonRetriable() {}
+
+// RetryableError returns false, which the AWS SDK asks for. Whether the same
+// request may succeed later is what Kind says.
+func (e *APIError) RetryableError() bool { return false }
+
+// ErrorType returns what OpenTelemetry calls error.type: the status, or the kind
+// of an error that came as a success.
+func (e *APIError) ErrorType() string {
+	if e.StatusCode < 400 {
+		return e.Kind.String()
+	}
+	return strconv.Itoa(e.StatusCode)
+}
+
 // oneLine returns s as valid UTF-8 without control, format and line-breaking
 // characters, at most limit runes of it. What a server says ends up in logs.
 func oneLine(s string, limit int) string {
@@ -676,6 +695,7 @@ func ErrorFromResponse(resp *http.Response) (*APIError, bool) {
 	e, _ := known.profile.read(resp, prefix, received)
 	if known.attempts > 0 {
 		e.Attempts, e.Kind = known.attempts, known.kind
+		e.RetryAfter = max(e.RetryAfter, known.wait) // a mark may hide what a Rule said
 	}
 	return e, true
 }
@@ -692,6 +712,7 @@ type verdict struct {
 	status   int
 	attempts int
 	kind     Kind
+	wait     time.Duration
 	profile  *Profile
 	// Weak, since a body often leads back to its response, which would then
 	// never be let go. It lives as long as something reads from it.
@@ -701,7 +722,7 @@ type verdict struct {
 func remember(resp *http.Response, e *APIError, p *Profile) {
 	key := weak.Make(resp)
 	body, _ := resp.Body.(*errorBody)
-	verdicts.Store(key, verdict{e.StatusCode, e.Attempts, e.Kind, p, weak.Make(body)})
+	verdicts.Store(key, verdict{e.StatusCode, e.Attempts, e.Kind, e.RetryAfter, p, weak.Make(body)})
 	runtime.AddCleanup(resp, func(key weak.Pointer[http.Response]) { verdicts.Delete(key) }, key)
 }
 

@@ -102,6 +102,16 @@ func (e *LimitError) Error() string {
 // Unwrap returns the limiter's own error.
 func (e *LimitError) Unwrap() error { return e.Err }
 
+// NonRetriable marks the error as final for the Azure SDK: another try would be
+// refused as well.
+func (e *LimitError) NonRetriable() {}
+
+// RetryableError returns false, which the AWS SDK asks for.
+func (e *LimitError) RetryableError() bool { return false }
+
+// ErrorType returns "limited", for OpenTelemetry's error.type.
+func (e *LimitError) ErrorType() string { return "limited" }
+
 // maxKeys bounds the keys remembered, so that a stream of new hosts or
 // credentials cannot grow memory. The oldest goes first.
 const maxKeys = 1024

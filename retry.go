@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"net"
@@ -165,6 +166,32 @@ func (e *RetryError) Timeout() bool {
 		Timeout() bool
 	}](e.Err)
 	return ok && t.Timeout() && !isType[*LimitError](e.Err)
+}
+
+// NonRetriable marks the error as final for the Azure SDK: the retries were
+// made here.
+func (e *RetryError) NonRetriable() {}
+
+// RetryableError returns false, which the AWS SDK asks for: the retries were
+// made here.
+func (e *RetryError) RetryableError() bool { return false }
+
+// ErrorType returns what OpenTelemetry calls error.type, of what ended the call:
+// "limited", "timeout", "canceled", or the Go type of Err.
+func (e *RetryError) ErrorType() string {
+	typed, ok := errors.AsType[interface {
+		error
+		ErrorType() string
+	}](e.Err)
+	switch {
+	case ok:
+		return typed.ErrorType()
+	case e.Timeout():
+		return "timeout"
+	case errors.Is(e.Err, context.Canceled):
+		return "canceled"
+	}
+	return fmt.Sprintf("%T", e.Err)
 }
 
 // call is one RoundTrip: what its attempts share.
@@ -637,11 +664,25 @@ func (c *call) done(resp *http.Response, a *AttemptInfo, why string) (*http.Resp
 		c.letGo()
 		resp, err = nil, a.APIError
 	default:
+		if c.cfg.noRetryMark {
+			markFinal(resp)
+		}
 		remember(resp, a.APIError, c.cfg.profile)
 	}
 	c.report(a.Attempt, a.StatusCode, err, why)
 	c.held = nil // the caller's now
 	return resp, err
+}
+
+// markFinal says in resp that there is to be no other attempt. The header is
+// replaced, not written to: the base may keep it, and the APIError shares it.
+func markFinal(resp *http.Response) {
+	h := make(http.Header, len(resp.Header)+len(shouldRetryFields))
+	maps.Copy(h, resp.Header)
+	for _, name := range shouldRetryFields {
+		h.Set(name, "false")
+	}
+	resp.Header = h
 }
 
 // failed ends a call that could not wait for attempt n+1.

@@ -1209,3 +1209,49 @@ func TestBudgetOfRetriesThatWereNotMade(t *testing.T) {
 		}
 	})
 }
+
+// TestErrorMarkers is what SDKs look for on an error, by the interfaces that they
+// write down on their side.
+func TestErrorMarkers(t *testing.T) {
+	apiError := &resilient.APIError{StatusCode: 429, Kind: resilient.KindRateLimit}
+	tests := []struct {
+		name      string
+		err       error
+		errorType string
+		why       string
+	}{
+		{"error status", apiError, "429", "what OpenTelemetry's conventions say of HTTP"},
+		{
+			"error in a success", &resilient.APIError{StatusCode: 200, Kind: resilient.KindRateLimit}, "rate limit",
+			"200 is no type of error",
+		},
+		{"client-side limit", &resilient.LimitError{Reason: "pause"}, "limited", "DoneInfo calls it so"},
+		{"limit before a retry", &resilient.RetryError{Err: &resilient.LimitError{}, Last: apiError}, "limited", "what ended the call"},
+		{"deadline before a retry", &resilient.RetryError{Err: context.DeadlineExceeded, Last: apiError}, "timeout", "the same"},
+		{"canceled", &resilient.RetryError{Err: context.Canceled, Last: apiError}, "canceled", "the same"},
+		{"connection", &resilient.RetryError{Err: &net.OpError{Op: "read", Err: io.EOF}}, "*net.OpError", "there is no better name"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			above := &url.Error{Op: "Get", URL: "http://api.test/", Err: tt.err} // as http.Client returns it
+			azure, ok := errors.AsType[interface {
+				error
+				NonRetriable()
+			}](above)
+			require.True(t, ok)
+			azure.NonRetriable()
+			aws, ok := errors.AsType[interface {
+				error
+				RetryableError() bool
+			}](above)
+			require.True(t, ok)
+			require.False(t, aws.RetryableError(), "it was retried here, or is final")
+			otel, ok := errors.AsType[interface {
+				error
+				ErrorType() string
+			}](above)
+			require.True(t, ok)
+			require.Equal(t, tt.errorType, otel.ErrorType(), tt.why)
+		})
+	}
+}

@@ -73,6 +73,10 @@
 // on. All three give an [*APIError], which matches [ErrRateLimit] and its
 // sisters with errors.Is.
 //
+// An SDK that retries by itself is best told not to, or attempts multiply. Some
+// can be told that what was given up here is final: by [WithNoRetryMark], and by
+// methods of the error types that those of Azure and AWS look for.
+//
 // The error object may have any of the shapes that are usual: the documented
 // {"code","type","message","invalid"}, problem+json, an "error" object or word,
 // lists and maps of "errors", a Kubernetes Status, the names that AWS puts into
@@ -222,6 +226,7 @@ type config struct {
 	classifier         Classifier
 	profile            *Profile
 	statusErrors       bool
+	noRetryMark        bool
 	limiter            Limiter
 	limitKey           func(*http.Request) string
 	trace              *Trace
@@ -279,6 +284,19 @@ func WithAttemptTimeout(d time.Duration) Option {
 // connection and retry. The default is false.
 func WithStatusErrors(on bool) Option {
 	return func(c *config) { c.statusErrors = on }
+}
+
+// WithNoRetryMark adds, given true, the fields X-Should-Retry: false and
+// Stripe-Should-Retry: false to every error response that is returned, whether
+// it is final or the retries are over, so that an SDK above does not start over.
+// SDKs made by Stainless, such as openai-go and anthropic-sdk-go, go by the
+// first. Stripe's API says the second, but stripe-go hardly looks at it; those of
+// AWS, Azure, Elasticsearch, MinIO and Vault look at neither, and Kubernetes goes
+// by Retry-After alone. Where the SDK's own retries can be switched off, that is
+// better. The rest of the response stays as it was received. The default is
+// false.
+func WithNoRetryMark(on bool) Option {
+	return func(c *config) { c.noRetryMark = on }
 }
 
 // WithTrace adds hooks that are called for every request. Traces add up: those

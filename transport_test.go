@@ -289,6 +289,7 @@ func configurations() map[string]configuration {
 		"limiter":         {opts: []resilient.Option{resilient.WithLimiter(rate.NewLimiter(1000, 1000))}},
 		"replay buffer":   {opts: []resilient.Option{resilient.WithReplayBuffer(1 << 20)}},
 		"status errors":   {opts: []resilient.Option{resilient.WithStatusErrors(true)}, asErrors: true},
+		"no retry mark":   {opts: []resilient.Option{resilient.WithNoRetryMark(true)}},
 		"attempt timeout": {opts: []resilient.Option{resilient.WithAttemptTimeout(time.Minute)}, copies: true},
 		"trace and log": {opts: []resilient.Option{
 			resilient.WithTrace((&recorder{}).trace()), resilient.WithTrace(&resilient.Trace{}),
@@ -1683,6 +1684,76 @@ func TestOneTransportOverAnother(t *testing.T) {
 type closerFunc func() error
 
 func (f closerFunc) Close() error { return f() }
+
+// TestNoRetryMark looks at what an SDK above is told, and at the header that the
+// base still holds.
+func TestNoRetryMark(t *testing.T) {
+	marks := http.Header{"X-Should-Retry": {"false"}, "Stripe-Should-Retry": {"false"}}
+	tests := []struct {
+		name   string
+		answer step
+		method string
+		sent   int
+		marked bool
+		why    string
+	}{
+		{"final", answer(404), "GET", 1, true, "an SDK may take another view of it"},
+		{"out of attempts", answer(500), "GET", 4, true, "all attempts there are to be were made"},
+		{"not idempotent", answer(500), "POST", 1, true, "an SDK that sends it again may do it twice"},
+		{"the server says to retry", answer(500, "X-Should-Retry", "true"), "GET", 4, true, "it was done"},
+		{"success", answer(200), "GET", 1, false, "it is the base's response, untouched"},
+		{"redirect", answer(304), "GET", 1, false, "the same"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			for _, on := range []bool{true, false} {
+				var kept http.Header // as a base does that answers from a cache
+				base := newScript(func(req *http.Request) (*http.Response, error) {
+					resp, err := tt.answer(req)
+					resp.Header.Set("X-Other", "o")
+					kept = resp.Header
+					return resp, err
+				})
+				resp, err := resilient.NewTransport(base, every(0), resilient.WithNoRetryMark(on)).
+					RoundTrip(newRequest(t, tt.method, "http://api.test/v1", ""))
+				require.NoError(t, err)
+				require.Equal(t, tt.sent, base.count())
+				want := kept.Clone()
+				if on && tt.marked {
+					maps.Copy(want, marks)
+					require.NotEqual(t, "false", kept.Get("X-Should-Retry"), "written into the base's header")
+				}
+				require.Equal(t, want, resp.Header, tt.why)
+				readAll(t, resp)
+			}
+		})
+	}
+
+	t.Run("no header at all", func(t *testing.T) {
+		base := newScript(func(req *http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 404, Request: req}, nil
+		})
+		resp, err := resilient.NewTransport(base, resilient.WithNoRetryMark(true)).RoundTrip(get(t))
+		require.NoError(t, err)
+		require.Equal(t, marks, resp.Header)
+	})
+
+	t.Run("the error object", func(t *testing.T) {
+		p := resilient.Profile{Rules: []resilient.Rule{{Status: 500, Kind: resilient.KindRateLimit, Wait: time.Second}}}
+		var seen *resilient.APIError
+		transport := resilient.NewTransport(newScript(answer(500)), resilient.WithMaxAttempts(1),
+			resilient.WithProfile(p), resilient.WithNoRetryMark(true),
+			resilient.WithTrace(&resilient.Trace{AttemptDone: func(a resilient.AttemptInfo) { seen = a.APIError }}))
+		resp, err := transport.RoundTrip(get(t))
+		require.NoError(t, err)
+		got, ok := resilient.ErrorFromResponse(resp)
+		require.True(t, ok)
+		require.Equal(t, time.Second, got.RetryAfter, "the mark is for SDKs: it says nothing new of the error")
+		got.Header = seen.Header
+		require.Equal(t, seen, got)
+		require.NotContains(t, seen.Header, "X-Should-Retry", "as received")
+	})
+}
 
 func TestDefaultBaseIsLookedUpAtCallTime(t *testing.T) {
 	saved := http.DefaultTransport

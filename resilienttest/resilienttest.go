@@ -1,0 +1,348 @@
+// Package resilienttest is the other side of a conversation, for tests of code
+// that calls an API: a [Script] of answers such as 503, then 429 with
+// Retry-After: 5, then 200, with connections that are lost and bodies that take
+// their time. It notes what it was sent, and how long was waited in between.
+//
+// A Script is a base for a Transport. In a bubble of testing/synctest time is
+// virtual, so that a wait of an hour is over at once, and is exact:
+//
+//	synctest.Test(t, func(t *testing.T) {
+//		script := resilienttest.New(
+//			resilienttest.Status(429, "Retry-After", "5"),
+//			resilienttest.Status(200),
+//		)
+//		transport := resilient.NewTransport(script, resilient.WithBackOff(noJitter))
+//		err := codeUnderTest(&http.Client{Transport: transport})
+//		require.NoError(t, err)
+//		require.Equal(t, []time.Duration{5 * time.Second}, script.Waits())
+//	})
+//
+// It is an http.Handler too, for httptest.NewServer: over real connections, and
+// in real time, as a bubble cannot hold those.
+package resilienttest
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Answer is what one request meets. The zero Answer is a 200.
+type Answer struct {
+	// Status is the status; 0 is 200.
+	Status int
+
+	// Header is sent with it. Without a Content-Type there, it is
+	// application/json.
+	Header http.Header
+
+	// Body is the body. If it is empty, an error status has the documented
+	// error object, {"code","type","message","invalid"}, and others have {}.
+	Body string
+
+	// Delay is how long the answer takes, once the request was read.
+	Delay time.Duration
+
+	// BodyDelay is how long the second half of the body takes, once the first
+	// was read.
+	BodyDelay time.Duration
+
+	// Lost breaks the connection: in place of the answer or, if there is a
+	// Status, in place of the second half of its body. If the connection had
+	// been used before, net/http may then send the request again by itself.
+	Lost bool
+}
+
+// Status returns an Answer with this status and these header fields: names and
+// values in turn. It panics if a value is missing.
+func Status(code int, header ...string) Answer {
+	if len(header)%2 != 0 {
+		panic("resilienttest: Status with a header field that has no value")
+	}
+	h := http.Header{}
+	for field := range slices.Chunk(header, 2) {
+		h.Add(field[0], field[1])
+	}
+	return Answer{Status: code, Header: h}
+}
+
+// Attempt is a request that a [Script] was sent.
+type Attempt struct {
+	At     time.Time
+	Method string
+	URL    string // as it was sent: to a server, without the host
+	Header http.Header
+	Body   []byte // what arrived of it
+}
+
+// Script answers requests with its answers in turn, and with the last one ever
+// after. It is a base for a Transport and a handler for a server. Make it with
+// [New]; it is safe for concurrent use.
+type Script struct {
+	answers []Answer
+
+	mu       sync.Mutex
+	attempts []Attempt
+	waits    []time.Duration
+	open     int       // requests that have no answer yet
+	answered time.Time // when the last answer began
+}
+
+// New returns a Script of these answers. It panics if there are none.
+func New(answers ...Answer) *Script {
+	if len(answers) == 0 {
+		panic("resilienttest: New without an answer")
+	}
+	return &Script{answers: slices.Clone(answers)}
+}
+
+// Attempts returns what was sent so far, in the order of arrival.
+func (s *Script) Attempts() []Attempt {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.attempts)
+}
+
+// Waits returns how long it took from each answer to the next attempt: one wait
+// less than there were attempts. One that came while another had no answer yet
+// did not wait.
+func (s *Script) Waits() []time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.waits)
+}
+
+// RoundTrip implements http.RoundTripper. It returns an error if the connection
+// is to be lost, if the request's context ends, or if its body cannot be read.
+func (s *Script) RoundTrip(req *http.Request) (*http.Response, error) {
+	a, err := s.answer(req)
+	if req.Body != nil {
+		_ = req.Body.Close() // what matters is whether it could be read
+	}
+	if err != nil {
+		return nil, err
+	}
+	resp := &http.Response{
+		Status:     strconv.Itoa(a.Status) + " " + http.StatusText(a.Status),
+		StatusCode: a.Status,
+		Proto:      "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header:        a.Header,
+		Body:          http.NoBody,
+		ContentLength: int64(len(a.Body)),
+		Request:       req,
+	}
+	if req.Method != http.MethodHead && a.Body != "" {
+		resp.Body = &body{ctx: req.Context(), answer: a, closed: make(chan struct{})}
+	}
+	return resp, nil
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Script) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	a, err := s.answer(r)
+	if err != nil {
+		panic(http.ErrAbortHandler) // closes the connection
+	}
+	maps.Copy(w.Header(), a.Header)
+	w.WriteHeader(a.Status)
+	if r.Method == http.MethodHead || a.Body == "" {
+		return
+	}
+	half := len(a.Body) / 2
+	_, _ = io.WriteString(w, a.Body[:half]) // fails only if the client has gone
+	if a.BodyDelay > 0 || a.Lost {
+		_ = http.NewResponseController(w).Flush()
+		if sleep(r.Context(), nil, a.BodyDelay) != nil || a.Lost {
+			panic(http.ErrAbortHandler)
+		}
+	}
+	_, _ = io.WriteString(w, a.Body[half:])
+}
+
+// answer notes a request, reads it, and returns the answer to it in full when
+// it is due.
+func (s *Script) answer(req *http.Request) (Answer, error) {
+	n := s.begin(req)
+	defer s.end()
+	if req.Body != nil {
+		b, err := io.ReadAll(req.Body)
+		s.mu.Lock()
+		s.attempts[n].Body = b
+		s.mu.Unlock()
+		if err != nil {
+			return Answer{}, err
+		}
+	}
+	a := s.answers[min(n, len(s.answers)-1)]
+	if err := sleep(req.Context(), nil, a.Delay); err != nil {
+		return Answer{}, err
+	}
+	if a.Lost && a.Status == 0 {
+		return Answer{}, errLost
+	}
+	return a.complete(), nil
+}
+
+// begin notes a request, and returns how many there were before.
+func (s *Script) begin(req *http.Request) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	n := len(s.attempts)
+	if n > 0 {
+		var wait time.Duration
+		if s.open == 0 {
+			wait = now.Sub(s.answered)
+		}
+		s.waits = append(s.waits, wait)
+	}
+	s.open++
+	s.attempts = append(s.attempts, Attempt{
+		At: now, Method: req.Method, URL: req.URL.String(), Header: req.Header.Clone(),
+	})
+	return n
+}
+
+func (s *Script) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open--
+	s.answered = time.Now()
+}
+
+// complete returns a with all that has a default filled in.
+func (a Answer) complete() Answer {
+	if a.Status == 0 {
+		a.Status = http.StatusOK
+	}
+	if a.Body == "" {
+		a.Body = defaultBody(a.Status)
+	}
+	h := a.Header.Clone() // each response has its own
+	if h == nil {
+		h = http.Header{}
+	}
+	if a.Body != "" {
+		if h.Get("Content-Type") == "" {
+			h.Set("Content-Type", "application/json")
+		}
+		h.Set("Content-Length", strconv.Itoa(len(a.Body)))
+	}
+	a.Header = h
+	return a
+}
+
+// defaultBody is the documented error object of an error status.
+func defaultBody(status int) string {
+	switch {
+	case status == http.StatusNoContent || status == http.StatusNotModified:
+		return ""
+	case status < 400:
+		return "{}"
+	}
+	type param struct {
+		Name   string `json:"name"`
+		Reason string `json:"reason"`
+	}
+	object := struct {
+		Code    string  `json:"code"`
+		Type    string  `json:"type"`
+		Message string  `json:"message"`
+		Invalid []param `json:"invalid,omitempty"`
+	}{Code: strconv.Itoa(status), Type: errorType(status), Message: http.StatusText(status)}
+	if status == http.StatusBadRequest {
+		object.Invalid = []param{{"limit", "Limit must be less than 500."}}
+	}
+	b, err := json.Marshal(object)
+	if err != nil {
+		panic(err) // strings cannot fail
+	}
+	return string(b)
+}
+
+func errorType(status int) string {
+	switch status {
+	case http.StatusPaymentRequired:
+		return "PAYMENT_REQUIRED_ERROR"
+	case http.StatusForbidden:
+		return "AUTHENTICATION_ERROR"
+	case http.StatusNotFound:
+		return "NOT_FOUND_ERROR"
+	case http.StatusTooManyRequests:
+		return "RATE_LIMIT_ERROR"
+	}
+	if status >= 500 {
+		return "SERVER_ERROR"
+	}
+	return "INVALID_REQUEST_ERROR"
+}
+
+// errLost is what http.Transport returns of a connection that was reset.
+var errLost error = &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ECONNRESET)}
+
+// sleep waits for d, or until the context ends or closed is closed.
+func sleep(ctx context.Context, closed <-chan struct{}, d time.Duration) error {
+	if d <= 0 {
+		return nil
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-closed:
+		return http.ErrBodyReadAfterClose
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// body is the body of a response that came over no connection.
+type body struct {
+	ctx    context.Context //nolint:containedctx // that of the request bounds the body, as in net/http
+	answer Answer
+	off    int
+	slept  bool
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	select {
+	case <-b.closed:
+		return 0, http.ErrBodyReadAfterClose
+	default:
+	}
+	text, half := b.answer.Body, len(b.answer.Body)/2
+	if b.off >= half && !b.slept {
+		b.slept = true
+		if err := sleep(b.ctx, b.closed, b.answer.BodyDelay); err != nil {
+			return 0, err
+		}
+	}
+	switch {
+	case b.off < half:
+		text = text[:half]
+	case b.answer.Lost:
+		return 0, io.ErrUnexpectedEOF // as of a body that is shorter than its Content-Length
+	case b.off == len(text):
+		return 0, io.EOF
+	}
+	n := copy(p, text[b.off:])
+	b.off += n
+	return n, nil
+}
+
+func (b *body) Close() error {
+	b.once.Do(func() { close(b.closed) })
+	return nil
+}
