@@ -313,6 +313,42 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+func TestRemaining(t *testing.T) {
+	type quota = waithint.Quota
+	for _, tt := range []struct {
+		header http.Header
+		want   quota
+		told   bool
+		why    string
+	}{
+		{header("RateLimit", `"a";r=5;t=7`), quota{5, 0, 7 * time.Second}, true, "no policy, no rate"},
+		{header("RateLimit", `"a";r=5;t=7`, "RateLimit-Policy", `"a";q=100;w=60`), quota{5, 100.0 / 60, 7 * time.Second}, true, "with one"},
+		{header("RateLimit", `"a";r=5`, "RateLimit-Policy", `"a";q=100;w=1`), quota{5, 100, 0}, true, "no reset"},
+		{header("RateLimit", `"a";r=5`, "RateLimit-Policy", `"b";q=100;w=1`), quota{5, 0, 0}, true, "another's policy"},
+		{header("RateLimit", `"a";r=5`, "RateLimit-Policy", `"a";q=100`), quota{5, 0, 0}, true, "a policy without a window"},
+		{header("RateLimit", `"a";r=5`, "RateLimit-Policy", `"a";q=100;w=0`), quota{5, 0, 0}, true, "a window of nothing"},
+		{header("RateLimit", `"a";r=5`, "RateLimit-Policy", `"a";w=9`), quota{5, 0, 0}, true, "a window of nobody knows what"},
+		{
+			header("RateLimit", `"a";r=5, "b";r=2, "c";r=9`, "RateLimit-Policy", `"a";q=1;w=1, "b";q=4;w=2`),
+			quota{2, 2, 0}, true, "the one with the least",
+		},
+		{header("RateLimit", `"a";r=5, "b";r=5`, "RateLimit-Policy", `"a";q=1;w=1, "b";q=4;w=2`), quota{5, 1, 0}, true, "the first of equals"},
+		{header("RateLimit", `"a";t=7`), quota{}, false, "nothing is said of what remains"},
+		{header("RateLimit", `"a";r=-1`), quota{}, false, "nor with a sign"},
+		{header("RateLimit", `limit=9, remaining=3`), quota{}, false, "the dictionary of old drafts has no policy to go with"},
+		{header("X-RateLimit-Remaining", " 7 "), quota{Remaining: 7}, true, "X-RateLimit"},
+		{header("X-Rate-Limit-Remaining", "7"), quota{Remaining: 7}, true, "two hyphens"},
+		{header("RateLimit-Remaining", "7"), quota{Remaining: 7}, true, "no prefix"},
+		{header("X-RateLimit-Remaining", "x"), quota{}, false, "a word"},
+		{header("X-RateLimit-Limit", "7"), quota{}, false, "the limit is not what remains"},
+		{header(), quota{}, false, "nothing"},
+	} {
+		got, told := waithint.Remaining(tt.header)
+		require.Equal(t, tt.told, told, tt.why)
+		require.Equal(t, tt.want, got, tt.why)
+	}
+}
+
 // FuzzWait gives every source what it likes least: waits are never negative,
 // never too long and never early by a part of a millisecond.
 func FuzzWait(f *testing.F) {
@@ -350,5 +386,9 @@ func FuzzWait(f *testing.F) {
 			}
 		}
 		waithint.Refused(h)
+		q, told := waithint.Remaining(h)
+		require.GreaterOrEqual(t, q.Remaining, 0.0)
+		require.GreaterOrEqual(t, q.Rate, 0.0)
+		require.True(t, told || q == waithint.Quota{})
 	})
 }
