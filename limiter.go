@@ -128,6 +128,8 @@ type keyState struct {
 	key    limitKey
 	gate   gate
 	budget budget
+
+	troubled atomic.Bool // something has ever failed, or little was left of a quota
 }
 
 // keyTable holds the state of the keys used last. Its zero value is ready.

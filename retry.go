@@ -235,7 +235,7 @@ func newCall(t *Transport, cfg *config, req *http.Request) call {
 	}
 	// Nobody would see the times of a call that succeeds, and reading the
 	// clock is half of what such a call costs.
-	c.timed = c.key != nil || cfg.hooks != nil || cfg.classifier != nil
+	c.timed = cfg.hooks != nil || cfg.classifier != nil
 	if cfg.hooks != nil {
 		c.begin = time.Now()
 	}
@@ -304,7 +304,6 @@ func (c *call) admit(n int) error {
 	}
 	if c.key == nil { // another call may have paused it since
 		c.key = c.t.keys.find(c.cfg, c.req)
-		c.timed = c.timed || c.key != nil
 	}
 	if c.key == nil {
 		return nil
@@ -453,12 +452,15 @@ func (c *call) observe(a *AttemptInfo, resp *http.Response) {
 		quota, told = waithint.Remaining(resp.Header)
 		told = told && quota.Rate > 0 && quota.Remaining <= lowQuota
 	}
-	if c.key == nil && (rejected || temporary || told) {
+	trouble := rejected || temporary || told
+	if c.key == nil && trouble {
 		c.key = c.t.keys.findOrAdd(c.cfg, c.req)
-		c.timed = true // from the next attempt on
 	}
-	if c.key == nil {
+	if c.key == nil || !trouble && a.Attempt == 1 && !c.key.troubled.Load() {
 		return
+	}
+	if trouble {
+		c.key.troubled.Store(true)
 	}
 	now := c.answered
 	if a.APIError != nil || !timed {
