@@ -330,7 +330,8 @@ func TestRemaining(t *testing.T) {
 		{header("RateLimit", `"a";r=5`, "RateLimit-Policy", `"a";w=9`), quota{5, 0, 0}, true, "a window of nobody knows what"},
 		{
 			header("RateLimit", `"a";r=5, "b";r=2, "c";r=9`, "RateLimit-Policy", `"a";q=1;w=1, "b";q=4;w=2`),
-			quota{2, 2, 0}, true, "the one with the least",
+			quota{2, 2, 0},
+			true, "the one with the least",
 		},
 		{header("RateLimit", `"a";r=5, "b";r=5`, "RateLimit-Policy", `"a";q=1;w=1, "b";q=4;w=2`), quota{5, 1, 0}, true, "the first of equals"},
 		{header("RateLimit", `"a";t=7`), quota{}, false, "nothing is said of what remains"},
