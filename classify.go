@@ -175,14 +175,24 @@ func WithProfile(p Profile) Option {
 	return func(c *config) { c.profile = &p }
 }
 
-// read parses an error response of which prefix is the beginning of the body,
-// and gives the default verdict on it. A nil Profile is the zero one.
-func (p *Profile) read(resp *http.Response, prefix []byte, received time.Time) (*APIError, Verdict) {
+// judge gives the default verdict on a response of which prefix is the beginning
+// of the body. The *APIError is nil if mayFail was right to ask, but it is a
+// success.
+func (p *Profile) judge(resp *http.Response, prefix []byte, received time.Time) (*APIError, Verdict) {
+	body := errorobject.Decode(resp.Header, prefix)
+	if resp.StatusCode < 400 && !p.Failed(body.Text) {
+		return nil, Verdict{Why: "success"}
+	}
+	return p.read(resp, prefix, body, received)
+}
+
+// read reads an error response, of which body is prefix decoded, and gives the
+// default verdict on it. A nil Profile is the zero one.
+func (p *Profile) read(resp *http.Response, prefix []byte, body errorobject.Body, received time.Time) (*APIError, Verdict) {
 	if p == nil {
 		p = new(Profile)
 	}
 	status, h := resp.StatusCode, resp.Header
-	body := errorobject.Decode(h, prefix)
 	o := errorobject.Parse(status, h, body, p.CodeFields...)
 	e := &APIError{
 		StatusCode: status, Code: o.Code, Type: o.Type, Message: o.Message,
@@ -246,11 +256,6 @@ func (p *Profile) mayFail(resp *http.Response) bool {
 	}
 	mediaType, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	return mediaType == "application/json" || strings.HasSuffix(mediaType, "+json")
-}
-
-// failed reports whether a response is an error.
-func (p *Profile) failed(resp *http.Response, prefix []byte) bool {
-	return resp.StatusCode >= 400 || p.Failed(errorobject.Decode(resp.Header, prefix).Text)
 }
 
 // classifyStatus is the default verdict on an error response: the table of
@@ -692,7 +697,7 @@ func ErrorFromResponse(resp *http.Response) (*APIError, bool) {
 	if body != nil {
 		prefix, received = body.prefix(), body.received
 	}
-	e, _ := known.profile.read(resp, prefix, received)
+	e, _ := known.profile.read(resp, prefix, errorobject.Decode(resp.Header, prefix), received)
 	if known.attempts > 0 {
 		e.Attempts, e.Kind = known.attempts, known.kind
 		e.RetryAfter = max(e.RetryAfter, known.wait) // a mark may hide what a Rule said

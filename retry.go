@@ -342,8 +342,8 @@ func (c *call) attempt(n int, body io.ReadCloser) (*http.Response, AttemptInfo) 
 		if !suspect {
 			break
 		}
-		if prefix := peek(c.req.Context(), resp, c.answered); c.cfg.profile.failed(resp, prefix) {
-			a.APIError, a.Verdict = c.cfg.profile.read(resp, prefix, c.answered)
+		prefix := peek(c.req.Context(), resp, c.answered)
+		if a.APIError, a.Verdict = c.cfg.profile.judge(resp, prefix, c.answered); a.APIError != nil {
 			a.APIError.Attempts = n
 		}
 	}
