@@ -1053,24 +1053,14 @@ func manyAtOnce(t contractTest) {
 
 // nobodyWaitsForAnother ends in a deadlock if not all 64 are let through.
 func nobodyWaitsForAnother(t contractTest) {
-	var all, wg sync.WaitGroup
+	var all sync.WaitGroup
 	all.Add(64)
 	transport := t.over(step(func(req *http.Request) (*http.Response, error) {
 		all.Done()
 		all.Wait()
 		return answer(200)(req)
 	}))
-	for range 64 {
-		wg.Go(func() {
-			resp, err := transport.RoundTrip(get(t))
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			_ = resp.Body.Close()
-		})
-	}
-	wg.Wait()
+	callers(t.T, transport, 64)
 }
 
 func clientTimeout(t contractTest) {
