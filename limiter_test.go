@@ -980,17 +980,63 @@ func TestLearnedRateOff(t *testing.T) {
 	})
 }
 
-// TestLearnedRateNeverExceedsTheLimitSet has a server that takes ten times what
-// the client allows itself, but for one refusal in fifty.
+// TestLearnedRateNeverExceedsTheLimitSet has a server that refuses one request
+// in fifty, so that there is a pace, and then none, so that the pace rises.
 func TestLearnedRateNeverExceedsTheLimitSet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		srv := &bucket{limit: rate.NewLimiter(1000, 10)}
-		drain(t, resilient.NewTransport(srv, resilient.WithRateLimit(100, 5), resilient.WithMaxAttempts(10)), 1000)
-		for i, at := range srv.accepted {
-			if i >= 105 {
-				require.GreaterOrEqual(t, at.Sub(srv.accepted[i-105]), time.Second-ms)
+		var mu sync.Mutex
+		var sent []time.Time
+		base := step(func(req *http.Request) (*http.Response, error) {
+			mu.Lock()
+			sent = append(sent, time.Now())
+			n := len(sent)
+			mu.Unlock()
+			time.Sleep(20 * ms)
+			if n <= 200 && n%50 == 0 {
+				return answer(429)(req)
 			}
+			return answer(200)(req)
+		})
+		drain(t, resilient.NewTransport(base, resilient.WithRateLimit(100, 5), resilient.WithMaxAttempts(10)), 1000)
+		require.Greater(t, len(sent), 1000, "some were refused")
+		for i := 105; i < len(sent); i++ {
+			require.GreaterOrEqual(t, sent[i].Sub(sent[i-105]), time.Second-ms)
 		}
+	})
+}
+
+// TestRefusedGoesBeforeThoseBehindIt: what is refused for its rate keeps its
+// place among those that arrived after it.
+func TestRefusedGoesBeforeThoseBehindIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var order []string
+		base := step(func(req *http.Request) (*http.Response, error) {
+			mu.Lock()
+			order = append(order, req.URL.Path)
+			n := len(order)
+			mu.Unlock()
+			if n == 1 {
+				time.Sleep(10 * ms) // while the others get in line
+				return answer(429)(req)
+			}
+			return answer(200)(req)
+		})
+		transport := resilient.NewTransport(base, resilient.WithRateLimit(10, 1), every(0))
+		var wg sync.WaitGroup
+		for _, path := range []string{"/a", "/b", "/c", "/d"} {
+			wg.Go(func() {
+				resp, err := transport.RoundTrip(newRequest(t, http.MethodGet, "http://api.test"+path, ""))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_ = resp.Body.Close()
+			})
+			time.Sleep(ms)
+		}
+		wg.Wait()
+		require.Equal(t, []string{"/a", "/a", "/b", "/c", "/d"}, order)
 	})
 }
 

@@ -109,6 +109,34 @@ func TestDefaultBackOff(t *testing.T) {
 	})
 }
 
+// TestIsolatedFailureIsRetriedSoon: nobody else fails, so there is no herd to
+// spread out.
+func TestIsolatedFailureIsRetriedSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for range 50 {
+			base := newScript(answer(500), answer(200))
+			resp, err := resilient.NewTransport(base).RoundTrip(get(t))
+			require.NoError(t, err)
+			require.NoError(t, resp.Body.Close())
+			require.InDelta(t, 262500*time.Microsecond, base.gaps()[0], float64(12500*time.Microsecond))
+		}
+
+		longest := time.Duration(0)
+		for range 50 {
+			base := newScript(answer(500), answer(500), answer(500), answer(200))
+			transport := resilient.NewTransport(base, resilient.WithMaxAttempts(2))
+			for range 2 {
+				resp, err := transport.RoundTrip(get(t))
+				require.NoError(t, err)
+				require.NoError(t, resp.Body.Close())
+			}
+			require.Equal(t, 4, base.count())
+			longest = max(longest, base.gaps()[2])
+		}
+		require.Greater(t, longest, 275*ms, "once a retry has failed, the intervals are what the policy says")
+	})
+}
+
 func TestBackOffStops(t *testing.T) {
 	for name, f := range map[string]func() backoff.BackOff{
 		"stop":        func() backoff.BackOff { return &backoff.StopBackOff{} },
@@ -924,6 +952,21 @@ func TestRetryBudget(t *testing.T) {
 			run(t, transport, 300, 100*time.Millisecond) // 10 calls a second for 30 s
 			require.LessOrEqual(t, base.count(), 330)
 			require.Greater(t, base.count(), 300, "some are tried")
+		})
+	})
+	t.Run("a timeout costs two", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			base := newScript(func(req *http.Request) (*http.Response, error) {
+				<-req.Context().Done()
+				return nil, req.Context().Err()
+			})
+			transport := resilient.NewTransport(base, every(0), resilient.WithAttemptTimeout(time.Second),
+				resilient.WithRetryBudget(0, 0), resilient.WithMaxAttempts(2))
+			for range 100 {
+				_, err := transport.RoundTrip(get(t))
+				require.Error(t, err)
+			}
+			require.Equal(t, 105, base.count(), "the server may still be at work: the 10 it begins with are 5")
 		})
 	})
 	t.Run("a small client always retries", func(t *testing.T) {
