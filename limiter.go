@@ -21,7 +21,19 @@ import (
 // Limiter holds a request back until it may be sent. *rate.Limiter is one. An
 // error ends the call without a further attempt; when the context did not end,
 // it reaches the caller as a [*LimitError].
+//
+// A Limiter that knows how long it will wait announces that with [ReportWait].
+// One that learns from what the server says has a method
+//
+//	Observe(AttemptInfo)
+//
+// which is called after each attempt that waited for it. To learn is left to it
+// then: a pace that the Transport would learn by itself ([WithLearnedRate]) would
+// be one more on top of it.
 type Limiter interface{ Wait(context.Context) error }
+
+// observer is a Limiter that learns.
+type observer interface{ Observe(AttemptInfo) }
 
 // WithRateLimit puts a token bucket in front of every attempt: limit attempts a
 // second in the long run, burst of them at once. Each limit key has a bucket of
@@ -61,7 +73,35 @@ func WithLearnedRate(on bool) Option {
 // is asked by that first. It panics if l is nil. The default is none.
 func WithLimiter(l Limiter) Option {
 	mustBe(l != nil, "WithLimiter", "not nil", l)
-	return func(c *config) { c.limiter = l }
+	return WithLimiterFor(func(*http.Request) Limiter { return l })
+}
+
+// WithLimiterFor is [WithLimiter] with a limiter for each request, such as one
+// for each account. f is called once for each call; if it returns nil, there is
+// none to wait for. What shares a pause and a retry budget is another matter:
+// see [WithLimitKey]. It panics if f is nil. The default is none.
+func WithLimiterFor(f func(*http.Request) Limiter) Option {
+	mustBe(f != nil, "WithLimiterFor", "not nil", "nil")
+	return func(c *config) { c.limiterFor = f }
+}
+
+// ReportWait calls the Wait hooks ([Trace]) of the attempt that waits with the
+// context, with the reason "limiter". It is for the Wait method of a [Limiter],
+// to be called in its goroutine, with its context, before each wait, which will
+// take d. With any other context, or if d is not above 0, it does nothing.
+func ReportWait(ctx context.Context, d time.Duration) {
+	if r, ok := ctx.Value(reportKey{}).(*waitReport); ok && d > 0 {
+		r.made = true
+		r.wait.begins("limiter", d)
+	}
+}
+
+type reportKey struct{}
+
+// waitReport is what a Limiter has announced.
+type waitReport struct {
+	wait wait
+	made bool
 }
 
 // WithLimitKey sets what shares a rate limit, a pause and a retry budget: all
@@ -128,8 +168,32 @@ type keyState struct {
 	key    limitKey
 	gate   gate
 	budget budget
+	totals counters
 
 	troubled atomic.Bool // something has ever failed, or little was left of a quota
+}
+
+func (s *keyState) snapshot(now time.Time, cfg *sharedConfig) KeySnapshot {
+	k := s.gate.snapshot(now)
+	k.Key = s.key.String()
+	if cfg.limit > 0 {
+		k.Limit, k.Burst = float64(cfg.limit), cfg.burst
+	}
+	k.Budget = s.budget.left(now, cfg)
+	k.Totals = s.totals.snapshot()
+	return k
+}
+
+// String returns the name of the key for people.
+func (k limitKey) String() string {
+	if k.scheme == "" {
+		return k.host
+	}
+	name := k.scheme + "://" + k.host
+	if k.credential != 0 {
+		name += fmt.Sprintf(" #%08x", uint32(k.credential))
+	}
+	return name
 }
 
 // keyTable holds the state of the keys used last. Its zero value is ready.
@@ -183,6 +247,17 @@ func (t *keyTable) findOrAdd(cfg *config, req *http.Request) *keyState {
 	t.known.Store(true)
 	t.evict()
 	return s
+}
+
+// list returns the states, the one used last in front.
+func (t *keyTable) list() []*keyState {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	all := make([]*keyState, 0, len(t.states))
+	for e := t.recent.Front(); e != nil; e = e.Next() {
+		all = append(all, e.Value.(*keyState)) //nolint:forcetypeassert // recent holds nothing else
+	}
+	return all
 }
 
 // evict drops the key not used for longest. A key with waiters stays: there are
@@ -302,10 +377,10 @@ const (
 	lowQuota = 1000
 )
 
-// wait returns when an attempt may be sent, or why it may not. It calls onWait
-// before it waits. An attempt that arrived earlier, as one has that was refused,
-// goes before the others of its class; the zero time is now.
-func (g *gate) wait(ctx context.Context, class int, arrived time.Time, maxWait time.Duration, onWait func(reason string, d time.Duration)) (ticket, error) {
+// wait returns when an attempt may be sent, or why it may not. An attempt that
+// arrived earlier, as one has that was refused, goes before the others of its
+// class; the zero time is now.
+func (g *gate) wait(ctx context.Context, class int, arrived time.Time, maxWait time.Duration, its wait) (ticket, error) {
 	now := time.Now()
 	if arrived.IsZero() {
 		arrived = now
@@ -325,9 +400,10 @@ func (g *gate) wait(ctx context.Context, class int, arrived time.Time, maxWait t
 	g.line[class] = slices.Insert(g.line[class], g.place(class, arrived), w)
 	g.serve(now)
 	g.mu.Unlock()
-	defer g.leave(class, w) // if onWait panics
+	defer g.leave(class, w) // if a hook panics
 
-	onWait(reason, d)
+	its.begins(reason, d)
+	defer its.ended(reason, now)
 	// The estimate may prove too short: a pause begins, first attempts go
 	// before a retry. Then maxWait is enforced here.
 	timer := time.NewTimer(maxWait)
@@ -639,6 +715,24 @@ func (g *gate) ended(t ticket, now time.Time, accepted bool) {
 	g.serve(now)
 }
 
+// snapshot fills in what the gate knows.
+func (g *gate) snapshot(now time.Time) KeySnapshot {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	k := KeySnapshot{
+		LearnedLimit: g.pace.Rate(now),
+		Reopening:    g.reopening,
+		Waiting:      len(g.line[firstAttempt]) + len(g.line[retryAttempt]),
+	}
+	if g.pausedUntil.After(now) {
+		k.PausedUntil = g.pausedUntil
+	}
+	if g.bucket != nil {
+		k.Tokens = g.bucket.TokensAt(now)
+	}
+	return k
+}
+
 func (g *gate) hasWaiters() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -650,20 +744,48 @@ func (g *gate) waiting() bool {
 	return len(g.line[firstAttempt]) > 0 || len(g.line[retryAttempt]) > 0
 }
 
+// wait tells the hooks of a wait of one attempt, and counts it.
+type wait struct {
+	hook    func(WaitInfo) // nil: none
+	req     *http.Request
+	attempt int
+	totals  [2]*counters // of the Transport, and of the key if it is known
+}
+
+func (w *wait) begins(reason string, d time.Duration) {
+	if w.hook != nil {
+		w.hook(WaitInfo{Request: w.req, Attempt: w.attempt, Reason: reason, Duration: d})
+	}
+}
+
+func (w *wait) ended(reason string, begun time.Time) {
+	for _, c := range w.totals {
+		c.wait(reason, time.Since(begun))
+	}
+}
+
 // waitFor waits for the Limiter of WithLimiter. That one's errors cannot be
 // told apart by type (x/time/rate has none), so they are told apart by whose
 // time has run out.
-func waitFor(ctx context.Context, l Limiter, maxWait time.Duration, onWait func(reason string, d time.Duration)) error {
+func waitFor(ctx context.Context, l Limiter, maxWait time.Duration, its wait) error {
 	if a, ok := l.(interface{ Allow() bool }); ok && a.Allow() {
 		return nil
 	}
 	limited, cancel := context.WithTimeout(ctx, maxWait)
 	defer cancel()
-	start := time.Now()
+	report := waitReport{wait: its}
+	if its.hook != nil {
+		limited = context.WithValue(limited, reportKey{}, &report)
+	}
+	begun := time.Now()
 	err := l.Wait(limited)
+	d := time.Since(begun)
+	if d > 0 {
+		its.ended("limiter", begun)
+	}
 	if err == nil {
-		if d := time.Since(start); d > 0 {
-			onWait("limiter", d)
+		if d > 0 && !report.made {
+			its.begins("limiter", d)
 		}
 		return nil
 	}

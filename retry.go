@@ -203,6 +203,8 @@ type call struct {
 	idempotent bool          // may be sent again though it may have been processed
 	record     *recording    // of a body without GetBody; nil: none
 	key        *keyState     // nil: nothing is known about the limit key yet
+	limiter    Limiter       // nil: none of the caller's
+	observer   observer      // that limiter, if it learns; else nil
 	policy     backoff.BackOff
 	last       error          // the outcome of the attempt before the one under way
 	held       *http.Response // in our hands: closed if a hook or a policy panics
@@ -233,9 +235,13 @@ func newCall(t *Transport, cfg *config, req *http.Request) call {
 	} else {
 		c.key = t.keys.find(cfg, req)
 	}
+	if cfg.limiterFor != nil {
+		c.limiter = cfg.limiterFor(req)
+		c.observer, _ = c.limiter.(observer)
+	}
 	// Nobody would see the times of a call that succeeds, and reading the
 	// clock is half of what such a call costs.
-	c.timed = cfg.hooks != nil || cfg.classifier != nil
+	c.timed = cfg.hooks != nil || cfg.classifier != nil || c.observer != nil
 	if cfg.hooks != nil {
 		c.begin = time.Now()
 	}
@@ -257,7 +263,8 @@ func (c *call) run() (*http.Response, error) {
 		}
 		resp, a := c.attempt(n, body)
 		c.observe(&a, resp)
-		if a.Err == nil && a.APIError == nil {
+		c.count(&a)
+		if !a.failed() {
 			return c.done(resp, &a, "success")
 		}
 		wait, next, why := c.next(&a)
@@ -297,8 +304,8 @@ func (c *call) admit(n int) error {
 		class = retryAttempt
 	}
 	c.ticket = ticket{}
-	if c.cfg.limiter != nil {
-		if err := waitFor(ctx, c.cfg.limiter, c.cfg.maxWait, c.onWait(n)); err != nil {
+	if c.limiter != nil {
+		if err := waitFor(ctx, c.limiter, c.cfg.maxWait, c.wait(n)); err != nil {
 			return err
 		}
 	}
@@ -309,7 +316,7 @@ func (c *call) admit(n int) error {
 		return nil
 	}
 	var err error
-	c.ticket, err = c.key.gate.wait(ctx, class, c.arrived, c.cfg.maxWait, c.onWait(n))
+	c.ticket, err = c.key.gate.wait(ctx, class, c.arrived, c.cfg.maxWait, c.wait(n))
 	return err
 }
 
@@ -443,7 +450,11 @@ func repair(resp *http.Response, err error) (*http.Response, error) {
 // Nothing is remembered of a key that never failed.
 func (c *call) observe(a *AttemptInfo, resp *http.Response) {
 	v, timed := a.Verdict, c.timed
-	learn := !c.t.cfg.shared.unlearned && c.t.cfg.maxWait > 0 // who never waits cannot be paced
+	// Who never waits cannot be paced, and a limiter that learns does it better.
+	learn := !c.t.cfg.shared.unlearned && c.t.cfg.maxWait > 0 && c.observer == nil
+	if c.observer != nil {
+		c.observer.Observe(*a)
+	}
 	limited := v.Kind == KindRateLimit
 	rejected := resp != nil && v.Unprocessed && (v.RetryAfter > 0 || limited && learn)
 	temporary := v.Retry && !limited
@@ -500,6 +511,8 @@ func (c *call) observe(a *AttemptInfo, resp *http.Response) {
 	}
 	c.prepaid = 0
 }
+
+func (a *AttemptInfo) failed() bool { return a.Err != nil || a.APIError != nil }
 
 // cost is what a retry that follows, or is, this failed attempt takes of the
 // budget: double after a timeout, since the server may still be at work on it
@@ -628,7 +641,9 @@ func (c *call) sleep(d time.Duration, a *AttemptInfo) error {
 	if a.Verdict.RetryAfter > 0 {
 		reason = "retry-after"
 	}
-	c.onWait(a.Attempt+1)(reason, d)
+	its := c.wait(a.Attempt + 1)
+	its.begins(reason, d)
+	defer its.ended(reason, time.Now())
 	ctx := c.req.Context()
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -640,18 +655,31 @@ func (c *call) sleep(d time.Duration, a *AttemptInfo) error {
 	}
 }
 
-// onWait returns a function that calls the Wait hook of attempt n.
-func (c *call) onWait(n int) func(reason string, d time.Duration) {
-	h := c.cfg.hooks
-	if h == nil || h.Wait == nil {
-		return func(string, time.Duration) {}
+// wait returns what a wait of attempt n is told to.
+func (c *call) wait(n int) wait {
+	w := wait{req: c.req, attempt: n, totals: c.totals()}
+	if c.cfg.hooks != nil {
+		w.hook = c.cfg.hooks.Wait
 	}
-	req := c.req
-	return func(reason string, d time.Duration) {
-		if d > 0 {
-			h.Wait(WaitInfo{Request: req, Attempt: n, Reason: reason, Duration: d})
-		}
+	return w
+}
+
+// count counts an attempt, but for the only one of a call that succeeds.
+func (c *call) count(a *AttemptInfo) {
+	if a.Attempt == 1 && !a.failed() {
+		return
 	}
+	for _, t := range c.totals() {
+		t.attempt(a)
+	}
+}
+
+// totals returns the counters of the Transport and of the key, if it is known.
+func (c *call) totals() [2]*counters {
+	if c.key == nil {
+		return [...]*counters{&c.t.totals, nil}
+	}
+	return [...]*counters{&c.t.totals, &c.key.totals}
 }
 
 // done ends a call with the outcome of its last attempt.
@@ -670,6 +698,9 @@ func (c *call) done(resp *http.Response, a *AttemptInfo, why string) (*http.Resp
 			markFinal(resp)
 		}
 		remember(resp, a.APIError, c.cfg.profile)
+	}
+	for _, t := range c.totals() {
+		t.call(a.Attempt == 1 && !a.failed(), why)
 	}
 	c.report(a.Attempt, a.StatusCode, err, why)
 	c.held = nil // the caller's now
@@ -696,6 +727,9 @@ func (c *call) failed(n int, err error) (*http.Response, error) {
 	c.refund(time.Now())
 	if n > 0 {
 		err = &RetryError{Attempts: n, Err: err, Last: c.last}
+	}
+	for _, t := range c.totals() {
+		t.call(false, why)
 	}
 	c.report(n, 0, err, why)
 	return nil, err
@@ -783,6 +817,17 @@ func (b *budget) earn(now time.Time, cfg *sharedConfig, tokens float64, byRetry 
 	if byRetry {
 		b.wary = time.Time{}
 	}
+}
+
+// left returns the balance; -1 if there is no bound.
+func (b *budget) left(now time.Time, cfg *sharedConfig) float64 {
+	if math.IsInf(cfg.budgetRatio, 1) {
+		return -1
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.settle(now, cfg)
+	return b.balance
 }
 
 // settle brings the balance up to now: it rises to budgetStart by the floor's

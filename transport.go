@@ -119,8 +119,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -137,9 +140,11 @@ var _ http.RoundTripper = (*Transport)(nil)
 // limits, pauses and retry budgets hold across all requests that go through it.
 // It must not be copied after first use.
 type Transport struct {
-	base http.RoundTripper
-	cfg  config
-	keys keyTable
+	base   http.RoundTripper
+	cfg    config
+	traced atomic.Pointer[config] // cfg with the hooks of AddTrace; nil: there are none
+	keys   keyTable
+	totals counters
 }
 
 // NewTransport returns a Transport that sends its requests through base. A nil
@@ -201,13 +206,35 @@ func checkRequest(req *http.Request) error {
 
 // settings returns the configuration in force for a request with this context.
 func (t *Transport) settings(ctx context.Context) *config {
+	own := t.traced.Load()
+	if own == nil {
+		own = &t.cfg
+	}
 	opts, _ := ctx.Value(optionsKey{}).([]Option)
 	if len(opts) == 0 {
-		return &t.cfg
+		return own
 	}
-	cfg := t.cfg
+	cfg := *own
 	cfg.apply(opts)
 	return &cfg
+}
+
+// AddTrace adds hooks to a Transport that is in use, for the calls that begin
+// from then on. They are called as those of [WithTrace] are, and cannot be taken
+// away again. It panics if tr is nil.
+func (t *Transport) AddTrace(tr *Trace) {
+	add := []Option{WithTrace(tr)}
+	for {
+		was := t.traced.Load()
+		cfg := t.cfg
+		if was != nil {
+			cfg = *was
+		}
+		cfg.apply(add)
+		if t.traced.CompareAndSwap(was, &cfg) {
+			return
+		}
+	}
 }
 
 // Option configures a [Transport], or through [ContextWithOptions] a request.
@@ -227,7 +254,7 @@ type config struct {
 	profile            *Profile
 	statusErrors       bool
 	noRetryMark        bool
-	limiter            Limiter
+	limiterFor         func(*http.Request) Limiter
 	limitKey           func(*http.Request) string
 	trace              *Trace
 	logTrace           *Trace // the hooks of WithLogger, apart because the last logger wins
@@ -362,9 +389,9 @@ type Trace struct {
 	// attempt was made, because the limiter refused or the context had ended.
 	AttemptDone func(AttemptInfo)
 
-	// Wait is called before each wait longer than 0, never after the decision
-	// to give up. With a [Limiter] of the caller's, whose waits nobody can
-	// foretell, it is called when the wait is over.
+	// Wait is called before each wait, never after the decision to give up. For
+	// a [Limiter] of the caller's that does not announce its waits with
+	// [ReportWait], it is called when the wait is over.
 	Wait func(WaitInfo)
 
 	// Done is called last, once for each call, before RoundTrip returns. It is
@@ -398,7 +425,8 @@ type WaitInfo struct {
 	Reason string
 
 	// Duration is how long the wait will be. For "rate limit" and "pause" it
-	// is an estimate: others may go first.
+	// is an estimate: others may go first. 0: it depends on what the server
+	// answers to those who go ahead.
 	Duration time.Duration
 }
 
@@ -425,6 +453,148 @@ type DoneInfo struct {
 	Why string
 
 	Duration time.Duration // of the whole call, up to the response headers
+}
+
+// Snapshot is the state of a Transport at one moment. It can be encoded as JSON,
+// so this publishes it with package expvar:
+//
+//	expvar.Publish("resilient", expvar.Func(func() any { return t.Snapshot() }))
+type Snapshot struct {
+	// Totals are of all requests since the Transport was made.
+	Totals Totals `json:"totals"`
+
+	// Keys are the limit keys that have a rate limit or have had a failure, the
+	// one used last in front; at most 1,024 are remembered.
+	Keys []KeySnapshot `json:"keys"`
+}
+
+// KeySnapshot is the state of one limit key.
+type KeySnapshot struct {
+	// Key is scheme and host, and if there is a credential, a mark behind it
+	// that tells it from others in this process: "https://api.example.com
+	// #5f3a9c01". With [WithLimitKey] it is the string of that function, as it
+	// is.
+	Key string `json:"key"`
+
+	Limit        float64   `json:"limit,omitzero"`         // of WithRateLimit, attempts a second; 0: none
+	Burst        int       `json:"burst,omitzero"`         // of WithRateLimit
+	Tokens       float64   `json:"tokens"`                 // in the bucket of WithRateLimit; below 0: one is reserved for who is first in line
+	LearnedLimit float64   `json:"learned_limit,omitzero"` // the pace that was learned, attempts a second; 0: none is known
+	PausedUntil  time.Time `json:"paused_until,omitzero"`  // when attempts may go again, by what the server said; zero: now
+	Reopening    bool      `json:"reopening,omitzero"`     // one attempt may go at first, and more as they are accepted
+	Waiting      int       `json:"waiting"`                // attempts that stand in line
+	Budget       float64   `json:"budget"`                 // tokens of the retry budget; -1: it is switched off
+	Totals       Totals    `json:"totals"`                 // since the key is remembered
+}
+
+// Totals are counters. The maps have at most 64 entries each; what further
+// reasons a [Classifier] may give is counted as "other".
+type Totals struct {
+	Calls    int64                `json:"calls"`    // that have ended
+	Attempts int64                `json:"attempts"` // that have ended
+	Retries  int64                `json:"retries"`  // attempts that were not the first of their call
+	Ended    map[string]int64     `json:"ended"`    // calls, by DoneInfo.Why
+	Failures map[string]int64     `json:"failures"` // attempts that failed, by Verdict.Why
+	Waits    map[string]WaitTotal `json:"waits"`    // waits that have ended, by WaitInfo.Reason
+}
+
+// WaitTotal is how often and how long in all it was waited for one reason. In
+// JSON the time is in nanoseconds.
+type WaitTotal struct {
+	Count int64         `json:"count"`
+	Time  time.Duration `json:"time_ns"`
+}
+
+// Snapshot returns the state as it is now. Each key is looked at under its lock,
+// one after the other, and requests go on meanwhile. Of a call that succeeds at
+// once, one addition is all that is done for it.
+func (t *Transport) Snapshot() Snapshot {
+	s := Snapshot{Totals: t.totals.snapshot(), Keys: []KeySnapshot{}}
+	now := time.Now()
+	for _, k := range t.keys.list() {
+		s.Keys = append(s.Keys, k.snapshot(now, &t.cfg.shared))
+	}
+	return s
+}
+
+// counters count what Totals hold. A call that succeeds at once is the common
+// case, and costs one addition. All methods may be called on nil.
+type counters struct {
+	plain atomic.Int64 // calls that were one attempt and a success
+
+	mu   sync.Mutex
+	rest Totals
+}
+
+// maxReasons bounds the maps of Totals, as a Classifier may give a new reason
+// each time.
+const maxReasons = 64
+
+// attempt counts one that failed, or was not the first of its call.
+func (c *counters) attempt(a *AttemptInfo) {
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rest.Attempts++
+	if a.Attempt > 1 {
+		c.rest.Retries++
+	}
+	if a.failed() {
+		count(&c.rest.Failures, a.Verdict.Why, 1)
+	}
+}
+
+// call counts a call that has ended, and if it is plain its attempt.
+func (c *counters) call(plain bool, why string) {
+	switch {
+	case c == nil:
+	case plain:
+		c.plain.Add(1)
+	default:
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.rest.Calls++
+		count(&c.rest.Ended, why, 1)
+	}
+}
+
+// wait counts a wait that has ended.
+func (c *counters) wait(reason string, d time.Duration) {
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.rest.Waits == nil {
+		c.rest.Waits = make(map[string]WaitTotal)
+	}
+	w := c.rest.Waits[reason]
+	c.rest.Waits[reason] = WaitTotal{Count: w.Count + 1, Time: w.Time + d}
+}
+
+func (c *counters) snapshot() Totals {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	plain, t := c.plain.Load(), c.rest
+	t.Calls += plain
+	t.Attempts += plain
+	t.Ended, t.Failures, t.Waits = maps.Clone(t.Ended), maps.Clone(t.Failures), maps.Clone(t.Waits)
+	if plain > 0 {
+		count(&t.Ended, "success", plain)
+	}
+	return t
+}
+
+func count(in *map[string]int64, reason string, n int64) {
+	if *in == nil {
+		*in = make(map[string]int64)
+	}
+	if _, ok := (*in)[reason]; !ok && len(*in) >= maxReasons-1 {
+		reason = "other"
+	}
+	(*in)[reason] += n
 }
 
 // compose returns a Trace that calls the hooks of t, then those of u; either

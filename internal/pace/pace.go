@@ -150,6 +150,17 @@ func (p *Pace) Known() bool { return p != nil && (p.rate > 0 || p.quota.rate > 0
 // Told reports whether the pace is what the server says of its quota.
 func (p *Pace) Told() bool { return p != nil && p.quota.rate > 0 }
 
+// Rate returns how many attempts a second may go; 0: that is not known.
+func (p *Pace) Rate(now time.Time) float64 {
+	switch {
+	case p.Told():
+		return p.quota.refill
+	case !p.Known() || !p.next.After(now) && now.Sub(p.held) > forgetting:
+		return 0
+	}
+	return p.rate
+}
+
 // Wait returns how long until the next attempt may go.
 func (p *Pace) Wait(now time.Time) time.Duration {
 	if p.Told() {
