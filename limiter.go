@@ -319,11 +319,11 @@ func (t *keyTable) hashSeed() maphash.Seed {
 //   - the pace, once a second refusal has shown what the limit is;
 //   - the token bucket.
 //
-// Whoever is held back stands in line, first attempts before retries. What was
-// refused for its rate has not had its turn, and goes back to where it stood,
-// else it would starve in a backlog. The line
-// is served by a timer that is set to the next instant at which somebody may
-// go, or by an attempt that is accepted. There is no goroutine while nobody
+// Whoever is held back stands in line, first attempts before retries; but after
+// retryTurn of them a retry goes, else it would never get its turn in a backlog.
+// What was refused for its rate has not had its turn, and goes back to where it
+// stood. The line is served by a timer that is set to the next instant at which
+// somebody may go, or by an attempt that is accepted. There is no goroutine while nobody
 // waits, and at most one token is reserved ahead, for whoever is first in line
 // when it falls due: a waiter that gives up takes nothing with it.
 type gate struct {
@@ -343,12 +343,14 @@ type gate struct {
 	creditAt    time.Time // when credit last grew with time
 	reopened    time.Time // what was sent before says nothing about the time after it
 	line        [2][]*waiter
+	overtaken   int // first attempts that went since a retry waits
 	timer       *time.Timer
 }
 
 // waiter is an attempt that stands in line; pass is closed when it may be sent.
 type waiter struct {
 	arrived time.Time
+	attempt int    // 1 is the first
 	ticket  ticket // once it has passed
 	pass    chan struct{}
 }
@@ -363,6 +365,10 @@ type ticket struct {
 const (
 	firstAttempt = 0 // index into gate.line
 	retryAttempt = 1
+
+	// retryTurn first attempts go before a retry that waits. It is more than the
+	// default retry budget has retries for, so the retries in line do not grow.
+	retryTurn = 8
 
 	// reopenPace is how long an attempt may hang before the next one may go
 	// while a key is reopened: as slow as the slowest limits in use, one a
@@ -391,7 +397,7 @@ func (g *gate) wait(ctx context.Context, class int, arrived time.Time, maxWait t
 		t.arrived = arrived
 		return t, nil
 	}
-	w := &waiter{arrived: arrived, pass: make(chan struct{})}
+	w := &waiter{arrived: arrived, attempt: its.attempt, pass: make(chan struct{})}
 	d, reason := g.estimate(now, class, arrived)
 	if d > maxWait || maxWait == 0 || pastDeadline(ctx, now, d) {
 		g.mu.Unlock()
@@ -404,21 +410,29 @@ func (g *gate) wait(ctx context.Context, class int, arrived time.Time, maxWait t
 
 	its.begins(reason, d)
 	defer its.ended(reason, now)
-	// The estimate may prove too short: a pause begins, first attempts go
-	// before a retry. Then maxWait is enforced here.
+	// The estimate may prove too short: a pause begins, others go first. Then
+	// maxWait is enforced here. A time in which everything is refused is a wait
+	// of its own, and what comes after it another one.
 	timer := time.NewTimer(maxWait)
 	defer timer.Stop()
 	var err error
-	select {
-	case <-w.pass:
-		return w.ticket, nil
-	case <-ctx.Done():
-		err = context.Cause(ctx)
-	case <-timer.C:
-		err = &LimitError{Reason: reason, Wait: maxWait}
-		g.mu.Lock()
-		g.serve(time.Now()) // its turn may have come in this same instant
-		g.mu.Unlock()
+	for last := false; err == nil; last = true {
+		select {
+		case <-w.pass:
+			return w.ticket, nil
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		case <-timer.C:
+			now := time.Now()
+			g.mu.Lock()
+			g.serve(now) // its turn may have come in this same instant
+			more := later(g.pausedUntil, g.pace.DryUntil()).Add(maxWait).Sub(now)
+			g.mu.Unlock()
+			if last || more <= 0 {
+				err = &LimitError{Reason: reason, Wait: maxWait}
+			}
+			timer.Reset(more)
+		}
 	}
 	if !g.leave(class, w) {
 		return w.ticket, nil
@@ -479,11 +493,7 @@ func (g *gate) serve(now time.Time) {
 		g.timer = nil
 	}
 	for {
-		class := firstAttempt
-		if len(g.line[class]) == 0 {
-			class = retryAttempt
-		}
-		if len(g.line[class]) == 0 {
+		if !g.waiting() {
 			if g.token != nil { // reserved for somebody who has left
 				g.token.CancelAt(now)
 				g.token = nil
@@ -498,13 +508,33 @@ func (g *gate) serve(now time.Time) {
 			})
 			return
 		}
-		w := g.line[class][0]
-		g.line[class] = slices.Delete(g.line[class], 0, 1)
+		w := g.next(now)
 		g.token = nil
 		w.ticket = g.send(now)
 		w.ticket.arrived = w.arrived
 		close(w.pass)
 	}
+}
+
+// next takes out of the line who goes next. While everything is refused, nobody
+// gets two attempts ahead of those behind, who would do as well to find out
+// whether that is over: the few in front would use up all they have.
+func (g *gate) next(now time.Time) *waiter {
+	class := firstAttempt
+	if len(g.line[class]) == 0 || len(g.line[retryAttempt]) > 0 && g.overtaken >= retryTurn {
+		class = retryAttempt
+	}
+	if g.overtaken++; class == retryAttempt || len(g.line[retryAttempt]) == 0 {
+		g.overtaken = 0
+	}
+	i := 0
+	if _, dry := g.pace.Drought(now); dry {
+		least := slices.MinFunc(g.line[class], func(v, w *waiter) int { return v.attempt - w.attempt }).attempt
+		i = slices.IndexFunc(g.line[class], func(w *waiter) bool { return w.attempt <= least+1 })
+	}
+	w := g.line[class][i]
+	g.line[class] = slices.Delete(g.line[class], i, i+1)
+	return w
 }
 
 // blocked returns how long the first in line has to wait as things stand; at 0
@@ -551,7 +581,9 @@ func (g *gate) estimate(now time.Time, class int, arrived time.Time) (time.Durat
 	}
 	ahead := g.place(class, arrived)
 	if class == retryAttempt {
-		ahead += len(g.line[firstAttempt])
+		ahead += min(len(g.line[firstAttempt]), (ahead+1)*retryTurn-g.overtaken)
+	} else {
+		ahead += min(len(g.line[retryAttempt]), (ahead+g.overtaken)/retryTurn)
 	}
 	d := g.pace.Wait(now) + g.pace.Behind(ahead)
 	if g.bucket != nil {
@@ -623,11 +655,11 @@ func (g *gate) told(t ticket, now time.Time, q waithint.Quota) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.learner().Tell(t.Ticket, now, q.Remaining, q.Rate, q.Reset)
-	if !g.pace.Told() {
-		return
-	}
 	if _, dry := g.pace.Drought(now); !dry {
 		g.apart = max(g.apart, 2*time.Second) // hints are in whole seconds
+	}
+	if !g.pace.Told() {
+		return
 	}
 	g.reopening = false
 	g.serve(now)
@@ -698,7 +730,11 @@ func (g *gate) ended(t ticket, now time.Time, accepted bool) {
 			g.reopen(t.At)
 		}
 		g.scouted = false
+		known := g.pace.Known()
 		g.pace.Accepted(t.Ticket, now, g.waiting())
+		if known && !g.pace.Known() {
+			g.reopen(t.At)
+		}
 	}
 	if g.reopening && !t.At.Before(g.reopened) {
 		g.credit++
@@ -707,7 +743,7 @@ func (g *gate) ended(t ticket, now time.Time, accepted bool) {
 		}
 		if accepted && !g.waiting() {
 			g.reopening = false // nobody was left to hold back
-			if !g.pace.Known() {
+			if g.pace.Blank() {
 				g.pace, g.scout = nil, 0
 			}
 		}
@@ -799,6 +835,13 @@ func waitFor(ctx context.Context, l Limiter, maxWait time.Duration, its wait) er
 		return refused
 	}
 	return &LimitError{Reason: "limiter", Err: err}
+}
+
+func later(t, u time.Time) time.Time {
+	if t.After(u) {
+		return t
+	}
+	return u
 }
 
 // pastDeadline reports whether the context will have ended after d.

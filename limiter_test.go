@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -146,6 +147,50 @@ func TestFirstAttemptsGoBeforeRetries(t *testing.T) {
 		}
 		wg.Wait()
 		require.Equal(t, []string{"/retried", "/a", "/b", "/retried"}, order)
+	})
+}
+
+// In a backlog there is always a first attempt in line. A retry of a 502 stood
+// behind all of them until WithMaxWait was over.
+func TestARetryGetsItsTurnInABacklog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var order []string
+		base := step(func(req *http.Request) (*http.Response, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			order = append(order, req.URL.Path)
+			if len(order) == 1 {
+				return answer(502)(req)
+			}
+			return answer(200)(req)
+		})
+		var r recorder
+		transport := resilient.NewTransport(base, every(time.Second), resilient.WithRateLimit(10, 1))
+		stop := time.Now().Add(5 * time.Second)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			req := newRequest(t, http.MethodGet, "http://api.test/retried", "")
+			ctx := resilient.ContextWithOptions(t.Context(), resilient.WithTrace(r.trace()))
+			resp, err := transport.RoundTrip(req.WithContext(ctx))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			_ = resp.Body.Close()
+		})
+		for i := range 20 {
+			wg.Go(func() {
+				time.Sleep(time.Duration(i+1) * time.Microsecond)
+				for time.Now().Before(stop) {
+					callers(t, transport, 1)
+				}
+			})
+		}
+		wg.Wait()
+		require.InDelta(t, 18, slices.Index(order[1:], "/retried"), 1, "10 went in the second it backed off, and 8 before it")
+		require.Equal(t, "rate limit", r.waits[1].Reason)
+		require.InDelta(t, 900*ms, r.waits[1].Duration, float64(100*ms), "and that was foreseen")
 	})
 }
 
@@ -1036,6 +1081,44 @@ func TestLearnedRate(t *testing.T) {
 				took := drain(t, resilient.NewTransport(srv, opts...), n)
 				require.Less(t, took.Seconds(), tt.within*optimum.Seconds())
 				require.LessOrEqual(t, srv.refused, tt.refused)
+			})
+		})
+	}
+}
+
+// A server that counts by the minute has given out all it has after some seconds.
+// Calls failed because the rest of the minute and the time until their turn came
+// were taken for one wait, longer than WithMaxWait; and without a hint, because
+// those in front were refused again and again until they had no attempts left.
+func TestAMinuteThatIsUsedUp(t *testing.T) {
+	for name, tell := range map[string]bool{"with Retry-After": true, "without a hint": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var mu sync.Mutex
+				start, accepted, refused := time.Now(), map[int]int{}, 0
+				base := step(func(req *http.Request) (*http.Response, error) {
+					mu.Lock()
+					minute := int(time.Since(start) / time.Minute)
+					ok := accepted[minute] < 600
+					if ok {
+						accepted[minute]++
+					} else {
+						refused++
+					}
+					mu.Unlock()
+					time.Sleep(20 * ms)
+					switch {
+					case ok:
+						return answer(200)(req)
+					case tell:
+						left := start.Add(time.Duration(minute+1) * time.Minute).Sub(time.Now())
+						return answer(429, "Retry-After", fmt.Sprint(int(left.Seconds())+1))(req)
+					}
+					return answer(429)(req)
+				})
+				drain(t, resilient.NewTransport(base), 2000) // fails if a call does
+				require.Equal(t, map[int]int{0: 600, 1: 600, 2: 600, 3: 200}, accepted)
+				require.Less(t, refused, 500)
 			})
 		})
 	}

@@ -20,7 +20,9 @@
 // between them, a drought: the pace is halved with each, until one is accepted.
 // Then it is the rate of the long run again, which is right where a server
 // counts in fixed windows; if that ends in a drought at once, what was learned
-// before is forgotten.
+// before is forgotten. A drought of many refusals is a server that is closed, as
+// one is that has given out all there was for this minute: it is asked now and
+// then, and when it opens, learning begins anew.
 //
 // # A limit that is shared
 //
@@ -33,7 +35,11 @@
 //
 // Where the server says what remains of the quota and how fast it is refilled,
 // in RateLimit fields, that is used instead: an attempt goes when there is one
-// left for it.
+// left for it. But what remains is everybody's, and of two clients that go by it
+// the one that is quicker would get it all. So it is used only by who is found to
+// be alone: while what comes in between two answers is what the policy says, or
+// nothing, as in a fixed window. Where less comes in, others take it, and the
+// quota is shared as above.
 //
 // # Nothing to learn
 //
@@ -72,6 +78,7 @@ type Pace struct {
 	row           int           // refusals since an attempt was accepted
 	first, struck mark          // the first of them, and the last
 	revived       int64         // attempts accepted when the last drought ended
+	revivedAt     time.Time     // when that was
 	long          float64       // the rate when the drought began
 	dry           time.Duration // how long the longest drought was
 
@@ -106,6 +113,12 @@ const (
 	// everybody for minutes.
 	slowest = 5.0
 
+	// A server that has refused so many in a row is closed, and is asked at this
+	// pace whether it opens: of a minute that is used up after 6 s it refuses a
+	// hundred, which is less than two for each of 64 callers.
+	closed   = 16
+	knocking = 1.5
+
 	// fastest is as good as no limit.
 	fastest = 1e6
 
@@ -121,6 +134,14 @@ const (
 	// relied upon.
 	weak = 8
 
+	// sure is the trust from which on a caller may be told that its turn comes
+	// too late.
+	sure = 0.5
+
+	// strangers is how many more refusals are not accounted for by the pace than
+	// are, where a quota is shared.
+	strangers = 5
+
 	// drought refusals in a row are no chance at a pace that is about right.
 	drought = 3
 
@@ -132,6 +153,19 @@ const (
 	// scale of limits only. The cut is how fast, and what it costs of the quota.
 	shareCut    = 0.2
 	shareGrowth = 0.12
+
+	// An account of a quota is closed after so many attempts, so much that the
+	// policy promises to come in, and so many round trips, that neither rounding
+	// nor the order of the answers makes out what is missing of accountPart.
+	accountSent   = 4
+	accountRefill = 8
+	accountTrips  = 4
+	accountPart   = 0.75
+
+	// leastShare is the part of a quota that a client begins with where it is
+	// shared. From one attempt a second, which is all that a late one may find
+	// left, it would take minutes to grow.
+	leastShare = 1.0 / 16
 
 	// quotaSpare is what is left of a quota for others.
 	quotaSpare = 2
@@ -145,10 +179,13 @@ const (
 )
 
 // Known reports whether there is a pace, learned or told.
-func (p *Pace) Known() bool { return p != nil && (p.rate > 0 || p.quota.rate > 0) }
+func (p *Pace) Known() bool { return p != nil && (p.rate > 0 || p.quota.alone) }
+
+// Blank reports whether there is nothing to be lost with p.
+func (p *Pace) Blank() bool { return p.rate == 0 && p.quota == allowance{} }
 
 // Told reports whether the pace is what the server says of its quota.
-func (p *Pace) Told() bool { return p != nil && p.quota.rate > 0 }
+func (p *Pace) Told() bool { return p != nil && p.quota.alone }
 
 // Rate returns how many attempts a second may go; 0: that is not known.
 func (p *Pace) Rate(now time.Time) float64 {
@@ -184,7 +221,7 @@ func (p *Pace) Behind(ahead int) time.Duration {
 	if p.Told() {
 		return seconds(float64(ahead) / p.quota.refill)
 	}
-	if !p.Known() || p.proof < weak || p.row >= drought {
+	if !p.Known() || p.trust() < sure || p.shared() || p.row >= drought {
 		return 0
 	}
 	return seconds(float64(ahead) / p.rate)
@@ -193,7 +230,22 @@ func (p *Pace) Behind(ahead int) time.Duration {
 // Drought returns for how long all attempts have been refused, if there were
 // more of them than chance explains.
 func (p *Pace) Drought(now time.Time) (d time.Duration, dry bool) {
+	if p == nil {
+		return 0, false
+	}
 	return now.Sub(p.first.at), p.dryAt(now)
+}
+
+// DryUntil returns when the server last refused everything, until now if it still
+// does.
+func (p *Pace) DryUntil() time.Time {
+	switch {
+	case p == nil:
+		return time.Time{}
+	case p.row >= drought:
+		return p.known
+	}
+	return p.revivedAt
 }
 
 // dryAt reports whether an attempt that is sent at the given time is in a
@@ -203,7 +255,12 @@ func (p *Pace) dryAt(at time.Time) bool {
 }
 
 // Forget leaves the pace as it was before the first refusal.
-func (p *Pace) Forget() { *p = Pace{sent: p.sent, refused: p.refused, known: p.known, quota: p.quota} }
+func (p *Pace) Forget() {
+	*p = Pace{
+		sent: p.sent, refused: p.refused, known: p.known, quota: p.quota,
+		revived: p.revived, revivedAt: p.revivedAt,
+	}
+}
 
 // Send counts an attempt that goes now.
 func (p *Pace) Send(now time.Time) Ticket {
@@ -212,7 +269,7 @@ func (p *Pace) Send(now time.Time) Ticket {
 	}
 	p.sent++
 	p.last = now
-	if p.rate > 0 {
+	if p.rate > 0 && !p.Told() { // who goes by what is told runs up no debt
 		gap := seconds(1 / p.rate)
 		p.idle = p.idle || now.Sub(p.next) > gap
 		if earliest := now.Add(-catchUp); p.next.Before(earliest) {
@@ -239,7 +296,7 @@ func (p *Pace) Refused(t Ticket, now time.Time, learning bool) bool {
 		t = Ticket{p.sent, now}
 	} else {
 		p.rtt = now.Sub(t.At)
-		p.quota.breach(now, p.row+1)
+		p.quota.breach(t, now, p.row+1)
 	}
 	m := mark{t.At, t.N, p.refused}
 	lately := p.struck.accepted(m)
@@ -263,7 +320,11 @@ func (p *Pace) Refused(t Ticket, now time.Time, learning bool) bool {
 	}
 	switch {
 	case p.dryAt(m.at) && !p.shared() || p.row >= 2*drought:
-		p.base, p.proof = max(p.rate/2, min(p.rate, slowest)), 0
+		least := slowest
+		if p.row > closed {
+			least = knocking
+		}
+		p.base, p.proof = max(p.rate/2, min(p.rate, least)), 0
 	case p.shared() && !p.idle:
 		p.base = max(p.rate*(1-shareCut), min(p.rate, slowest))
 	case p.n > 0 && !p.shared():
@@ -272,6 +333,9 @@ func (p *Pace) Refused(t Ticket, now time.Time, learning bool) bool {
 	}
 	if p.row == 1 && p.proof >= weak {
 		p.long = p.base
+	}
+	if p.base == 0 && p.quota.voids == 0 {
+		p.base = p.quota.rate // where the policy is told, to begin with
 	}
 	p.add(m)
 	p.set(p.base, now)
@@ -303,10 +367,19 @@ func (p *Pace) set(rate float64, now time.Time) {
 	if p.rate == 0 {
 		p.held = now
 	}
+	rate = min(rate, p.most())
 	p.base, p.rate = rate, rate
 	if rate > 0 {
 		p.next = later(now, p.last.Add(seconds(1/rate)))
 	}
+}
+
+// most is what a pace does not exceed: the policy, if the server tells it.
+func (p *Pace) most() float64 {
+	if p.quota.rate > 0 {
+		return p.quota.rate
+	}
+	return fastest
 }
 
 // judge tells refusals that the pace accounts for from others. A pace that is
@@ -333,7 +406,7 @@ func (p *Pace) judge() {
 }
 
 // shared reports whether others use the quota too.
-func (p *Pace) shared() bool { return p.strange >= 5 }
+func (p *Pace) shared() bool { return p.strange >= strangers }
 
 // trust is how well the pace is known, up to 1.
 func (p *Pace) trust() float64 { return min((2*p.proof+4)/probeEvery, 1) }
@@ -351,20 +424,20 @@ func (p *Pace) Accepted(t Ticket, now time.Time, backlog bool) {
 		return
 	}
 	elapsed := now.Sub(p.ackAt)
-	dry := p.dryAt(t.At) && !p.shared()
+	dry, refused := p.dryAt(t.At) && !p.shared(), p.row
 	p.row, p.ackAt = 0, now
 	switch {
-	case p.quota.rate > 0:
+	case p.Told():
 		p.acks++
 	case p.rate == 0:
 	case dry:
-		p.revive(t, now)
+		p.revive(t, now, refused)
 	case p.shared():
 		if p.acks++; p.acks > 4*probeEvery {
 			p.strange = 0
 		}
 		growth := shareCut * min(shareGrowth*math.Sqrt(math.Sqrt(p.rate)), p.rate/10)
-		p.rate = min(p.rate*math.Exp(growth*elapsed.Seconds()), fastest)
+		p.rate = min(p.rate*math.Exp(growth*elapsed.Seconds()), p.most())
 		p.base = p.rate
 	case backlog:
 		p.acks++
@@ -380,18 +453,24 @@ func (p *Pace) creep(elapsed time.Duration) {
 		return
 	}
 	d := max(doubling.Seconds()*trust, 8*trust/p.rate, max(4*trust, 1)*p.rtt.Seconds(), 2*p.dry.Seconds())
-	p.rate = min(p.rate*math.Exp2(min(elapsed.Seconds()/d, 1)), fastest)
+	p.rate = min(p.rate*math.Exp2(min(elapsed.Seconds()/d, 1)), p.most())
 }
 
-// revive ends a drought, with the rate of the long run, or if that is not known,
-// with one attempt in the time the drought took.
-func (p *Pace) revive(t Ticket, now time.Time) {
+// revive ends a drought of so many refusals, with the rate of the long run, or if
+// that is not known, with one attempt in the time the drought took. A server that
+// was closed is as if nothing were known, unless that was tried in vain.
+func (p *Pace) revive(t Ticket, now time.Time, refused int) {
 	took := t.At.Sub(p.first.at)
 	good := p.sent - p.refused
-	if good-p.revived < 16 {
-		p.long = 0 // the last time, it was wrong
+	wrong := p.revived > 0 && good-p.revived < 16 // the last time
+	if wrong {
+		p.long = 0
 	}
-	p.revived = good
+	p.revived, p.revivedAt = good, now
+	if refused > closed && !wrong {
+		p.Forget()
+		return
+	}
 	p.dry = min(max(p.dry, took-8*p.rtt), longest)
 	if p.long > 0 {
 		p.proof = probeEvery
@@ -415,10 +494,9 @@ func (p *Pace) Stop(until time.Time) {
 }
 
 // allowance is what the server says of a quota, in RateLimit fields: what
-// remained when it answered the attempt that it had seen last, and how fast it
-// is refilled. An attempt goes when by that there is one left for it. The server's own word,
-// renewed with every answer, is exact; only it is not about one client alone.
-// Attempts that are refused all the same show that there are others.
+// remained when it answered the attempt that it had seen last, and how fast it is
+// refilled. Who is alone sends an attempt when by that there is one left for it:
+// the server's own word, renewed with every answer, is exact.
 type allowance struct {
 	rate   float64 // 0: the server does not say
 	left   float64
@@ -427,18 +505,44 @@ type allowance struct {
 	refill float64   // what comes of it to us, a second
 	high   float64   // the most that remained
 	reset  time.Time // when there is more at the latest; zero: not known
-	void   time.Time // until when it is not believed
+
+	account account
+	alone   bool      // by the last account
+	others  bool      // there are, by the last account, and nothing was made of it yet
+	void    time.Time // until when the server is not believed
+	voids   int       // how often it was not
+}
+
+// account is kept of what comes in, from an answer on.
+type account struct {
+	at       time.Time
+	sent     int64
+	left     float64
+	refused  float64 // of those sent since
+	promised float64 // by the policy, less what may not have found room
 }
 
 // Tell takes note of what the server says with an answer: what remains of the
-// quota, and how much of it is refilled each second.
-// Where nothing remains, reset is when that changes at the latest; 0: not said.
+// quota, and how much of it is refilled each second. Where nothing remains, reset
+// is when that changes at the latest; 0: not said.
 func (p *Pace) Tell(t Ticket, now time.Time, remaining, rate float64, reset time.Duration) {
 	p.quota.told(t, now, remaining, rate, reset)
+	if !p.quota.others || p.rate == 0 {
+		return
+	}
+	p.quota.others = false
+	if p.shared() {
+		return
+	}
+	p.strange = strangers
+	if least := rate * leastShare; p.rate < least {
+		p.set(least, now)
+	}
 }
 
 // told takes note of an answer.
 func (q *allowance) told(t Ticket, now time.Time, remaining, rate float64, reset time.Duration) {
+	q.high = max(q.high, remaining)
 	switch {
 	case now.Before(q.void):
 		return
@@ -450,17 +554,48 @@ func (q *allowance) told(t Ticket, now time.Time, remaining, rate float64, reset
 		return
 	}
 	if q.rate != rate || t.N == 0 {
-		q.refill = rate
+		q.refill, q.account = rate, account{}
 	} else if dt := t.At.Sub(q.at).Seconds(); dt > 0 {
-		seen := (remaining - q.left + float64(t.N-q.sent)) / dt
-		q.refill += (seen - q.refill) * min(dt, 1)
-		q.refill = min(max(q.refill, q.rate/20), q.rate)
+		promised := rate * dt
+		seen := remaining - q.left + float64(t.N-q.sent)
+		if seen > q.refill*dt || q.left+promised < q.high { // a full bucket takes less than is promised
+			q.refill += (seen/dt - q.refill) * min(dt, 1)
+		}
+		q.refill = min(max(q.refill, rate/20), rate)
+		q.account.promised += min(promised, q.high-q.left)
 	}
-	q.high = max(q.high, remaining)
 	q.rate, q.left, q.sent, q.at = rate, remaining, t.N, t.At
 	if q.reset = (time.Time{}); reset > 0 {
 		q.reset = now.Add(reset)
 	}
+	q.audit(now)
+}
+
+// audit closes the account when there is enough of it, and begins another one.
+// Who is alone finds what was promised in a bucket, and in a fixed window nothing
+// at all. What comes to less has been taken by others.
+func (q *allowance) audit(now time.Time) {
+	was, took := q.account, q.at.Sub(q.account.at)
+	sent := float64(q.sent - was.sent)
+	if was.sent > 0 && (sent < accountSent || q.rate*took.Seconds() < accountRefill || took < accountTrips*now.Sub(q.at)) {
+		return
+	}
+	q.account = account{at: q.at, sent: q.sent, left: q.left}
+	if was.sent == 0 {
+		return
+	}
+	if was.promised < accountRefill/2 && q.left <= quotaSpare {
+		return // too little room was seen for much to come in
+	}
+	came := q.left - was.left + sent - was.refused
+	if came >= accountPart*was.promised-1 || math.Abs(came) <= 1 {
+		q.alone, q.others = true, false
+		return
+	}
+	if q.alone {
+		q.disbelieve(now)
+	}
+	q.others = true
 }
 
 // wait returns how long until there is one left for the next attempt.
@@ -486,14 +621,24 @@ func (q *allowance) expected(now time.Time, sent int64) float64 {
 	return q.left - float64(sent-q.sent) + q.refill*now.Sub(q.at).Seconds()
 }
 
+// disbelieve leaves the quota to be learned for a minute, and twice as long each
+// time, up to an hour: others stay, and to see that they are there costs some of
+// the quota.
+func (q *allowance) disbelieve(now time.Time) {
+	*q = allowance{void: now.Add(forgetting << q.voids), voids: min(q.voids+1, 6), high: q.high}
+}
+
 // breach takes note of a refusal, the last of so many in a row.
-func (q *allowance) breach(now time.Time, row int) {
+func (q *allowance) breach(t Ticket, now time.Time, row int) {
 	if q.rate == 0 {
 		return
 	}
+	if t.N > q.account.sent {
+		q.account.refused++
+	}
 	q.refill = max(q.refill*(1-shareCut), q.rate/20)
 	if row >= 2*drought {
-		*q = allowance{void: now.Add(forgetting)}
+		q.disbelieve(now)
 	}
 }
 

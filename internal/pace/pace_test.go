@@ -245,26 +245,119 @@ func TestToldOfAWindow(t *testing.T) {
 	require.Zero(t, p.Wait(now))
 }
 
-// TestToldOfOthers is a server whose word is not about us alone: it is not
-// believed for a while when it was wrong six times in a row.
-func TestToldOfOthers(t *testing.T) {
-	now := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
-	var p pace.Pace
-	p.Tell(pace.Ticket{}, now, 5, 100, 0)
+// told is a pace of somebody who is alone with a server that says what is left.
+func told(t *testing.T) (p *pace.Pace, now time.Time) {
+	t.Helper()
+	now = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+	p = new(pace.Pace)
+	for range 20 {
+		at := p.Send(now)
+		now = now.Add(20 * time.Millisecond)
+		p.Tell(at, now, 7, 100, 0)
+	}
 	require.True(t, p.Told())
-	require.Zero(t, p.Wait(now))
+	return p, now
+}
+
+// TestToldOfOthers is a server whose word is not about us alone: it is not
+// believed for a while, and each time for longer.
+func TestToldOfOthers(t *testing.T) {
+	for name, doubt := range map[string]func(p *pace.Pace, now time.Time) time.Time{
+		"six refusals in a row": func(p *pace.Pace, now time.Time) time.Time {
+			for range 6 {
+				now = now.Add(100 * time.Millisecond)
+				at := p.Send(now)
+				now = now.Add(10 * time.Millisecond)
+				p.Refused(at, now, true)
+			}
+			return now
+		},
+		"less comes in than the policy says": func(p *pace.Pace, now time.Time) time.Time {
+			for left := 7.0; left >= 0; left -= 0.25 {
+				at := p.Send(now)
+				now = now.Add(20 * time.Millisecond)
+				p.Tell(at, now, float64(int(left)), 100, 0)
+			}
+			return now
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, now := told(t)
+			for _, patience := range []time.Duration{time.Minute, 2 * time.Minute} {
+				now = doubt(p, now)
+				require.False(t, p.Told())
+				for until := now.Add(patience - time.Second); now.Before(until); {
+					at := p.Send(now)
+					now = now.Add(20 * time.Millisecond)
+					p.Tell(at, now, 7, 100, 0)
+					require.False(t, p.Told(), "not yet")
+				}
+				now = now.Add(time.Second)
+				for range 20 {
+					at := p.Send(now)
+					now = now.Add(20 * time.Millisecond)
+					p.Tell(at, now, 7, 100, 0)
+				}
+				require.True(t, p.Told())
+			}
+		})
+	}
+}
+
+// TestToldRunsUpNoDebt: a pace that had been learned before was charged with
+// every attempt that went by the server's word, so when that was not believed any
+// more, the next one had to wait for minutes.
+func TestToldRunsUpNoDebt(t *testing.T) {
+	p, now := told(t)
+	for range 2 { // a second apart
+		at := p.Send(now)
+		now = now.Add(time.Second)
+		p.Refused(at, now, true)
+	}
+	require.True(t, p.Told())
+	for range 1000 {
+		at := p.Send(now)
+		now = now.Add(10 * time.Millisecond)
+		p.Tell(at, now, 7, 100, 0)
+	}
 	for range 6 {
-		now = now.Add(100 * time.Millisecond)
 		at := p.Send(now)
 		now = now.Add(10 * time.Millisecond)
 		p.Refused(at, now, true)
 	}
 	require.False(t, p.Told())
-	p.Tell(p.Send(now), now, 5, 100, 0)
-	require.False(t, p.Told(), "not yet")
-	now = now.Add(time.Hour)
-	p.Tell(p.Send(now), now, 5, 100, 0)
-	require.True(t, p.Told())
+	require.LessOrEqual(t, p.Wait(now), 2*time.Second)
+}
+
+// TestToldAndShared is a fleet on a quota of which everybody is told what
+// remains. Who went by that alone took what came in before the others saw it.
+func TestToldAndShared(t *testing.T) {
+	srv := &server{rate: 100, burst: 10, ok: 20 * time.Millisecond, refusal: 5 * time.Millisecond}
+	var fleet []*backlog
+	for range 4 {
+		b := newBacklog(t, srv, 16)
+		b.told = true
+		fleet = append(fleet, b)
+	}
+	total, jain := share(fleet)
+	require.Greater(t, total.accepted/(100*100), 0.9)
+	require.Less(t, total.refused/total.accepted, 0.04)
+	require.Greater(t, jain, 0.9)
+}
+
+// TestClosedServer is a server that gives out all it has for a minute at once, and
+// then refuses everything until the minute is over. It is asked now and then, and
+// when it opens, all that waited goes as fast as it can.
+func TestClosedServer(t *testing.T) {
+	b := newBacklog(t, &server{rate: 10, window: time.Minute, ok: 20 * time.Millisecond, refusal: 5 * time.Millisecond}, 64)
+	b.run(59 * time.Second)
+	for range 5 {
+		b.run(2 * time.Second)
+		require.Greater(t, b.in.accepted, 100.0, "it opened a second ago")
+		b.run(58 * time.Second)
+		require.Less(t, b.in.refused, 150.0)
+	}
+	require.Zero(t, b.srv.tokens, "and it is used up")
 }
 
 // TestOldRefusalsAreNoNews has a burst that was under way when its first refusal
@@ -319,6 +412,15 @@ func TestShared(t *testing.T) {
 	for range 4 {
 		fleet = append(fleet, newBacklog(t, srv, 16))
 	}
+	total, jain := share(fleet)
+	require.Greater(t, total.accepted/(100*100), 0.93)
+	require.Less(t, total.refused/total.accepted, 0.03)
+	require.Greater(t, jain, 0.9)
+}
+
+// share runs a fleet for 150 s and returns what came of the last 100 of them, and
+// Jain's index of how it was shared.
+func share(fleet []*backlog) (total tally, jain float64) {
 	got := make([]tally, len(fleet))
 	for i := range 150_000 { // each millisecond in turns
 		for k := range fleet {
@@ -330,13 +432,12 @@ func TestShared(t *testing.T) {
 			}
 		}
 	}
-	var accepted, refused, squares float64
+	var squares float64
 	for _, g := range got {
-		accepted, refused, squares = accepted+g.accepted, refused+g.refused, squares+g.accepted*g.accepted
+		total.accepted, total.refused = total.accepted+g.accepted, total.refused+g.refused
+		squares += g.accepted * g.accepted
 	}
-	require.Greater(t, accepted/(100*100), 0.93)
-	require.Less(t, refused/accepted, 0.03)
-	require.Greater(t, accepted*accepted/(4*squares), 0.9, "Jain's index")
+	return total, total.accepted * total.accepted / (float64(len(fleet)) * squares)
 }
 
 // FuzzPace has answers in any order, of any kind, at any time: waits are never
