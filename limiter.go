@@ -516,9 +516,9 @@ func (g *gate) serve(now time.Time) {
 	}
 }
 
-// next takes out of the line who goes next. While everything is refused, nobody
-// gets two attempts ahead of those behind, who would do as well to find out
-// whether that is over: the few in front would use up all they have.
+// next takes out of the line who goes next. While everything is refused, those go
+// first who have made the fewest attempts: to find out whether that is over, the
+// few in front would use up all they have.
 func (g *gate) next(now time.Time) *waiter {
 	class := firstAttempt
 	if len(g.line[class]) == 0 || len(g.line[retryAttempt]) > 0 && g.overtaken >= retryTurn {
@@ -529,8 +529,8 @@ func (g *gate) next(now time.Time) *waiter {
 	}
 	i := 0
 	if _, dry := g.pace.Drought(now); dry {
-		least := slices.MinFunc(g.line[class], func(v, w *waiter) int { return v.attempt - w.attempt }).attempt
-		i = slices.IndexFunc(g.line[class], func(w *waiter) bool { return w.attempt <= least+1 })
+		least := slices.MinFunc(g.line[class], func(v, w *waiter) int { return v.attempt - w.attempt })
+		i = slices.Index(g.line[class], least)
 	}
 	w := g.line[class][i]
 	g.line[class] = slices.Delete(g.line[class], i, i+1)

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -1111,14 +1112,14 @@ func TestAMinuteThatIsUsedUp(t *testing.T) {
 					case ok:
 						return answer(200)(req)
 					case tell:
-						left := start.Add(time.Duration(minute+1) * time.Minute).Sub(time.Now())
-						return answer(429, "Retry-After", fmt.Sprint(int(left.Seconds())+1))(req)
+						left := time.Until(start.Add(time.Duration(minute+1) * time.Minute))
+						return answer(429, "Retry-After", strconv.Itoa(int(left.Seconds())+1))(req)
 					}
 					return answer(429)(req)
 				})
-				drain(t, resilient.NewTransport(base), 2000) // fails if a call does
+				drain(t, resilient.NewTransport(base, resilient.WithMaxAttempts(10)), 2000) // fails if a call does
 				require.Equal(t, map[int]int{0: 600, 1: 600, 2: 600, 3: 200}, accepted)
-				require.Less(t, refused, 500)
+				require.Less(t, refused, 600, "it is asked, but not all the time")
 			})
 		})
 	}
