@@ -1,0 +1,218 @@
+package otelresilient
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// attemptTransport is the base of the resilient.Transport: it sends each attempt
+// through the base of ours.
+type attemptTransport struct {
+	base http.RoundTripper // nil: http.DefaultTransport
+	tel  *telemetry
+}
+
+func (t *attemptTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	c := callOf(req.Context())
+	if c == nil {
+		return t.roundTripper().RoundTrip(req)
+	}
+	a, out := c.startAttempt(req)
+	returned := false
+	defer func() {
+		if !returned {
+			a.end(errPanicked)
+		}
+	}()
+	resp, err := t.roundTripper().RoundTrip(out)
+	returned = true
+	if err != nil || resp == nil { // resilient makes an error of neither
+		a.end(err)
+		return resp, err
+	}
+	resp.Request = req
+	a.answered(resp)
+	return resp, nil
+}
+
+func (t *attemptTransport) CloseIdleConnections() {
+	if c, ok := t.roundTripper().(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+}
+
+func (t *attemptTransport) roundTripper() http.RoundTripper {
+	if t.base == nil {
+		return http.DefaultTransport
+	}
+	return t.base
+}
+
+// errPanicked stands for a base that did not return.
+var errPanicked = errors.New("otelresilient: the base panicked")
+
+// attempt is one time that a request was sent. It is also the body of its
+// response.
+type attempt struct {
+	call   *call
+	ctx    context.Context //nolint:containedctx // that of the request bounds the body, as in net/http
+	span   trace.Span      // nil: attempts are left to the base
+	begun  time.Time
+	status int
+	attrs  []attribute.KeyValue // what metrics have of the response
+	body   io.ReadCloser
+	once   sync.Once
+}
+
+// startAttempt returns an attempt and the request to send for it.
+func (c *call) startAttempt(req *http.Request) (*attempt, *http.Request) {
+	c.open.Add(1)
+	a := &attempt{call: c, ctx: req.Context()}
+	if !c.tel.attempts {
+		return a, req
+	}
+	attrs := c.req.forSpan(req.URL, c.tel.url)
+	if c.sent > 0 {
+		attrs = append(attrs, semconv.HTTPRequestResendCount(c.sent))
+	}
+	c.sent++
+	a.begun = time.Now()
+	a.ctx, a.span = c.tel.tracer.Start(a.ctx, c.req.name, trace.WithSpanKind(trace.SpanKindClient),
+		trace.WithTimestamp(a.begun), trace.WithAttributes(attrs...))
+	out := req.WithContext(a.ctx)
+	c.tel.propagators.Inject(a.ctx, &carrier{req: out})
+	return a, out
+}
+
+// carrier is the header of a request, which is shared with other requests until
+// something is set.
+type carrier struct {
+	req *http.Request
+	own bool
+}
+
+var _ propagation.TextMapCarrier = (*carrier)(nil)
+
+func (c *carrier) Get(name string) string { return c.req.Header.Get(name) }
+
+func (c *carrier) Set(name, value string) {
+	if !c.own {
+		c.req.Header, c.own = c.req.Header.Clone(), true
+	}
+	c.req.Header.Set(name, value)
+}
+
+func (c *carrier) Keys() []string { return propagation.HeaderCarrier(c.req.Header).Keys() }
+
+// answered notes the response. The attempt goes on until its body ends.
+func (a *attempt) answered(resp *http.Response) {
+	a.status = resp.StatusCode
+	a.attrs = append(a.attrs, semconv.HTTPResponseStatusCode(resp.StatusCode))
+	if v := protocolVersion(resp); v != "" {
+		a.attrs = append(a.attrs, semconv.NetworkProtocolVersion(v))
+	}
+	if _, upgraded := resp.Body.(io.Writer); upgraded || resp.Body == nil || resp.Body == http.NoBody {
+		// There is nothing to wait for, or another protocol begins, whose
+		// connection is the caller's.
+		a.end(nil)
+		return
+	}
+	a.body, resp.Body = resp.Body, a
+}
+
+func (a *attempt) Read(p []byte) (int, error) {
+	n, err := a.body.Read(p)
+	switch {
+	case err == io.EOF: //nolint:errorlint // readers return it bare
+		a.end(nil)
+	case err != nil:
+		a.end(err)
+	}
+	return n, err
+}
+
+// Close ends the attempt first: to close a body may take a while.
+func (a *attempt) Close() error {
+	a.end(nil)
+	return a.body.Close()
+}
+
+// end ends the attempt, once. An error is why there is no response, or no more of
+// its body.
+func (a *attempt) end(err error) {
+	a.once.Do(func() {
+		if a.span != nil {
+			a.report(err)
+		}
+		a.call.release()
+	})
+}
+
+func (a *attempt) report(err error) {
+	end := time.Now()
+	failure := ""
+	switch {
+	case a.status >= 400:
+		failure = strconv.Itoa(a.status)
+	case err != nil:
+		failure = errorType(a.ctx, err)
+	case a.status == 0:
+		failure = semconv.ErrorTypeOther.Value.AsString()
+	}
+	if failure != "" {
+		a.attrs = append(a.attrs, semconv.ErrorTypeKey.String(failure))
+		a.span.SetStatus(codes.Error, "")
+	}
+	a.span.SetAttributes(a.attrs...)
+	a.span.End(trace.WithTimestamp(end))
+	if h := a.call.tel.requestDuration; h.Enabled(a.ctx) {
+		h.Record(a.ctx, seconds(end.Sub(a.begun)), a.call.with(a.attrs...))
+	}
+}
+
+// protocolVersion returns "1.1", "2" or "3"; "" if the base does not say.
+func protocolVersion(resp *http.Response) string {
+	switch {
+	case resp.ProtoMajor == 0:
+		return ""
+	case resp.ProtoMajor == 1:
+		return "1." + strconv.Itoa(resp.ProtoMinor)
+	}
+	return strconv.Itoa(resp.ProtoMajor)
+}
+
+// errorType returns error.type: a word for a kind of error, never its text.
+func errorType(ctx context.Context, err error) string {
+	type timeout interface {
+		error
+		Timeout() bool
+	}
+	if typed, ok := errors.AsType[interface {
+		error
+		ErrorType() string
+	}](err); ok && typed.ErrorType() != "" {
+		return typed.ErrorType()
+	}
+	// A transport returns the bare context.Canceled when an attempt has timed
+	// out; the cause knows better.
+	for _, e := range []error{err, context.Cause(ctx)} {
+		if t, ok := errors.AsType[timeout](e); ok && t.Timeout() {
+			return "timeout"
+		}
+	}
+	if ctx.Err() != nil || errors.Is(err, context.Canceled) {
+		return "canceled"
+	}
+	return semconv.ErrorType(err).Value.AsString()
+}
