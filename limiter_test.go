@@ -458,6 +458,79 @@ func TestLimiterOfAnyKind(t *testing.T) {
 	})
 }
 
+func TestReportWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var r recorder
+		announces := limiterFunc(func(ctx context.Context) error {
+			for range 2 {
+				resilient.ReportWait(ctx, time.Second)
+				require.NotEmpty(t, r.waits, "before the wait")
+				time.Sleep(time.Second)
+			}
+			resilient.ReportWait(ctx, 0)
+			return nil
+		})
+		transport := resilient.NewTransport(newScript(answer(200)), resilient.WithLimiter(announces), resilient.WithTrace(r.trace()))
+		callers(t, transport, 1)
+		require.Len(t, r.waits, 2, "those announced, and none for what they were in all")
+		for _, w := range r.waits {
+			require.Equal(t, resilient.WaitInfo{Request: w.Request, Attempt: 1, Reason: "limiter", Duration: time.Second}, w)
+		}
+		require.Equal(t, map[string]resilient.WaitTotal{"limiter": {1, 2 * time.Second}}, transport.Snapshot().Totals.Waits)
+		resilient.ReportWait(t.Context(), time.Second) // of no attempt: nothing happens
+	})
+}
+
+func TestLimiterFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		accounts := map[string]resilient.Limiter{"/a": rate.NewLimiter(1, 1), "/b": rate.NewLimiter(1, 1), "/none": nil}
+		base := newScript(answer(200))
+		transport := resilient.NewTransport(base, resilient.WithLimiterFor(func(req *http.Request) resilient.Limiter {
+			return accounts[req.URL.Path]
+		}))
+		start := time.Now()
+		for _, path := range []string{"/a", "/b", "/none", "/none", "/a"} {
+			resp, err := transport.RoundTrip(newRequest(t, http.MethodGet, "http://api.test"+path, ""))
+			require.NoError(t, err)
+			require.NoError(t, resp.Body.Close())
+		}
+		require.Equal(t, []time.Duration{0, 0, 0, 0, time.Second}, base.since(start))
+	})
+}
+
+// learner is a Limiter that learns.
+type learner struct {
+	limiterFunc
+	observed []resilient.AttemptInfo
+}
+
+func (l *learner) Observe(a resilient.AttemptInfo) { l.observed = append(l.observed, a) }
+
+func TestLimiterThatLearns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &learner{limiterFunc: func(context.Context) error { return nil }}
+		slow := func(next step) step {
+			return func(req *http.Request) (*http.Response, error) {
+				time.Sleep(10 * time.Millisecond)
+				return next(req)
+			}
+		}
+		base := newScript(slow(answer(429)), slow(answer(429)), slow(answer(200)), slow(answer(200)))
+		transport := resilient.NewTransport(base, every(0), resilient.WithLimiter(l))
+		callers(t, transport, 1)
+		var got []string
+		for _, a := range l.observed {
+			require.Equal(t, 10*time.Millisecond, a.Duration, "when it was sent can be told")
+			got = append(got, fmt.Sprint(a.Attempt, " ", a.StatusCode, " ", a.Verdict.Why))
+		}
+		require.Equal(t, []string{"1 429 rate limited", "2 429 rate limited", "3 200 success"}, got)
+		require.Empty(t, transport.Snapshot().Keys, "it is left to the limiter: no pace on top of its own")
+
+		callers(t, transport, 1)
+		require.Len(t, l.observed, 4, "a success at once is observed too")
+	})
+}
+
 func TestLimiterIsAskedOnceForEachAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(answer(500), answer(429), fails(io.EOF), answer(200))

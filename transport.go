@@ -334,12 +334,25 @@ func WithTrace(t *Trace) Option {
 	return func(c *config) { c.trace = c.trace.compose(t) }
 }
 
-// WithLogger writes what a [Trace] would see as records to l: an attempt and a
-// call that went well at debug level, a call that needed retries and a wait at
-// info, a failed attempt and a call that failed at warn. Records name the
-// method, the host and the path, and of an error response its type, code and
-// request id; never other header values, userinfo, query strings or bodies, and
-// of the text of an error not what stands in quotes. The default is nil: silent.
+// WithLogger writes what a [Trace] would see as records to l:
+//
+//	message          level  attributes, after method, host and path
+//	attempt started  debug  attempt
+//	attempt done     debug  attempt, status, duration, why
+//	attempt done     warn   attempt, status, duration, why, kind, type, code, request_id
+//	attempt done     warn   attempt, status, duration, why, error
+//	waiting          info   attempt, reason, duration
+//	call done        debug  attempts, status, duration, why
+//	call done        info   attempts, status, duration, why
+//	call done        warn   attempts, status, duration, why
+//
+// An attempt is at warn if there was an error response, whose error object is
+// told by its kind, type, code and request id, or if there was no response. A
+// call is at debug if its first attempt was a success, at info if a later one
+// was, and else at warn. The values are those of [AttemptInfo], [WaitInfo] and
+// [DoneInfo]. Never written are other header values, userinfo, query strings and
+// bodies, and of the text of an error not what stands in quotes. The default is
+// nil: silent.
 func WithLogger(l *slog.Logger) Option {
 	var hooks *Trace
 	if l != nil {
