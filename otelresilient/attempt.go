@@ -88,10 +88,11 @@ func (c *call) startAttempt(req *http.Request) (*attempt, *http.Request) {
 	}
 	c.sent++
 	a.begun = time.Now()
-	a.ctx, a.span = c.tel.tracer.Start(a.ctx, c.req.name, trace.WithSpanKind(trace.SpanKindClient),
-		trace.WithTimestamp(a.begun), trace.WithAttributes(attrs...))
-	out := req.WithContext(a.ctx)
-	c.tel.propagators.Inject(a.ctx, &carrier{req: out})
+	ctx, span := c.tel.tracer.Start(req.Context(), c.req.name,
+		trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(attrs...))
+	a.ctx, a.span = ctx, span
+	out := req.WithContext(ctx)
+	c.tel.propagators.Inject(ctx, &carrier{req: out})
 	return a, out
 }
 
@@ -118,7 +119,7 @@ func (c *carrier) Keys() []string { return propagation.HeaderCarrier(c.req.Heade
 // answered notes the response. The attempt goes on until its body ends.
 func (a *attempt) answered(resp *http.Response) {
 	a.status = resp.StatusCode
-	a.attrs = append(a.attrs, semconv.HTTPResponseStatusCode(resp.StatusCode))
+	a.attrs = append(make([]attribute.KeyValue, 0, 3), semconv.HTTPResponseStatusCode(resp.StatusCode))
 	if v := protocolVersion(resp); v != "" {
 		a.attrs = append(a.attrs, semconv.NetworkProtocolVersion(v))
 	}
@@ -133,10 +134,9 @@ func (a *attempt) answered(resp *http.Response) {
 
 func (a *attempt) Read(p []byte) (int, error) {
 	n, err := a.body.Read(p)
-	switch {
-	case err == io.EOF: //nolint:errorlint // readers return it bare
+	if err == io.EOF {
 		a.end(nil)
-	case err != nil:
+	} else if err != nil {
 		a.end(err)
 	}
 	return n, err
@@ -160,7 +160,6 @@ func (a *attempt) end(err error) {
 }
 
 func (a *attempt) report(err error) {
-	end := time.Now()
 	failure := ""
 	switch {
 	case a.status >= 400:
@@ -175,18 +174,18 @@ func (a *attempt) report(err error) {
 		a.span.SetStatus(codes.Error, "")
 	}
 	a.span.SetAttributes(a.attrs...)
-	a.span.End(trace.WithTimestamp(end))
+	a.span.End()
 	if h := a.call.tel.requestDuration; h.Enabled(a.ctx) {
-		h.Record(a.ctx, seconds(end.Sub(a.begun)), a.call.with(a.attrs...))
+		h.Record(a.ctx, time.Since(a.begun).Seconds(), a.call.with(a.attrs...))
 	}
 }
 
 // protocolVersion returns "1.1", "2" or "3"; "" if the base does not say.
 func protocolVersion(resp *http.Response) string {
-	switch {
-	case resp.ProtoMajor == 0:
+	switch resp.ProtoMajor {
+	case 0:
 		return ""
-	case resp.ProtoMajor == 1:
+	case 1:
 		return "1." + strconv.Itoa(resp.ProtoMinor)
 	}
 	return strconv.Itoa(resp.ProtoMajor)

@@ -50,8 +50,7 @@ type call struct {
 func (t *telemetry) newCall(req *http.Request) *call {
 	c := &call{tel: t, req: newRequest(req, t.attributes), sent: redirects(req), begun: time.Now()}
 	c.open.Store(1)
-	c.ctx, c.span = t.tracer.Start(req.Context(), "resilient "+c.req.name,
-		trace.WithTimestamp(c.begun), trace.WithAttributes(c.req.common...))
+	c.ctx, c.span = t.tracer.Start(req.Context(), "resilient "+c.req.name, trace.WithAttributes(c.req.common...))
 	c.ctx = context.WithValue(c.ctx, callKey{}, c)
 	return c
 }
@@ -73,11 +72,10 @@ func (c *call) release() {
 	if c.open.Add(-1) > 0 {
 		return
 	}
-	end := time.Now()
+	c.span.End()
 	if h := c.tel.callDuration; h.Enabled(c.ctx) {
-		h.Record(c.ctx, seconds(end.Sub(c.begun)), c.with(c.outcome...))
+		h.Record(c.ctx, time.Since(c.begun).Seconds(), c.with(c.outcome...))
 	}
-	c.span.End(trace.WithTimestamp(end))
 }
 
 // with returns the attributes of a measurement: what all have, and more.
@@ -149,16 +147,16 @@ func (c *call) waited() {
 func (c *call) addWait(reason string, begun time.Time, d time.Duration) {
 	if c.span.IsRecording() {
 		c.span.AddEvent("resilient.wait", trace.WithTimestamp(begun), trace.WithAttributes(
-			waitReasonKey.String(reason), waitDurationKey.Float64(seconds(d))))
+			waitReasonKey.String(reason), waitDurationKey.Float64(d.Seconds())))
 	}
 	if h := c.tel.waitDuration; h.Enabled(c.ctx) {
-		h.Record(c.ctx, seconds(d), c.with(waitReasonKey.String(reason)))
+		h.Record(c.ctx, d.Seconds(), c.with(waitReasonKey.String(reason)))
 	}
 }
 
 func (c *call) done(d resilient.DoneInfo) {
 	c.waited()
-	c.outcome = append(c.outcome, outcomeKey.String(d.Why))
+	c.outcome = append(make([]attribute.KeyValue, 0, 3), outcomeKey.String(d.Why))
 	if d.StatusCode != 0 {
 		c.outcome = append(c.outcome, semconv.HTTPResponseStatusCode(d.StatusCode))
 	}
@@ -170,6 +168,8 @@ func (c *call) done(d resilient.DoneInfo) {
 		c.outcome = append(c.outcome, semconv.ErrorTypeKey.String(failure))
 		c.span.SetStatus(codes.Error, "")
 	}
-	c.span.SetAttributes(c.outcome...)
-	c.span.SetAttributes(attemptsKey.Int(d.Attempts))
+	if c.span.IsRecording() {
+		c.span.SetAttributes(c.outcome...)
+		c.span.SetAttributes(attemptsKey.Int(d.Attempts))
+	}
 }

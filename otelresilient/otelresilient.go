@@ -99,7 +99,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"time"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
@@ -272,9 +271,6 @@ func mustBe(ok bool, name string) {
 		panic("otelresilient: " + name + " must not be nil")
 	}
 }
-
-// seconds is the unit of all durations, by the conventions.
-func seconds(d time.Duration) float64 { return d.Seconds() }
 
 type callKey struct{}
 

@@ -334,7 +334,8 @@ func TestFailures(t *testing.T) {
 				require.Equal(t, tt.attempt, got, tt.why)
 				call := tel.call(t)
 				code, typ := failure(call)
-				require.Equal(t, tt.call, want{code, typ}, tt.why)
+				require.Equal(t, tt.call.code, code, tt.why)
+				require.Equal(t, tt.call.typ, typ, tt.why)
 				require.Equal(t, tt.outcome, value(call, "resilient.outcome").AsString())
 				require.Equal(t, int64(len(tt.attempt)), value(call, "resilient.attempts").AsInt64())
 				require.Empty(t, call.Status.Description)
@@ -529,6 +530,7 @@ func TestBodyEndsSpans(t *testing.T) {
 			name:   "read to the end",
 			answer: resilienttest.Answer{Body: "body", BodyDelay: time.Second},
 			end: func(t *testing.T, _ func(), resp *http.Response) {
+				t.Helper()
 				b, err := io.ReadAll(resp.Body)
 				require.NoError(t, err)
 				require.Equal(t, "body", string(b))
@@ -539,6 +541,7 @@ func TestBodyEndsSpans(t *testing.T) {
 			name:   "closed",
 			answer: resilienttest.Answer{Body: "body", BodyDelay: time.Second},
 			end: func(t *testing.T, _ func(), resp *http.Response) {
+				t.Helper()
 				half(t, resp)
 				time.Sleep(time.Minute) // in virtual time
 				require.NoError(t, resp.Body.Close())
@@ -550,6 +553,7 @@ func TestBodyEndsSpans(t *testing.T) {
 			name:   "breaks off",
 			answer: resilienttest.Answer{Status: 200, Body: "body", BodyDelay: time.Second, Lost: true},
 			end: func(t *testing.T, _ func(), resp *http.Response) {
+				t.Helper()
 				_, err := io.ReadAll(resp.Body)
 				require.ErrorIs(t, err, io.ErrUnexpectedEOF)
 			},
@@ -559,6 +563,7 @@ func TestBodyEndsSpans(t *testing.T) {
 			name:   "canceled",
 			answer: resilienttest.Answer{Body: "body", BodyDelay: time.Hour},
 			end: func(t *testing.T, cancel func(), resp *http.Response) {
+				t.Helper()
 				half(t, resp)
 				time.AfterFunc(time.Second, cancel)
 				_, err := io.ReadAll(resp.Body)
@@ -570,6 +575,7 @@ func TestBodyEndsSpans(t *testing.T) {
 			name:   "an error status",
 			answer: resilienttest.Answer{Status: 404, Body: "body", BodyDelay: time.Second},
 			end: func(t *testing.T, _ func(), resp *http.Response) {
+				t.Helper()
 				require.NoError(t, resp.Body.Close())
 			},
 			took: time.Second, typ: "404", why: "the error object was read before the caller had it",

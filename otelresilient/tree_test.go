@@ -123,13 +123,14 @@ func tree(spans tracetest.SpanStubs, timed bool) string {
 			}
 		}
 		for _, e := range events {
-			text := e.Name
+			var text strings.Builder
+			text.WriteString(e.Name)
 			for _, a := range e.Attributes {
 				if timed || a.Key != "resilient.wait.duration" {
-					text += " " + a.Value.Emit()
+					text.WriteString(" " + a.Value.String())
 				}
 			}
-			lines = append(lines, line{e.Time, text, nil})
+			lines = append(lines, line{e.Time, text.String(), nil})
 		}
 		slices.SortStableFunc(lines, func(a, b line) int { return a.at.Compare(b.at) })
 		for _, l := range lines {
@@ -148,9 +149,9 @@ func tree(spans tracetest.SpanStubs, timed bool) string {
 			for _, key := range []attribute.Key{
 				"http.response.status_code", "error.type", "http.request.resend_count", "resilient.attempts", "resilient.outcome",
 			} {
-				if v := value(*l.span, key); v.Type() != attribute.INVALID {
+				if v := value(*l.span, key); v.Type() != attribute.EMPTY {
 					name := strings.TrimPrefix(strings.TrimPrefix(string(key), "resilient."), "http.")
-					fmt.Fprintf(&b, " %s=%s", name, v.Emit())
+					fmt.Fprintf(&b, " %s=%s", name, v.String())
 				}
 			}
 			if timed {
