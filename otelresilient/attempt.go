@@ -92,29 +92,25 @@ func (c *call) startAttempt(req *http.Request) (*attempt, *http.Request) {
 		trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(attrs...))
 	a.ctx, a.span = ctx, span
 	out := req.WithContext(ctx)
-	c.tel.propagators.Inject(ctx, &carrier{req: out})
+	fields := carrier{HeaderCarrier: propagation.HeaderCarrier(req.Header)}
+	c.tel.propagators.Inject(ctx, &fields)
+	out.Header = http.Header(fields.HeaderCarrier)
 	return a, out
 }
 
 // carrier is the header of a request, which is shared with other requests until
 // something is set.
 type carrier struct {
-	req *http.Request
+	propagation.HeaderCarrier
 	own bool
 }
 
-var _ propagation.TextMapCarrier = (*carrier)(nil)
-
-func (c *carrier) Get(name string) string { return c.req.Header.Get(name) }
-
 func (c *carrier) Set(name, value string) {
 	if !c.own {
-		c.req.Header, c.own = c.req.Header.Clone(), true
+		c.HeaderCarrier, c.own = propagation.HeaderCarrier(http.Header(c.HeaderCarrier).Clone()), true
 	}
-	c.req.Header.Set(name, value)
+	c.HeaderCarrier.Set(name, value)
 }
-
-func (c *carrier) Keys() []string { return propagation.HeaderCarrier(c.req.Header).Keys() }
 
 // answered notes the response. The attempt goes on until its body ends.
 func (a *attempt) answered(resp *http.Response) {
@@ -182,13 +178,16 @@ func (a *attempt) report(err error) {
 
 // protocolVersion returns "1.1", "2" or "3"; "" if the base does not say.
 func protocolVersion(resp *http.Response) string {
-	switch resp.ProtoMajor {
-	case 0:
+	switch major, minor := resp.ProtoMajor, resp.ProtoMinor; {
+	case major == 0:
 		return ""
-	case 1:
-		return "1." + strconv.Itoa(resp.ProtoMinor)
+	case major == 1 && minor == 1:
+		return "1.1" // nearly always
+	case major == 1:
+		return "1." + strconv.Itoa(minor)
+	default:
+		return strconv.Itoa(major)
 	}
-	return strconv.Itoa(resp.ProtoMajor)
 }
 
 // errorType returns error.type: a word for a kind of error, never its text.

@@ -47,8 +47,11 @@ func newRequest(req *http.Request, constant []attribute.KeyValue) request {
 
 // port returns the port of a URL, that of the scheme if it has none, or 0.
 func port(u *url.URL) int {
-	if p, err := strconv.ParseUint(u.Port(), 10, 16); err == nil {
-		return int(p)
+	if p := u.Port(); p != "" {
+		if n, err := strconv.ParseUint(p, 10, 16); err == nil {
+			return int(n)
+		}
+		return 0
 	}
 	switch u.Scheme {
 	case "http":
@@ -63,7 +66,7 @@ func port(u *url.URL) int {
 // appended to.
 func (r *request) forSpan(u *url.URL, format func(*url.URL) string) []attribute.KeyValue {
 	if r.spanOnly == nil {
-		attrs := slices.Grow(slices.Clone(r.common), 3)
+		attrs := append(make([]attribute.KeyValue, 0, len(r.common)+3), r.common...)
 		if full := format(u); full != "" {
 			attrs = append(attrs, semconv.URLFull(full))
 		}

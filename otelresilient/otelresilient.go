@@ -81,6 +81,13 @@
 // or the text of an error, which may have all of these. The path of url.full is
 // shown: if it holds a secret, as a webhook's does, see [WithURL].
 //
+// # Cost
+//
+// A call that succeeds at once is two spans and two measurements. That takes 1.5
+// to 1.8 times as long as otelhttp's one of each if the trace is sampled or
+// metrics are collected, and not longer than those if neither is. Module
+// internal/bench measures it.
+//
 // # With otelhttp
 //
 // Not around a Transport: an otelhttp.Transport on top of this one is a CLIENT

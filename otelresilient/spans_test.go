@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -162,6 +163,14 @@ func TestAttributes(t *testing.T) {
 				"url.full": "https://api.example.com/", "http.response.status_code": int64(200),
 			},
 			why: "methods are case-sensitive, RFC 9110 section 9.1, and any word would be a new series",
+		},
+		{
+			name: "no protocol of today", method: "GET", url: "https://api.example.com:99999/", proto: [2]int{1, 0}, span: "GET",
+			want: map[string]any{
+				"http.request.method": "GET", "server.address": "api.example.com", "url.full": "https://api.example.com:99999/",
+				"http.response.status_code": int64(200), "network.protocol.version": "1.0",
+			},
+			why: "a port that is none is not reported as another one",
 		},
 		{
 			name: "no host", method: "GET", url: "unix:///run/api", span: "GET",
@@ -670,6 +679,51 @@ func TestPanicEndsSpans(t *testing.T) {
 	require.NotZero(t, tel.call(t).EndTime)
 }
 
+// Calls that go through one Transport at once, over real connections, have
+// their own spans.
+func TestConcurrentCalls(t *testing.T) {
+	var seen sync.Map
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, again := seen.LoadOrStore(r.URL.Path, true); !again {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		_, _ = io.WriteString(w, "body")
+	}))
+	defer server.Close()
+	base := &http.Transport{}
+	defer base.CloseIdleConnections()
+	tel := newTelemetry()
+	client := &http.Client{Transport: tel.transport(base, with(withIntervals(), resilient.WithRetryBudget(inf(), 0)),
+		otelresilient.WithPropagators(propagation.TraceContext{}))}
+	const calls = 50
+	var wg sync.WaitGroup
+	for i := range calls {
+		wg.Go(func() {
+			resp, err := client.Get(fmt.Sprintf("%s/%d", server.URL, i))
+			if err == nil {
+				_, _ = io.Copy(io.Discard, resp.Body)
+				resp.Body.Close()
+			}
+		})
+	}
+	wg.Wait()
+
+	paths := map[oteltrace.SpanID][]string{} // of the attempts of a call
+	for _, s := range tel.attempts() {
+		call := s.Parent.SpanID()
+		paths[call] = append(paths[call], value(s, "url.full").AsString())
+	}
+	require.Len(t, paths, calls)
+	for _, p := range paths {
+		require.Len(t, p, 2)
+		require.Equal(t, p[0], p[1])
+	}
+	for _, s := range tel.ofKind(oteltrace.SpanKindInternal) {
+		require.Len(t, paths[s.SpanContext.SpanID()], 2)
+		require.Equal(t, "success", value(s, "resilient.outcome").AsString())
+	}
+}
+
 func TestContextOptions(t *testing.T) {
 	tel := newTelemetry()
 	transport := tel.transport(resilienttest.New(resilienttest.Status(503)), with(withIntervals()))
@@ -717,11 +771,19 @@ func TestWithAttemptSpans(t *testing.T) {
 	})
 }
 
-func TestGlobalProviders(t *testing.T) {
-	transport := otelresilient.NewTransport(resilienttest.New(resilienttest.Status(204)))
-	get(t, transport, api) // tells nobody
+// setGlobal sets the global provider. OpenTelemetry passes it on, once in a
+// process, to those who asked for one before.
+var setGlobal = sync.OnceValue(func() *telemetry {
 	tel := newTelemetry()
 	otel.SetTracerProvider(tel.tracerProvider())
+	return tel
+})
+
+func TestGlobalProviders(t *testing.T) {
+	transport := otelresilient.NewTransport(resilienttest.New(resilienttest.Status(204)))
+	get(t, transport, api)
+	tel := setGlobal()
+	tel.spans.Reset()
 	get(t, transport, api)
 	require.Len(t, tel.spans.GetSpans(), 2, "a provider that is set later is used")
 }
@@ -751,6 +813,13 @@ func TestTransportMethods(t *testing.T) {
 	tel.spans.Reset()
 	get(t, transport.Transport, api)
 	require.Empty(t, tel.spans.GetSpans(), "as documented: nothing is told of it")
+
+	server := httptest.NewServer(http.NotFoundHandler())
+	defer server.Close()
+	standard := tel.transport(nil)
+	require.Equal(t, http.StatusNotFound, get(t, standard, server.URL).StatusCode, "a nil base is http.DefaultTransport")
+	standard.CloseIdleConnections()
+	tel.spans.Reset()
 
 	_, err := transport.RoundTrip(&http.Request{Header: http.Header{}})
 	require.EqualError(t, err, "resilient: nil Request.URL")
