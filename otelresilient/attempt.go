@@ -41,7 +41,6 @@ func (t *attemptTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 		a.end(err)
 		return resp, err
 	}
-	resp.Request = req
 	a.answered(resp)
 	return resp, nil
 }

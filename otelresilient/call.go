@@ -34,7 +34,7 @@ type call struct {
 
 	begun   time.Time
 	sent    int    // how often the request was sent, redirects included
-	failure string // error.type of the last attempt, if the server answered it
+	failure string // error.type of the last attempt that was answered with an error
 	why     string // the verdict on the last attempt
 
 	waitReason string // of the wait under way; "": there is none
@@ -118,7 +118,7 @@ func (c *call) attemptStart(a resilient.AttemptInfo) {
 }
 
 func (c *call) attemptDone(a resilient.AttemptInfo) {
-	c.why, c.failure = a.Verdict.Why, ""
+	c.why = a.Verdict.Why
 	if a.APIError != nil {
 		c.failure = a.APIError.ErrorType()
 	}

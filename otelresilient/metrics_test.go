@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,6 +22,7 @@ import (
 	"go.opentelemetry.io/otel/metric/noop"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	"github.com/resilienthttp/resilient"
 	"github.com/resilienthttp/resilient/otelresilient"
@@ -245,6 +247,7 @@ func TestKeyNames(t *testing.T) {
 		{name: "own, with a path", request: none, opts: []otelresilient.Option{keyed("https://api.example.com/s3cret")}},
 		{name: "own, with a query", request: none, opts: []otelresilient.Option{keyed("https://api.example.com?s3cret")}},
 		{name: "own, with a mark", request: none, opts: []otelresilient.Option{keyed("https://api.example.com #s3cret")}},
+		{name: "own, with another mark", request: none, opts: []otelresilient.Option{keyed("https://api.example.com #c0ffee")}},
 		{name: "own, empty", request: none, opts: []otelresilient.Option{keyed("")}},
 		{
 			name: "named", request: none,
@@ -303,6 +306,62 @@ func TestGaugesEndWithTransport(t *testing.T) {
 		runtime.GC()
 		return len(tel.points(t, "resilient.budget")) == 0
 	}, 10*time.Second, time.Millisecond)
+}
+
+// counting is a meter that counts the callbacks that are registered.
+type counting struct {
+	noop.Meter
+	registered atomic.Int32
+}
+
+func (c *counting) RegisterCallback(metric.Callback, ...metric.Observable) (metric.Registration, error) {
+	c.registered.Add(1)
+	return registration{meter: c}, nil
+}
+
+type registration struct {
+	noop.Registration
+	meter *counting
+}
+
+func (r registration) Unregister() error {
+	r.meter.registered.Add(-1)
+	return nil
+}
+
+type countingProvider struct {
+	noop.MeterProvider
+	meter *counting
+}
+
+func (p countingProvider) Meter(string, ...metric.MeterOption) metric.Meter { return p.meter }
+
+func TestCallbackIsUnregistered(t *testing.T) {
+	meter := &counting{}
+	transport := otelresilient.NewTransport(nil, otelresilient.WithMeterProvider(countingProvider{meter: meter}))
+	require.Equal(t, int32(1), meter.registered.Load())
+	runtime.KeepAlive(transport)
+	require.Eventually(t, func() bool {
+		runtime.GC()
+		return meter.registered.Load() == 0
+	}, 10*time.Second, time.Millisecond)
+}
+
+// The example that a histogram keeps of a value leads to the span.
+func TestExemplars(t *testing.T) {
+	tel := newTelemetry()
+	get(t, tel.transport(resilienttest.New(resilienttest.Status(204))), api)
+	for name, span := range map[string]tracetest.SpanStub{
+		"http.client.request.duration": tel.attempts()[0],
+		"resilient.call.duration":      tel.call(t),
+	} {
+		data, ok := tel.metrics(t, name).(metricdata.Histogram[float64])
+		require.True(t, ok, name)
+		require.Len(t, data.DataPoints, 1)
+		require.Len(t, data.DataPoints[0].Exemplars, 1, name)
+		id := span.SpanContext.SpanID()
+		require.Equal(t, id[:], data.DataPoints[0].Exemplars[0].SpanID, name)
+	}
 }
 
 // broken is a provider of meters that fail.

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -254,12 +255,17 @@ func TestFailures(t *testing.T) {
 		name    string
 		base    http.RoundTripper
 		opts    []resilient.Option
-		timeout time.Duration
+		timeout time.Duration // of the context; 0: none
+		cause   error         // with which it is canceled after a second; nil: it is not
 		attempt []want
 		call    want
 		outcome string
 		why     string
 	}{
+		{
+			name: "400", base: status(400), attempt: []want{{codes.Error, "400"}}, call: want{codes.Error, "400"},
+			outcome: "final status",
+		},
 		{name: "200", base: status(200), attempt: []want{ok}, call: ok, outcome: "success"},
 		{name: "304", base: status(304), attempt: []want{ok}, call: ok, outcome: "success"},
 		{
@@ -295,7 +301,22 @@ func TestFailures(t *testing.T) {
 			base:    resilienttest.New(resilienttest.Answer{Delay: time.Hour}, resilienttest.Status(200)),
 			opts:    []resilient.Option{resilient.WithAttemptTimeout(time.Second)},
 			attempt: []want{{codes.Error, "timeout"}, ok}, call: ok, outcome: "success",
-			why: "the base says no more than that the context was canceled",
+			why: "each attempt has its own",
+		},
+		{
+			name: "attempt timeout, not told",
+			base: roundTripper(func(req *http.Request) (*http.Response, error) {
+				<-req.Context().Done()
+				return nil, req.Context().Err()
+			}),
+			opts:    []resilient.Option{resilient.WithAttemptTimeout(time.Second), resilient.WithMaxAttempts(1)},
+			attempt: []want{{codes.Error, "timeout"}}, call: want{codes.Error, "timeout"}, outcome: "out of attempts",
+			why: "a base may say no more than that the context was canceled",
+		},
+		{
+			name: "canceled with a cause", base: resilienttest.New(resilienttest.Answer{Delay: time.Hour}), cause: errors.New("bye"),
+			attempt: []want{{codes.Error, "canceled"}}, call: want{codes.Error, "canceled"}, outcome: "canceled",
+			why: "a cause may be any error",
 		},
 		{
 			name: "deadline", base: resilienttest.New(resilienttest.Answer{Delay: time.Hour}), timeout: time.Second,
@@ -326,6 +347,11 @@ func TestFailures(t *testing.T) {
 					var cancel context.CancelFunc
 					ctx, cancel = context.WithTimeout(ctx, tt.timeout)
 					defer cancel()
+				}
+				if tt.cause != nil {
+					var cancel context.CancelCauseFunc
+					ctx, cancel = context.WithCancelCause(ctx)
+					time.AfterFunc(time.Second, func() { cancel(tt.cause) })
 				}
 				req, err := http.NewRequestWithContext(ctx, http.MethodGet, api, nil)
 				require.NoError(t, err)
@@ -390,10 +416,11 @@ func (d silent) Wait(context.Context) error {
 
 func TestWaits(t *testing.T) {
 	for _, tt := range []struct {
-		name string
-		opts []resilient.Option
-		want []string // of the second call
-		why  string
+		name    string
+		opts    []resilient.Option
+		answers []resilienttest.Answer // to the second call; none: 204
+		want    []string               // of the second call
+		why     string
 	}{
 		{
 			name: "rate limit", opts: []resilient.Option{resilient.WithRateLimit(0.125, 1)}, want: []string{"rate limit 8"},
@@ -411,11 +438,19 @@ func TestWaits(t *testing.T) {
 			opts: []resilient.Option{resilient.WithRateLimit(0.125, 1), resilient.WithLimiter(silent(3 * time.Second))},
 			want: []string{"limiter 3", "rate limit 5"}, why: "the tokens come in while the limiter holds the call",
 		},
+		{
+			name:    "a retry under a rate limit",
+			opts:    []resilient.Option{resilient.WithRateLimit(0.125, 1), withIntervals(time.Second)},
+			answers: []resilienttest.Answer{resilienttest.Status(503)},
+			want:    []string{"rate limit 8", "backoff 1", "rate limit 7"}, why: "one wait ends where the next one begins",
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				tel := newTelemetry()
-				transport := tel.transport(resilienttest.New(resilienttest.Status(204)), with(tt.opts...))
+				ok := resilienttest.Status(204)
+				answers := slices.Concat([]resilienttest.Answer{ok}, tt.answers, []resilienttest.Answer{ok})
+				transport := tel.transport(resilienttest.New(answers...), with(tt.opts...))
 				get(t, transport, api)
 				tel.spans.Reset()
 				get(t, transport, api)
