@@ -31,8 +31,8 @@ func (t *attemptTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 	a, out := c.startAttempt(req)
 	returned := false
 	defer func() {
-		if !returned {
-			a.end(errPanicked)
+		if !returned { // it panicked
+			a.end(nil)
 		}
 	}()
 	resp, err := t.roundTripper().RoundTrip(out)
@@ -57,9 +57,6 @@ func (t *attemptTransport) roundTripper() http.RoundTripper {
 	}
 	return t.base
 }
-
-// errPanicked stands for a base that did not return.
-var errPanicked = errors.New("otelresilient: the base panicked")
 
 // attempt is one time that a request was sent. It is also the body of its
 // response.

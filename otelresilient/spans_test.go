@@ -709,8 +709,9 @@ func TestPanicEndsSpans(t *testing.T) {
 	require.NoError(t, err)
 	require.PanicsWithValue(t, "base", func() { _, _ = transport.RoundTrip(req) })
 	require.Len(t, tel.attempts(), 1)
-	code, _ := failure(tel.attempts()[0])
+	code, typ := failure(tel.attempts()[0])
 	require.Equal(t, codes.Error, code)
+	require.Equal(t, "_OTHER", typ)
 	require.NotZero(t, tel.call(t).EndTime)
 }
 
