@@ -1,0 +1,139 @@
+package otelresilient
+
+import (
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.opentelemetry.io/otel/attribute"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+)
+
+// request is what is told of a request.
+type request struct {
+	name   string               // of an attempt's span
+	common []attribute.KeyValue // what all spans and metrics of the call have; not to be appended to
+	method string               // the original one, if it is not a known one
+
+	spanOnly []attribute.KeyValue // common and what only attempts' spans have, once it was asked for
+}
+
+func newRequest(req *http.Request, constant []attribute.KeyValue) request {
+	r := request{name: req.Method, common: make([]attribute.KeyValue, 0, len(constant)+3)}
+	r.common = append(r.common, constant...)
+	switch req.Method {
+	case "":
+		r.name = http.MethodGet
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch,
+		http.MethodDelete, http.MethodConnect, http.MethodOptions, http.MethodTrace, "QUERY":
+	default: // methods are case-sensitive, and any word is one
+		r.name, r.method = "HTTP", req.Method
+	}
+	if r.method == "" {
+		r.common = append(r.common, semconv.HTTPRequestMethodKey.String(r.name))
+	} else {
+		r.common = append(r.common, semconv.HTTPRequestMethodOther)
+	}
+	if host := req.URL.Hostname(); host != "" {
+		r.common = append(r.common, semconv.ServerAddress(strings.ToLower(host)))
+	}
+	if port := port(req.URL); port != 0 {
+		r.common = append(r.common, semconv.ServerPort(port))
+	}
+	return r
+}
+
+// port returns the port of a URL, that of the scheme if it has none, or 0.
+func port(u *url.URL) int {
+	if p := u.Port(); p != "" {
+		if n, err := strconv.ParseUint(p, 10, 16); err == nil {
+			return int(n)
+		}
+		return 0
+	}
+	switch u.Scheme {
+	case "http":
+		return 80
+	case "https":
+		return 443
+	}
+	return 0
+}
+
+// forSpan returns what the span of an attempt has of the request. It may be
+// appended to.
+func (r *request) forSpan(u *url.URL, format func(*url.URL) string) []attribute.KeyValue {
+	if r.spanOnly == nil {
+		attrs := append(make([]attribute.KeyValue, 0, len(r.common)+3), r.common...)
+		if full := format(u); full != "" {
+			attrs = append(attrs, semconv.URLFull(full))
+		}
+		if r.method != "" {
+			attrs = append(attrs, semconv.HTTPRequestMethodOriginal(r.method))
+		}
+		r.spanOnly = attrs
+	}
+	return slices.Clip(r.spanOnly)
+}
+
+const redacted = "REDACTED"
+
+// RedactURL returns a URL as it may be shown to people: with REDACTED in place of
+// the userinfo, of the values in the query except those of the parameters named
+// show, and of parameters without a value, and without the fragment. It is more
+// than the semantic conventions ask for, which list four parameters that hold
+// signatures: nobody can list where APIs put their keys.
+//
+// The path stays as it is.
+func RedactURL(u *url.URL, show ...string) string {
+	if u.User == nil && u.RawQuery == "" && u.Fragment == "" && u.Opaque == "" {
+		return u.String()
+	}
+	r := *u
+	r.Fragment, r.RawFragment = "", ""
+	if r.Opaque != "" {
+		r.Opaque = redacted
+	}
+	if _, ok := r.User.Password(); ok {
+		r.User = url.UserPassword(redacted, redacted)
+	} else if r.User != nil {
+		r.User = url.User(redacted)
+	}
+	r.RawQuery = redactQuery(u.RawQuery, show)
+	return r.String()
+}
+
+func redactQuery(query string, show []string) string {
+	if query == "" {
+		return ""
+	}
+	params := strings.Split(query, "&")
+	for i, param := range params {
+		escaped, value, _ := strings.Cut(param, "=")
+		name, err := url.QueryUnescape(escaped)
+		switch {
+		case param == "", err == nil && slices.Contains(show, name):
+		case strings.Trim(value, "=") == "":
+			params[i] = redacted // a flag, or a token, perhaps with its padding
+		default:
+			params[i] = escaped + "=" + redacted
+		}
+	}
+	return strings.Join(params, "&")
+}
+
+// defaultKeyName returns the names that a Transport gives to its keys by itself,
+// and "" for all others.
+func defaultKeyName(key string) string {
+	origin, mark, marked := strings.Cut(key, " #")
+	u, err := url.Parse(origin)
+	if err != nil || u.Host == "" || origin != u.Scheme+"://"+u.Host {
+		return "" // a path or userinfo too is the program's own
+	}
+	if _, err := strconv.ParseUint(mark, 16, 32); marked && (err != nil || len(mark) != 8) {
+		return ""
+	}
+	return key
+}

@@ -1,0 +1,175 @@
+package otelresilient
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/metric"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/resilienthttp/resilient"
+)
+
+const (
+	attemptsKey     = attribute.Key("resilient.attempts")
+	outcomeKey      = attribute.Key("resilient.outcome")
+	retryReasonKey  = attribute.Key("resilient.retry.reason")
+	waitReasonKey   = attribute.Key("resilient.wait.reason")
+	waitDurationKey = attribute.Key("resilient.wait.duration")
+	limitKeyKey     = attribute.Key("resilient.limit.key")
+)
+
+// call is one RoundTrip. Its attempts and hooks find it in the context.
+type call struct {
+	tel  *telemetry
+	ctx  context.Context //nolint:containedctx // with the span and the call; it is that of the request sent on
+	span trace.Span
+	req  request
+
+	begun   time.Time
+	sent    int    // how often the request was sent, redirects included
+	failure string // error.type of the last attempt that was answered with an error
+	why     string // the verdict on the last attempt
+
+	waitReason string // of the wait under way; "": there is none
+	waitBegun  time.Time
+
+	outcome []attribute.KeyValue // what metrics have of how it ended
+
+	// open counts what has to end before the span does: RoundTrip, and each
+	// attempt whose body is not at its end.
+	open atomic.Int32
+}
+
+func (t *telemetry) newCall(req *http.Request) *call {
+	c := &call{tel: t, req: newRequest(req, t.attributes), sent: redirects(req), begun: time.Now()}
+	c.open.Store(1)
+	c.ctx, c.span = t.tracer.Start(req.Context(), "resilient "+c.req.name, trace.WithAttributes(c.req.common...))
+	c.ctx = context.WithValue(c.ctx, callKey{}, c)
+	return c
+}
+
+// redirects returns how many of them, as http.Client follows them, led to req. It
+// stops at twice the most that http.Client follows by itself, should there be a
+// circle.
+func redirects(req *http.Request) int {
+	n := 0
+	for n < 20 && req != nil && req.Response != nil {
+		req = req.Response.Request
+		n++
+	}
+	return n
+}
+
+// release ends the span, once nothing is open any more.
+func (c *call) release() {
+	if c.open.Add(-1) > 0 {
+		return
+	}
+	c.span.End()
+	if h := c.tel.callDuration; h.Enabled(c.ctx) {
+		h.Record(c.ctx, time.Since(c.begun).Seconds(), c.with(c.outcome...))
+	}
+}
+
+// with returns the attributes of a measurement: what all have, and more.
+func (c *call) with(more ...attribute.KeyValue) metric.MeasurementOption {
+	return metric.WithAttributeSet(attribute.NewSet(slices.Concat(c.req.common, more)...))
+}
+
+// hooks returns the hooks of a Transport. They do nothing for a request that did
+// not come through the RoundTrip of ours.
+func hooks() *resilient.Trace {
+	return &resilient.Trace{
+		AttemptStart: func(a resilient.AttemptInfo) {
+			if c := callOf(a.Request.Context()); c != nil {
+				c.attemptStart(a)
+			}
+		},
+		AttemptDone: func(a resilient.AttemptInfo) {
+			if c := callOf(a.Request.Context()); c != nil {
+				c.attemptDone(a)
+			}
+		},
+		Wait: func(w resilient.WaitInfo) {
+			if c := callOf(w.Request.Context()); c != nil {
+				c.wait(w)
+			}
+		},
+		Done: func(d resilient.DoneInfo) {
+			if c := callOf(d.Request.Context()); c != nil {
+				c.done(d)
+			}
+		},
+	}
+}
+
+func (c *call) attemptStart(a resilient.AttemptInfo) {
+	c.waited()
+	if h := c.tel.retries; a.Attempt > 1 && h.Enabled(c.ctx) {
+		h.Add(c.ctx, 1, c.with(retryReasonKey.String(c.why)))
+	}
+}
+
+func (c *call) attemptDone(a resilient.AttemptInfo) {
+	c.why = a.Verdict.Why
+	if a.APIError != nil {
+		c.failure = a.APIError.ErrorType()
+	}
+}
+
+// wait begins a wait, which lasts until something else happens. That of a
+// limiter may be announced or over, which cannot be told apart: what it says
+// itself is taken for the time it takes.
+func (c *call) wait(w resilient.WaitInfo) {
+	c.waited()
+	if w.Reason == "limiter" {
+		c.addWait(w.Reason, time.Now(), w.Duration)
+		return
+	}
+	c.waitReason, c.waitBegun = w.Reason, time.Now()
+}
+
+// waited ends the wait that is under way, if there is one.
+func (c *call) waited() {
+	if c.waitReason != "" {
+		c.addWait(c.waitReason, c.waitBegun, time.Since(c.waitBegun))
+		c.waitReason = ""
+	}
+}
+
+func (c *call) addWait(reason string, begun time.Time, d time.Duration) {
+	if c.span.IsRecording() {
+		c.span.AddEvent("resilient.wait", trace.WithTimestamp(begun), trace.WithAttributes(
+			waitReasonKey.String(reason), waitDurationKey.Float64(d.Seconds())))
+	}
+	if h := c.tel.waitDuration; h.Enabled(c.ctx) {
+		h.Record(c.ctx, d.Seconds(), c.with(waitReasonKey.String(reason)))
+	}
+}
+
+func (c *call) done(d resilient.DoneInfo) {
+	c.waited()
+	c.outcome = append(make([]attribute.KeyValue, 0, 3), outcomeKey.String(d.Why))
+	if d.StatusCode != 0 {
+		c.outcome = append(c.outcome, semconv.HTTPResponseStatusCode(d.StatusCode))
+	}
+	if d.Why != "success" {
+		failure := c.failure
+		if d.Err != nil {
+			failure = errorType(c.ctx, d.Err)
+		}
+		c.outcome = append(c.outcome, semconv.ErrorTypeKey.String(failure))
+		c.span.SetStatus(codes.Error, "")
+	}
+	if c.span.IsRecording() {
+		c.span.SetAttributes(c.outcome...)
+		c.span.SetAttributes(attemptsKey.Int(d.Attempts))
+	}
+}

@@ -1,0 +1,99 @@
+package otelresilient
+
+import (
+	"context"
+	"runtime"
+	"slices"
+	"weak"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/semconv/v1.43.0/httpconv"
+
+	"github.com/resilienthttp/resilient"
+)
+
+// maxObservedKeys bounds the limit keys of which gauges are reported. A Transport
+// remembers 1,024, of which all but the first are seldom in use.
+const maxObservedKeys = 100
+
+// instruments are the metrics. What a meter returns with an error can be used
+// all the same, by its contract.
+type instruments struct {
+	meter           metric.Meter
+	requestDuration metric.Float64Histogram
+	callDuration    metric.Float64Histogram
+	waitDuration    metric.Float64Histogram
+	retries         metric.Int64Counter
+}
+
+func newInstruments(meter metric.Meter) instruments {
+	// The conventions' buckets end at 10 s. A call may wait for minutes.
+	buckets := metric.WithExplicitBucketBoundaries(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25,
+		0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 30, 60, 120, 300)
+	i := instruments{meter: meter}
+	duration, err := httpconv.NewClientRequestDuration(meter)
+	handle(err)
+	i.requestDuration = duration.Inst()
+	i.callDuration, err = meter.Float64Histogram("resilient.call.duration", metric.WithUnit("s"), buckets,
+		metric.WithDescription("Duration of calls, all attempts and waits included."))
+	handle(err)
+	i.waitDuration, err = meter.Float64Histogram("resilient.wait.duration", metric.WithUnit("s"), buckets,
+		metric.WithDescription("Duration of waits before attempts."))
+	handle(err)
+	i.retries, err = meter.Int64Counter("resilient.retries", metric.WithUnit("{retry}"),
+		metric.WithDescription("Number of attempts that were not the first of their call."))
+	handle(err)
+	return i
+}
+
+// observe reports the limit keys of t whenever metrics are collected, as long as
+// there is a t: the meter does not keep it alive.
+func (tel *telemetry) observe(t *resilient.Transport) {
+	budget, err := tel.meter.Float64ObservableGauge("resilient.budget", metric.WithUnit("{token}"),
+		metric.WithDescription("Tokens left in the retry budget."))
+	handle(err)
+	learned, err := tel.meter.Float64ObservableGauge("resilient.limit.learned", metric.WithUnit("{attempt}/s"),
+		metric.WithDescription("Pace that was learned from the server and is in force."))
+	handle(err)
+	waiting, err := tel.meter.Int64ObservableUpDownCounter("resilient.limit.waiting", metric.WithUnit("{attempt}"),
+		metric.WithDescription("Number of attempts that stand in line."))
+	handle(err)
+
+	source, name, constant := weak.Make(t), tel.keyName, tel.attributes
+	registration, err := tel.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		t := source.Value()
+		if t == nil {
+			return nil
+		}
+		keys := t.Snapshot().Keys
+		for _, k := range keys[:min(len(keys), maxObservedKeys)] {
+			named := name(k.Key)
+			if named == "" {
+				continue
+			}
+			attrs := metric.WithAttributeSet(attribute.NewSet(slices.Concat(constant, []attribute.KeyValue{limitKeyKey.String(named)})...))
+			o.ObserveInt64(waiting, int64(k.Waiting), attrs)
+			if k.Budget >= 0 { // else it is switched off
+				o.ObserveFloat64(budget, k.Budget, attrs)
+			}
+			if k.LearnedLimit > 0 {
+				o.ObserveFloat64(learned, k.LearnedLimit, attrs)
+			}
+		}
+		return nil
+	}, budget, learned, waiting)
+	if err != nil {
+		otel.Handle(err)
+		return
+	}
+	runtime.AddCleanup(t, func(r metric.Registration) { handle(r.Unregister()) }, registration)
+}
+
+// handle reports an error of the meter, where the program wants to see it.
+func handle(err error) {
+	if err != nil {
+		otel.Handle(err)
+	}
+}
