@@ -1,0 +1,616 @@
+package debugpage
+
+import (
+	"cmp"
+	"fmt"
+	"html/template"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/resilienthttp/resilient"
+)
+
+const (
+	shownInFlight = 5  // those that have been under way for longest
+	shownKeys     = 50 // those used last
+)
+
+// page is what the template is given.
+type page struct {
+	Style   template.CSS
+	Refresh int  // seconds; 0: never
+	Paused  bool // by whoever looks at it
+	Now     string
+	Call    *callView // the page of one call
+	Missing bool      // that call is not remembered
+
+	Since    string
+	Tiles    []tile
+	Plot     *plot
+	Keys     []keyView
+	MoreKeys int
+	InFlight []callView
+	MoreOpen int
+	Slow     []callView
+	Failed   []callView
+	Last     []callView
+	Ended    []tally
+	Failures []tally
+	Waits    []tally
+}
+
+type tile struct{ Name, Value, Note string }
+
+func (r *recorder) mainPage(refresh int) page {
+	snapshot := r.sample()
+	now := time.Since(r.start)
+	var inFlight, slow, bad, last []*call
+	r.mu.Lock()
+	open := len(r.inFlight)
+	for c := r.oldest; c != nil && len(inFlight) < shownInFlight; c = c.next {
+		inFlight = append(inFlight, c.clone())
+	}
+	r.dropSlow(now)
+	slow = clones(r.slow)
+	bad, last = clones(r.failed.all()), clones(r.last.all())
+	seen := r.tally
+	r.mu.Unlock()
+
+	p := page{Refresh: refresh, Paused: refresh == 0, Now: r.clock(now), Since: r.clock(0)}
+	p.Tiles = tiles(&snapshot.Totals, inFlight, open, now)
+	p.Plot = newPlot(&seen, now, len(snapshot.Keys))
+	for i := range snapshot.Keys[:min(len(snapshot.Keys), shownKeys)] {
+		p.Keys = append(p.Keys, newKeyView(&snapshot.Keys[i], r.start.Add(now)))
+	}
+	p.MoreKeys = len(snapshot.Keys) - len(p.Keys)
+	p.InFlight, p.MoreOpen = r.views(inFlight, now, p.Paused), open-len(inFlight)
+	p.Slow, p.Failed, p.Last = r.views(slow, now, p.Paused), r.views(bad, now, p.Paused), r.views(last, now, p.Paused)
+	p.Ended, p.Failures = byCount(snapshot.Totals.Ended), byCount(snapshot.Totals.Failures)
+	p.Waits = byTime(snapshot.Totals.Waits)
+	return p
+}
+
+// callPage is the page of one call. It is not loaded again once that has ended.
+func (r *recorder) callPage(id int64, refresh int) page {
+	now := time.Since(r.start)
+	p := page{Paused: refresh == 0, Now: r.clock(now), Missing: true}
+	r.mu.Lock()
+	c := r.lookup(id)
+	if c != nil {
+		c = c.clone()
+	}
+	r.mu.Unlock()
+	if c == nil {
+		return p
+	}
+	p.Missing = false
+	if !c.ended {
+		p.Refresh = refresh
+	}
+	v := r.view(c, now)
+	v.addDetails()
+	p.Call = &v
+	return p
+}
+
+func (r *recorder) lookup(id int64) *call {
+	for c := r.newest; c != nil; c = c.prev {
+		if c.id == id {
+			return c
+		}
+	}
+	for _, list := range [...][]*call{r.last.all(), r.slow, r.failed.all()} {
+		for _, c := range list {
+			if c.id == id {
+				return c
+			}
+		}
+	}
+	return nil
+}
+
+func clones(calls []*call) []*call {
+	copies := make([]*call, 0, len(calls))
+	for _, c := range calls {
+		copies = append(copies, c.clone())
+	}
+	return copies
+}
+
+// clock writes an instant as a time of day.
+func (r *recorder) clock(at time.Duration) string {
+	return r.start.Add(at).UTC().Format("15:04:05")
+}
+
+func tiles(t *resilient.Totals, inFlight []*call, open int, now time.Duration) []tile {
+	var waited time.Duration
+	for _, w := range t.Waits {
+		waited += w.Time
+	}
+	oldest := "none"
+	if len(inFlight) > 0 {
+		oldest = "for up to " + duration(now-inFlight[0].begin)
+	}
+	each := "none"
+	if waited > 0 {
+		each = duration(waited/time.Duration(max(t.Calls, 1))) + " for each call"
+	}
+	refusals := t.Failures["rate limited"]
+	return []tile{
+		{"Calls", number(t.Calls), share(float64(t.Ended["success"]), float64(t.Calls)) + " succeeded"},
+		{"In flight", number(int64(open)), oldest},
+		{"Attempts", number(t.Attempts), number(t.Retries) + " of them retries"},
+		{"Refused", number(refusals), share(float64(refusals), float64(t.Attempts)) + " of the attempts, for the rate"},
+		{"Waited", duration(waited), each},
+	}
+}
+
+// keyView is a row of the table of keys.
+type keyView struct {
+	Key, State, Class       string
+	Limit, Learned, Waiting string
+	Budget, Calls, Attempts string
+	Failures, Waits         []tally
+}
+
+func newKeyView(k *resilient.KeySnapshot, now time.Time) keyView {
+	v := keyView{
+		Key: printable(k.Key, maxText), State: "open", Class: "ok",
+		Limit: "none", Learned: "none", Waiting: number(int64(k.Waiting)), Budget: rate(k.Budget),
+		Calls: number(k.Totals.Calls), Attempts: number(k.Totals.Attempts),
+		Failures: byCount(k.Totals.Failures), Waits: byTime(k.Totals.Waits),
+	}
+	if k.Limit > 0 {
+		v.Limit = fmt.Sprintf("%s/s, burst %s; %s left", rate(k.Limit), number(int64(k.Burst)), rate(max(k.Tokens, 0)))
+	}
+	if k.LearnedLimit > 0 {
+		v.Learned = rate(k.LearnedLimit) + "/s"
+		v.State = "paced"
+	}
+	if k.Budget < 0 {
+		v.Budget = "off"
+	}
+	switch left := k.PausedUntil.Sub(now); {
+	case left > 0:
+		v.State, v.Class = "paused, "+duration(left)+" left", "refused"
+	case k.Reopening:
+		v.State, v.Class = "reopening", "refused"
+	}
+	return v
+}
+
+// span is a part of a call's time, in order, since its beginning.
+type span struct {
+	class    string // "ok", "refused", "failed", "running", "wait" or "gap"
+	step     int    // index
+	attempt  int
+	from, to time.Duration
+	open     bool // it goes on
+	want     time.Duration
+	hint     time.Duration // of the server, that a wait is for
+	status   int
+	reason   string
+	failure  *failure
+}
+
+func (p *span) length() time.Duration { return p.to - p.from }
+
+// spans puts what was seen of a call in order, and returns how long it took. An
+// attempt ends with its answer; a wait ends with whatever came next.
+func spans(c *call, now time.Duration) (list []span, took time.Duration) {
+	end := now
+	if c.ended {
+		end = c.end
+	}
+	begin, hint := c.begin, time.Duration(0)
+	for i, s := range c.steps {
+		last := i == len(c.steps)-1
+		next := end
+		if !last {
+			next = c.steps[i+1].at
+		}
+		p := span{step: i, attempt: s.attempt, from: s.at, to: next, reason: s.reason, failure: s.failure}
+		if s.wait {
+			p.class, p.want, p.hint = "wait", s.want, hint
+			p.open = last && !c.ended
+			if past := s.at - s.want; s.reason == "limiter" && past >= begin-c.slack(i) && next-s.at < s.want/2 {
+				// A limiter that foretells nothing: its wait was over.
+				p.from, p.to, p.open = past, s.at, false
+			}
+		} else {
+			hint = s.want
+			p.status, p.class = s.status, "ok"
+			switch {
+			case !s.ended:
+				p.class, p.open = "running", true
+			case s.failure != nil && s.failure.refused:
+				p.class, p.to = "refused", s.end
+			case s.failure != nil:
+				p.class, p.to = "failed", s.end
+			default:
+				p.to = s.end
+			}
+		}
+		list = append(list, p)
+		begin = p.to
+	}
+	begin = c.begin
+	if len(list) > 0 {
+		begin = min(begin, list[0].from)
+	}
+	return fillGaps(c, list, begin, end), end - begin
+}
+
+// slack is how much earlier than its first event a call may have begun.
+func (c *call) slack(step int) time.Duration {
+	if step == 0 && !c.ended {
+		return math.MaxInt64 / 2
+	}
+	return 0
+}
+
+// fillGaps makes the spans count from begin, and names the time between them if
+// it is long enough to be seen, or if it is that of steps which were left out.
+func fillGaps(c *call, list []span, begin, end time.Duration) []span {
+	least := max(time.Millisecond, (end-begin)/100)
+	var all []span
+	at := time.Duration(0)
+	for _, p := range list {
+		p.from, p.to = p.from-begin, p.to-begin
+		gap := span{class: "gap", step: -1, from: at, to: p.from, reason: gapText}
+		omitted := c.omitted > 0 && p.step == maxSteps/2
+		if omitted {
+			gap.reason = "went by in " + number(int64(c.omitted)) + " more attempts and waits"
+		}
+		if gap.length() >= least || omitted {
+			all = append(all, gap)
+		}
+		at = max(at, p.to)
+		all = append(all, p)
+	}
+	if end-begin-at >= least {
+		all = append(all, span{class: "gap", step: -1, from: at, to: end - begin, reason: gapText})
+	}
+	return all
+}
+
+// callView is a call as it is shown.
+type callView struct {
+	ID                 int64
+	Link               string
+	Began              string
+	Method, Host, Path string
+	Result, Class      string
+	Took               string
+	Mostly             string // where most of the time went
+	Plain              bool   // one attempt, which succeeded
+	Text               []phrase
+	Bars               []bar
+	Labels             []label
+
+	// On the page of a call.
+	Ticks  []label
+	Steps  []stepView
+	Places []tally // where the time went
+	spans  []span
+	took   time.Duration
+}
+
+// bar is a rectangle of a timeline; positions are percentages of its width.
+type bar struct{ X, Width, Class, Title string }
+
+// label is a word at a timeline.
+type label struct{ X, Anchor, Class, Text string }
+
+// stepView is a row of the table of a call's steps.
+type stepView struct {
+	What, Class, Detail, From, Took, Share string
+}
+
+func (r *recorder) views(calls []*call, now time.Duration, paused bool) []callView {
+	views := make([]callView, 0, len(calls))
+	for _, c := range calls {
+		v := r.view(c, now)
+		v.Link = "?call=" + strconv.FormatInt(c.id, 10)
+		if paused {
+			v.Link += "&refresh=0"
+		}
+		views = append(views, v)
+	}
+	return views
+}
+
+func (r *recorder) view(c *call, now time.Duration) callView {
+	list, took := spans(c, now)
+	v := callView{
+		ID: c.id, Began: r.clock(c.begin),
+		Method: printable(string(c.method), maxWord),
+		Host:   printable(string(c.host), maxText), Path: printable(string(c.path), maxText),
+		Took: duration(took), spans: list, took: took,
+		Plain: c.ended && c.why == "success" && c.attempts == 1 && len(list) == 1,
+		Text:  sentence(c, list, took),
+	}
+	switch {
+	case !c.ended:
+		v.Result, v.Class = "in flight", "running"
+	case c.status == 0:
+		v.Result, v.Class = "no response", "failed"
+		if c.attempts == 0 {
+			v.Result = "not sent"
+		}
+	case c.why == "success":
+		v.Result, v.Class = strconv.Itoa(c.status), "ok"
+	default:
+		v.Result, v.Class = strconv.Itoa(c.status), "failed"
+		if n := len(c.steps); n > 0 && c.steps[n-1].failure != nil && c.steps[n-1].failure.refused {
+			v.Class = "refused"
+		}
+	}
+	v.draw()
+	if places := places(list); len(places) > 0 && !v.Plain && 2*places[0].time > took {
+		v.Mostly = share(float64(places[0].time), float64(took)) + " " + places[0].name
+	}
+	return v
+}
+
+// draw makes the bars of the timeline, and labels where there is room.
+func (v *callView) draw() {
+	free := 0.0 // where the next label may begin
+	for i := range v.spans {
+		p := &v.spans[i]
+		x, width := percent(p.from, v.took), percent(p.length(), v.took)
+		title := duration(p.length())
+		switch p.class {
+		case "wait":
+			title = "waited " + title + ": " + p.reason
+		case "gap":
+			title += " " + p.reason
+		case "running":
+			title = fmt.Sprintf("attempt %d, under way for %s", p.attempt, title)
+		default:
+			title = fmt.Sprintf("attempt %d: %s after %s", p.attempt, p.result(), title)
+		}
+		v.Bars = append(v.Bars, bar{position(x), position(width), p.class, title})
+		switch p.class {
+		case "gap", "running":
+		case "wait":
+			if width >= 30 {
+				v.Labels = append(v.Labels, label{position(x + width/2), "middle", "wait", p.reason + " " + duration(p.length())})
+			}
+		default:
+			text := p.result()
+			if p.status == 0 {
+				text = "none"
+			}
+			const room = 12.0 // of a word of three or four letters, on a phone
+			at := label{position(x), "start", p.class, text}
+			if x > 100-room {
+				x = max(x+width, room) - room
+				at.X, at.Anchor = "100%", "end"
+			}
+			if x >= free {
+				v.Labels = append(v.Labels, at)
+				free = x + room
+			}
+		}
+	}
+}
+
+// addDetails adds what only the page of the call shows.
+func (v *callView) addDetails() {
+	for i := range v.spans {
+		p := &v.spans[i]
+		s := stepView{
+			Class: p.class, From: duration(p.from), Took: duration(p.length()),
+			Share: share(float64(p.length()), float64(v.took)),
+		}
+		switch p.class {
+		case "wait":
+			s.What, s.Detail = "wait", waitText(p.reason, p.hint)
+			if p.open && p.want > 0 {
+				s.Detail += ", about " + duration(p.want) + " in all"
+			}
+		case "gap":
+			s.What, s.Detail = "", p.reason
+		case "running":
+			s.What, s.Detail = fmt.Sprintf("attempt %d", p.attempt), "under way"
+		default:
+			s.What = fmt.Sprintf("attempt %d", p.attempt)
+			s.Detail = p.describe()
+		}
+		v.Steps = append(v.Steps, s)
+	}
+	for _, place := range places(v.spans) {
+		v.Places = append(v.Places, tally{place.name, duration(place.time) + ", " + share(float64(place.time), float64(v.took))})
+	}
+	step := niceCeil(v.took.Seconds() / 5)
+	for i := 0; v.took > 0; i++ {
+		at := time.Duration(float64(i) * step * float64(time.Second))
+		x := percent(at, v.took)
+		if x > 90 {
+			break
+		}
+		v.Ticks = append(v.Ticks, label{X: position(x), Anchor: "start", Text: duration(at)})
+	}
+	v.Ticks = append(v.Ticks, label{X: "100%", Anchor: "end", Text: v.Took})
+}
+
+// describe is all that is shown of an attempt: as much as is logged.
+func (p *span) describe() string {
+	text := "no response"
+	if p.status != 0 {
+		text = statusText(p.status)
+	}
+	parts := []string{text}
+	if f := p.failure; f != nil {
+		parts = append(parts, printable(p.reason, maxWord))
+		if f.kind != 0 {
+			parts = append(parts, "kind "+f.kind.String())
+		}
+		for _, field := range [...][2]string{{"type", f.typ}, {"code", f.code}, {"request id", f.requestID}, {"error:", f.text}} {
+			if field[1] != "" {
+				parts = append(parts, field[0]+" "+field[1])
+			}
+		}
+	}
+	return strings.Join(parts, " · ")
+}
+
+// place is where time went.
+type place struct {
+	name string
+	time time.Duration
+}
+
+// places returns where the time of a call went, the most of it first.
+func places(list []span) []place {
+	var all []place
+	for i := range list {
+		p := &list[i]
+		name := "in attempts"
+		switch p.class {
+		case "wait":
+			name = "waiting: " + printable(p.reason, maxWord)
+		case "gap":
+			name = "in between"
+		}
+		j := slices.IndexFunc(all, func(q place) bool { return q.name == name })
+		if j < 0 {
+			j, all = len(all), append(all, place{name: name})
+		}
+		all[j].time += p.length()
+	}
+	slices.SortStableFunc(all, func(a, b place) int { return cmp.Compare(b.time, a.time) })
+	return all
+}
+
+func percent(part, whole time.Duration) float64 {
+	if whole <= 0 {
+		return 0
+	}
+	return min(max(100*float64(part)/float64(whole), 0), 100)
+}
+
+func position(percent float64) string { return strconv.FormatFloat(percent, 'f', 2, 64) + "%" }
+
+// plot is the rate of the window, second by second, in a space that is one wide
+// for each second and 100 high.
+type plot struct {
+	Width   int64
+	Areas   []area
+	Lines   []line
+	Max     string
+	Half    string
+	Minutes []int
+}
+
+type area struct{ Name, Class, Count, Path string }
+
+type line struct{ Name, Class, Value, Path string }
+
+func newPlot(seen *[seconds]second, now time.Duration, keys int) *plot {
+	p := &plot{Width: seconds, Minutes: []int{5, 4, 3, 2, 1}}
+	first := int64(now/time.Second) - seconds + 1
+	at := func(i int64) *second {
+		s := &seen[max(first+i, 0)%seconds]
+		if s.at != first+i {
+			return nil
+		}
+		return s
+	}
+	most := 0.0
+	for i := range seconds {
+		if s := at(i); s != nil {
+			n := 0.0
+			for _, c := range s.counts {
+				n += float64(c)
+			}
+			for _, l := range s.lines {
+				n = max(n, l.limit)
+			}
+			most = max(most, n)
+		}
+	}
+	top := niceCeil(max(most, 4))
+	p.Max, p.Half = rate(top), rate(top/2)
+
+	var below [seconds]float64
+	for outcome, name := range [outcomes]string{"accepted", "accepted on a retry", "refused for the rate", "failed"} {
+		total := int64(0)
+		var path strings.Builder
+		for i := range seconds {
+			s := at(i)
+			if s == nil || s.counts[outcome] == 0 {
+				continue
+			}
+			total += int64(s.counts[outcome])
+			height := 100 * float64(s.counts[outcome]) / top
+			fmt.Fprintf(&path, "M%d %.2fh1v%.2fh-1z", i, 100-below[i]-height, height)
+			below[i] += height
+		}
+		class := [outcomes]string{"ok", "retried", "refused", "failed"}[outcome]
+		p.Areas = append(p.Areas, area{name, class, number(total), path.String()})
+	}
+	p.draw(at, top, keys)
+	return p
+}
+
+// draw adds a line for each key with a learned limit, the one seen last first.
+// It breaks off where nothing was known, but not for seconds without a call.
+func (p *plot) draw(at func(int64) *second, top float64, keys int) {
+	const near = 5 // seconds
+	type trace struct {
+		learned
+
+		last int64
+		path strings.Builder
+	}
+	var traces []*trace
+	for i := range seconds {
+		s := at(i)
+		if s == nil {
+			continue
+		}
+		for _, l := range s.lines {
+			if l.limit <= 0 {
+				continue
+			}
+			j := slices.IndexFunc(traces, func(t *trace) bool { return t.key == l.key })
+			if j < 0 {
+				j, traces = len(traces), append(traces, &trace{last: -near - 1})
+			}
+			t, command := traces[j], "L"
+			if i-t.last > near {
+				command = "M"
+			}
+			fmt.Fprintf(&t.path, "%s%.1f %.2f", command, float64(i)+0.5, 100-100*l.limit/top)
+			t.learned, t.last = l, i
+		}
+	}
+	slices.SortStableFunc(traces, func(a, b *trace) int { return cmp.Compare(b.last, a.last) })
+	for i, t := range traces[:min(len(traces), maxLines)] {
+		name := "learned limit"
+		if keys > 1 {
+			name += " of " + t.key
+		}
+		p.Lines = append(p.Lines, line{name, "line" + strconv.Itoa(i+1), rate(t.limit) + "/s", t.path.String()})
+	}
+}
+
+// niceCeil returns the least of 1, 2, 4, 5, 6, 8 and 10 times a power of ten that
+// is not below x.
+func niceCeil(x float64) float64 {
+	if x <= 0 {
+		return 1
+	}
+	power := math.Pow(10, math.Floor(math.Log10(x)))
+	for _, f := range [...]float64{1, 2, 4, 5, 6, 8} {
+		if f*power >= x {
+			return f * power
+		}
+	}
+	return 10 * power
+}
