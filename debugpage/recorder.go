@@ -75,8 +75,8 @@ type step struct {
 	wait    bool
 	attempt int
 	at      time.Duration
-	ended   bool          // of an attempt
-	end     time.Duration // of an attempt that ended
+	ended   bool
+	end     time.Duration // of an attempt its answer, of a wait whatever came next
 	want    time.Duration // of a wait: as foretold; of an attempt: as the server asked
 	status  int
 	reason  string // of WaitInfo, or of the Verdict
@@ -190,6 +190,7 @@ func (r *recorder) done(d resilient.DoneInfo) {
 	// Other hooks may have held up this one, or the first one.
 	c.begin = min(c.begin, now-d.Duration)
 	c.ended, c.end = true, now
+	c.endWait(now)
 	c.attempts, c.status, c.why = d.Attempts, d.StatusCode, word(d.Why)
 	if d.Why == "success" {
 		outcome := accepted
@@ -366,11 +367,19 @@ func (r *recorder) second(now time.Duration) *second {
 }
 
 func (c *call) add(s step) {
+	c.endWait(s.at)
 	if len(c.steps) == maxSteps {
 		c.steps = slices.Delete(c.steps, maxSteps/2, maxSteps/2+1)
 		c.omitted++
 	}
 	c.steps = append(c.steps, s)
+}
+
+// endWait ends the wait under way, if there is one.
+func (c *call) endWait(at time.Duration) {
+	if n := len(c.steps); n > 0 && c.steps[n-1].wait {
+		c.steps[n-1].ended, c.steps[n-1].end = true, at
+	}
 }
 
 // clone returns a copy to be looked at without the lock.

@@ -16,6 +16,7 @@ import (
 const (
 	shownInFlight = 5  // those that have been under way for longest
 	shownKeys     = 50 // those used last
+	plainCall     = time.Second
 )
 
 // page is what the template is given.
@@ -78,6 +79,7 @@ func (r *recorder) callPage(id int64, refresh int) page {
 	now := time.Since(r.start)
 	p := page{Paused: refresh == 0, Now: r.clock(now), Missing: true}
 	r.mu.Lock()
+	r.dropSlow(now)
 	c := r.lookup(id)
 	if c != nil {
 		c = c.clone()
@@ -138,12 +140,12 @@ func tiles(t *resilient.Totals, inFlight []*call, open int, now time.Duration) [
 	if waited > 0 {
 		each = duration(waited/time.Duration(max(t.Calls, 1))) + " for each call"
 	}
-	refusals := t.Failures["rate limited"]
+	refusals := t.Failures["rate limited"] + t.Failures["quota used up"] + t.Failures["unavailable until a stated time"]
 	return []tile{
 		{"Calls", number(t.Calls), share(float64(t.Ended["success"]), float64(t.Calls)) + " succeeded"},
 		{"In flight", number(int64(open)), oldest},
 		{"Attempts", number(t.Attempts), number(t.Retries) + " of them retries"},
-		{"Refused", number(refusals), share(float64(refusals), float64(t.Attempts)) + " of the attempts, for the rate"},
+		{"Refused", number(refusals), share(float64(refusals), float64(t.Attempts)) + " of the attempts"},
 		{"Waited", duration(waited), each},
 	}
 }
@@ -198,8 +200,7 @@ type span struct {
 
 func (p *span) length() time.Duration { return p.to - p.from }
 
-// spans puts what was seen of a call in order, and returns how long it took. An
-// attempt ends with its answer; a wait ends with whatever came next.
+// spans puts what was seen of a call in order, and returns how long it took.
 func spans(c *call, now time.Duration) (list []span, took time.Duration) {
 	end := now
 	if c.ended {
@@ -207,31 +208,27 @@ func spans(c *call, now time.Duration) (list []span, took time.Duration) {
 	}
 	begin, hint := c.begin, time.Duration(0)
 	for i, s := range c.steps {
-		last := i == len(c.steps)-1
-		next := end
-		if !last {
-			next = c.steps[i+1].at
+		p := span{step: i, attempt: s.attempt, from: s.at, to: now, open: !s.ended, reason: s.reason, failure: s.failure}
+		if s.ended {
+			p.to = s.end
 		}
-		p := span{step: i, attempt: s.attempt, from: s.at, to: next, reason: s.reason, failure: s.failure}
 		if s.wait {
 			p.class, p.want, p.hint = "wait", s.want, hint
-			p.open = last && !c.ended
-			if past := s.at - s.want; s.reason == "limiter" && past >= begin-c.slack(i) && next-s.at < s.want/2 {
+			if past := s.at - s.want; s.reason == "limiter" && past >= begin-c.slack(i) && p.length() < s.want/2 {
 				// A limiter that foretells nothing: its wait was over.
 				p.from, p.to, p.open = past, s.at, false
 			}
 		} else {
-			hint = s.want
-			p.status, p.class = s.status, "ok"
+			hint, p.status = s.want, s.status
 			switch {
 			case !s.ended:
-				p.class, p.open = "running", true
-			case s.failure != nil && s.failure.refused:
-				p.class, p.to = "refused", s.end
-			case s.failure != nil:
-				p.class, p.to = "failed", s.end
+				p.class = "running"
+			case s.failure == nil:
+				p.class = "ok"
+			case s.failure.refused:
+				p.class = "refused"
 			default:
-				p.to = s.end
+				p.class = "failed"
 			}
 		}
 		list = append(list, p)
@@ -286,7 +283,7 @@ type callView struct {
 	Result, Class      string
 	Took               string
 	Mostly             string // where most of the time went
-	Plain              bool   // one attempt, which succeeded
+	Plain              bool   // one attempt, which succeeded before long: a line will do
 	Text               []phrase
 	Bars               []bar
 	Labels             []label
@@ -330,7 +327,7 @@ func (r *recorder) view(c *call, now time.Duration) callView {
 		Method: printable(string(c.method), maxWord),
 		Host:   printable(string(c.host), maxText), Path: printable(string(c.path), maxText),
 		Took: duration(took), spans: list, took: took,
-		Plain: c.ended && c.why == "success" && c.attempts == 1 && len(list) == 1,
+		Plain: c.ended && c.why == "success" && c.attempts == 1 && len(list) == 1 && took < plainCall,
 		Text:  sentence(c, list, took),
 	}
 	switch {
@@ -521,24 +518,25 @@ func newPlot(seen *[seconds]second, now time.Duration, keys int) *plot {
 		}
 		return s
 	}
-	most := 0.0
+	most, limit := 0.0, 0.0
 	for i := range seconds {
 		if s := at(i); s != nil {
 			n := 0.0
 			for _, c := range s.counts {
 				n += float64(c)
 			}
-			for _, l := range s.lines {
-				n = max(n, l.limit)
-			}
 			most = max(most, n)
+			for _, l := range s.lines {
+				limit = max(limit, l.limit)
+			}
 		}
 	}
-	top := niceCeil(max(most, 4))
+	// A limit far above the rate, such as the first guess, is cut off.
+	top := niceCeil(max(most, min(limit, 1.5*most), 4))
 	p.Max, p.Half = rate(top), rate(top/2)
 
 	var below [seconds]float64
-	for outcome, name := range [outcomes]string{"accepted", "accepted on a retry", "refused for the rate", "failed"} {
+	for outcome, name := range [outcomes]string{"accepted", "accepted on a retry", "refused", "failed"} {
 		total := int64(0)
 		var path strings.Builder
 		for i := range seconds {
@@ -586,7 +584,7 @@ func (p *plot) draw(at func(int64) *second, top float64, keys int) {
 			if i-t.last > near {
 				command = "M"
 			}
-			fmt.Fprintf(&t.path, "%s%.1f %.2f", command, float64(i)+0.5, 100-100*l.limit/top)
+			fmt.Fprintf(&t.path, "%s%.1f %.2f", command, float64(i)+0.5, max(100-100*l.limit/top, 0))
 			t.learned, t.last = l, i
 		}
 	}

@@ -80,9 +80,9 @@ func waitText(reason string, hint time.Duration) string {
 		return "before trying again (backoff)"
 	case "retry-after":
 		if hint > 0 {
-			return "because the server asked for " + duration(hint) + " (retry-after)"
+			return "because the server asked for " + duration(hint) + ", and jitter (retry-after)"
 		}
-		return "because the server asked for it (retry-after)"
+		return "because the server asked for it, and jitter (retry-after)"
 	case "rate limit":
 		return "for its turn at the rate of its key (rate limit)"
 	case "pause":
@@ -200,19 +200,20 @@ func (f *failure) inBrackets() string {
 	return " (" + strings.Join(parts, ", ") + ")"
 }
 
-// duration writes d as one would say it, with two or three digits.
+// duration writes d as one would say it, with two or three digits. A line
+// does not break between a number and its unit.
 func duration(d time.Duration) string {
 	switch {
 	case d <= 0:
-		return "0 ms"
+		return "0\u00a0ms"
 	case d < time.Millisecond:
-		return strconv.FormatFloat(max(d.Seconds()*1e3, 0.01), 'f', 2, 64) + " ms"
+		return strconv.FormatFloat(max(d.Seconds()*1e3, 0.01), 'f', 2, 64) + "\u00a0ms"
 	case d < 10*time.Millisecond-50*time.Microsecond:
-		return strconv.FormatFloat(d.Seconds()*1e3, 'f', 1, 64) + " ms"
+		return strconv.FormatFloat(d.Seconds()*1e3, 'f', 1, 64) + "\u00a0ms"
 	case d < time.Second-500*time.Microsecond:
-		return strconv.FormatFloat(d.Seconds()*1e3, 'f', 0, 64) + " ms"
+		return strconv.FormatFloat(d.Seconds()*1e3, 'f', 0, 64) + "\u00a0ms"
 	case d < time.Minute-50*time.Millisecond:
-		return strconv.FormatFloat(d.Seconds(), 'f', 1, 64) + " s"
+		return strconv.FormatFloat(d.Seconds(), 'f', 1, 64) + "\u00a0s"
 	}
 	s := int64(d.Round(time.Second) / time.Second)
 	switch {
@@ -226,9 +227,9 @@ func duration(d time.Duration) string {
 
 func two(a int64, aUnit string, b int64, bUnit string) string {
 	if b == 0 {
-		return fmt.Sprintf("%d %s", a, aUnit)
+		return fmt.Sprintf("%d\u00a0%s", a, aUnit)
 	}
-	return fmt.Sprintf("%d %s %d %s", a, aUnit, b, bUnit)
+	return fmt.Sprintf("%d\u00a0%s %d\u00a0%s", a, aUnit, b, bUnit)
 }
 
 // rate writes an amount or a rate with up to three digits.
@@ -255,14 +256,14 @@ func number(n int64) string {
 
 func share(part, whole float64) string {
 	if whole <= 0 {
-		return "0 %"
+		return "0\u00a0%"
 	}
 	p := 100 * part / whole
 	if p > 0 && p < 9.95 || p > 99 && p < 100 {
 		// 99.97 % is not all.
-		return strconv.FormatFloat(min(max(p, 0.1), max(99.9, p-0.05)), 'f', 1, 64) + " %"
+		return strconv.FormatFloat(min(max(p, 0.1), max(99.9, p-0.05)), 'f', 1, 64) + "\u00a0%"
 	}
-	return strconv.FormatFloat(p, 'f', 0, 64) + " %"
+	return strconv.FormatFloat(p, 'f', 0, 64) + "\u00a0%"
 }
 
 // tally is a reason, and how often it was one.
