@@ -2,9 +2,9 @@ package debugpage_test
 
 import (
 	"context"
+	"encoding/json"
 	"encoding/xml"
 	"errors"
-	"fmt"
 	"html"
 	"io"
 	"math"
@@ -303,7 +303,8 @@ func TestWhatIsRemembered(t *testing.T) {
 
 // The numbers are those of the Transport, and the plot follows the limit.
 func TestNumbers(t *testing.T) {
-	page := body(t, busy(t, "")[0])
+	var page string
+	busy(t, func(h http.Handler) { page = body(t, get(t, h, "")) })
 	for _, part := range []string{
 		`<th scope="row">https://api.example.com #[0-9a-f]+</th>`,
 		`<span class="pill ok">paced</span>`,
@@ -360,8 +361,9 @@ func TestPlotForgets(t *testing.T) {
 func TestEscapes(t *testing.T) {
 	const nasty = "<script>alert(1)</script>\"'`&{{.}}\x00\x1b[31m\u202e\r\n\xff--></style></title>"
 	synctest.Test(t, func(t *testing.T) {
-		quoted, err := jsonString(nasty)
+		b, err := json.Marshal(nasty)
 		require.NoError(t, err)
+		quoted := string(b)
 		script := resilienttest.New(
 			resilienttest.Answer{Status: 429, Body: `{"code":` + quoted + `,"type":` + quoted + `,"message":` + quoted + `}`, Header: http.Header{"X-Request-Id": {nasty}}},
 			resilienttest.Answer{Lost: true},
@@ -391,15 +393,6 @@ func TestEscapes(t *testing.T) {
 	})
 }
 
-func jsonString(s string) (string, error) {
-	return strconv.QuoteToASCII(strings.ToValidUTF8(strings.Map(func(r rune) rune {
-		if r == 0 || r == 0x1b {
-			return -1 // QuoteToASCII writes them as JSON does not
-		}
-		return r
-	}, s), "?")), nil
-}
-
 // requireWellFormed reads a page as XML, which is stricter than HTML: tags are
 // closed, and nothing is left over.
 func requireWellFormed(tb testing.TB, page string) {
@@ -422,7 +415,7 @@ func TestNoSecrets(t *testing.T) {
 		)
 		failing := roundTripper(func(req *http.Request) (*http.Response, error) {
 			if strings.HasPrefix(req.URL.Path, "/fails") {
-				return nil, &url.Error{Op: "Get", URL: req.URL.String(), Err: fmt.Errorf(`malformed HTTP response "GET /?key=hunter2 \" hunter2"`)}
+				return nil, &url.Error{Op: "Get", URL: req.URL.String(), Err: errors.New(`malformed HTTP response "GET /?key=hunter2 \" hunter2"`)}
 			}
 			return script.RoundTrip(req)
 		})

@@ -14,7 +14,8 @@ import (
 )
 
 const (
-	shownInFlight = 5  // those that have been under way for longest
+	shownInFlight = 5 // those that have been under way for longest
+	shownSlow     = 5
 	shownKeys     = 50 // those used last
 	plainCall     = time.Second
 )
@@ -36,6 +37,7 @@ type page struct {
 	InFlight []callView
 	MoreOpen int
 	Slow     []callView
+	Slower   []callView // the rest of them, folded up
 	Failed   []callView
 	Last     []callView
 	Ended    []tally
@@ -68,7 +70,11 @@ func (r *recorder) mainPage(refresh int) page {
 	}
 	p.MoreKeys = len(snapshot.Keys) - len(p.Keys)
 	p.InFlight, p.MoreOpen = r.views(inFlight, now, p.Paused), open-len(inFlight)
-	p.Slow, p.Failed, p.Last = r.views(slow, now, p.Paused), r.views(bad, now, p.Paused), r.views(last, now, p.Paused)
+	p.Slow = r.views(slow, now, p.Paused)
+	if len(p.Slow) > shownSlow {
+		p.Slow, p.Slower = p.Slow[:shownSlow], p.Slow[shownSlow:]
+	}
+	p.Failed, p.Last = r.views(bad, now, p.Paused), r.views(last, now, p.Paused)
 	p.Ended, p.Failures = byCount(snapshot.Totals.Ended), byCount(snapshot.Totals.Failures)
 	p.Waits = byTime(snapshot.Totals.Waits)
 	return p
@@ -146,7 +152,7 @@ func tiles(t *resilient.Totals, inFlight []*call, open int, now time.Duration) [
 		{"In flight", number(int64(open)), oldest},
 		{"Attempts", number(t.Attempts), number(t.Retries) + " of them retries"},
 		{"Refused", number(refusals), share(float64(refusals), float64(t.Attempts)) + " of the attempts"},
-		{"Waited", duration(waited), each},
+		{"Waited in all", duration(waited), each},
 	}
 }
 

@@ -165,9 +165,9 @@ func withoutBracket(s string) string {
 
 // hint returns how long the server asked to wait when it was last heard.
 func (c *call) hint() time.Duration {
-	for i := len(c.steps) - 1; i >= 0; i-- {
-		if !c.steps[i].wait {
-			return c.steps[i].want
+	for _, s := range slices.Backward(c.steps) {
+		if !s.wait {
+			return s.want
 		}
 	}
 	return 0
