@@ -128,13 +128,13 @@ func pages(t *testing.T) map[string]*http.Response {
 	return found
 }
 
-// The page fits a phone and a desktop, light and dark, with its style in force
-// under its own policy, and without JavaScript.
+// The page fits a phone, a tablet, and the narrowest window that has tables, with
+// its style in force under its own policy, and without JavaScript.
 func TestChromiumLayout(t *testing.T) {
 	browser := newChromium(t)
 	base := site(t, pages(t))
 	for _, page := range []string{"all", "one"} {
-		for _, width := range []int{320, 360, 390, 768, 1280} {
+		for _, width := range []int{360, 768, 961} {
 			t.Run(fmt.Sprintf("%s, %d wide", page, width), func(t *testing.T) {
 				dom := browser.run(t, "--dump-dom", fmt.Sprintf("%s/frame?page=%s&width=%d&height=900", base, page, width))
 				match := regexp.MustCompile(`<output id="measured">\{"client":(\d+),"scroll":(\d+),"wide":\[(.*?)\],"height":(\d+),"tiles":"(\w+)","title":"(.*?)"`).FindStringSubmatch(dom)

@@ -147,13 +147,6 @@ func (r *recorder) attemptDone(a resilient.AttemptInfo) {
 	now := time.Since(r.start)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	c := r.inFlight[a.Request]
-	if c == nil || len(c.steps) == 0 {
-		return // it was pushed out by too many others
-	}
-	s := &c.steps[len(c.steps)-1]
-	s.ended, s.end = true, min(s.at+a.Duration, now) // the error body took the rest
-	s.status, s.want, s.reason, s.failure = a.StatusCode, a.Verdict.RetryAfter, word(a.Verdict.Why), f
 	switch {
 	case f.refused:
 		r.limited = now
@@ -165,6 +158,13 @@ func (r *recorder) attemptDone(a resilient.AttemptInfo) {
 	default:
 		r.count(now, accepted) // it was answered: what it asked for is wrong
 	}
+	c := r.inFlight[a.Request]
+	if c == nil || len(c.steps) == 0 {
+		return // it was pushed out by too many others
+	}
+	s := &c.steps[len(c.steps)-1]
+	s.ended, s.end = true, min(s.at+a.Duration, now) // the error body took the rest
+	s.status, s.want, s.reason, s.failure = a.StatusCode, a.Verdict.RetryAfter, word(a.Verdict.Why), f
 }
 
 func (r *recorder) wait(w resilient.WaitInfo) {
@@ -210,7 +210,11 @@ func (r *recorder) done(d resilient.DoneInfo) {
 	}
 	r.keepSlow(c, now)
 	r.release(r.last.push(c))
-	sample := now-r.limited < window && int64(now/time.Second) != r.sampled
+	at := int64(now / time.Second)
+	sample := now-r.limited < window && at != r.sampled
+	if sample {
+		r.sampled = at
+	}
 	r.mu.Unlock()
 	if sample {
 		r.sample()
@@ -226,7 +230,6 @@ func (r *recorder) sample() resilient.Snapshot {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.second(now)
-	r.sampled = s.at
 	s.lines = [maxLines]learned{}
 	n := 0
 	for i := range snapshot.Keys {

@@ -303,7 +303,13 @@ type callView struct {
 }
 
 // bar is a rectangle of a timeline; positions are percentages of its width.
-type bar struct{ X, Width, Class, Title string }
+type bar struct {
+	X, Width, Class, Title string
+	AtEnd                  bool // it is thin, and would stick out
+}
+
+// thin is the least width of an attempt, in pixels.
+const thin = "4"
 
 // label is a word at a timeline.
 type label struct{ X, Anchor, Class, Text string }
@@ -376,7 +382,11 @@ func (v *callView) draw() {
 		default:
 			title = fmt.Sprintf("attempt %d: %s after %s", p.attempt, p.result(), title)
 		}
-		v.Bars = append(v.Bars, bar{position(x), position(width), p.class, title})
+		b := bar{position(x), position(width), p.class, title, false}
+		if width < 0.6 && p.class != "wait" && p.class != "gap" {
+			b.Width, b.AtEnd = thin, x > 99 // or it could not be seen
+		}
+		v.Bars = append(v.Bars, b)
 		switch p.class {
 		case "gap", "running":
 		case "wait":
