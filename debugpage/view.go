@@ -384,7 +384,10 @@ func (v *callView) draw() {
 		}
 		b := bar{position(x), position(width), p.class, title, false}
 		if width < 0.6 && p.class != "wait" && p.class != "gap" {
-			b.Width, b.AtEnd = thin, x > 99 // or it could not be seen
+			b.Width = thin // or it could not be seen
+			if x > 99 {
+				b.X, b.AtEnd = "100%", true
+			}
 		}
 		v.Bars = append(v.Bars, b)
 		switch p.class {
@@ -410,6 +413,15 @@ func (v *callView) draw() {
 			}
 		}
 	}
+	// Attempts are drawn over waits, as the thin ones reach into them.
+	slices.SortStableFunc(v.Bars, func(a, b bar) int { return cmp.Compare(a.layer(), b.layer()) })
+}
+
+func (b *bar) layer() int {
+	if b.Class == "wait" || b.Class == "gap" {
+		return 0
+	}
+	return 1
 }
 
 // addDetails adds what only the page of the call shows.
