@@ -191,6 +191,13 @@ func TestWhyACallTookFiveSeconds(t *testing.T) {
 			want:    "0 ms: no attempt was made. Nothing was sent: the limiter refused it (limited).",
 		},
 		{
+			name:    "its turn did not come",
+			opts:    []resilient.Option{resilient.WithLimiter(sleepLimiter{time.Minute, true}), resilient.WithMaxWait(5 * time.Second)},
+			answers: []resilienttest.Answer{status(200)},
+			want: "5.0 s: waited 5.0 s of 1 min for the limiter of the program (limiter). Nothing was sent: its turn had not come " +
+				"after the longest wait that is allowed (limited).",
+		},
+		{
 			name: "a policy that stops", opts: []resilient.Option{resilient.WithBackOff(func() backoff.BackOff { return new(backoff.StopBackOff) })},
 			answers: []resilienttest.Answer{status(500)},
 			want:    "0 ms: attempt 1 got 500 (SERVER_ERROR) after 0 ms. Not tried again: the backoff policy said stop (backoff stopped).",
@@ -269,6 +276,25 @@ func TestInFlight(t *testing.T) {
 		<-done
 		require.NotContains(t, body(t, get(t, page, "?call=1")), `http-equiv="refresh"`, "it stays as it is")
 		require.Regexp(t, `In flight</span><span class="value">0<`, body(t, get(t, page, "")))
+	})
+}
+
+// When the wait for a limiter that foretells nothing is told, it is over.
+func TestInFlightAfterLimiter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		transport := resilient.NewTransport(resilienttest.New(resilienttest.Answer{Delay: 5 * time.Second}),
+			resilient.WithLimiter(sleepLimiter{4 * time.Second, false}))
+		page := debugpage.Handler(transport)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			send(transport, newRequest(t, http.MethodGet, people))
+		}()
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		require.Equal(t, []string{"So far 5.0 s: waited 4.0 s for the limiter of the program (limiter), " +
+			"attempt 1 is under way for 1.0 s."}, said(t, page, "?call=1"))
+		<-done
 	})
 }
 
