@@ -85,7 +85,11 @@ func (d *dashboard) run(ctx context.Context) error {
 	}
 	d.watch(ctx, transport, api)
 	wg.Wait()
-	return errors.Join(server.Close(), notClosed(<-served))
+	err = errors.Join(server.Close(), notClosed(<-served))
+	if accepted, _ := api.counts(); accepted == 0 {
+		err = errors.Join(err, errors.New("the API accepted nothing"))
+	}
+	return err
 }
 
 func notClosed(err error) error {
@@ -113,7 +117,7 @@ func work(ctx context.Context, client *http.Client, base string, worker int) {
 
 // watch changes the limit of the API, and prints how it is followed.
 func (d *dashboard) watch(ctx context.Context, transport *resilient.Transport, api *api) {
-	every := min(d.step/4, 5*time.Second)
+	every := min(d.step/4, d.duration/4, 5*time.Second)
 	ticker := time.NewTicker(max(every, time.Millisecond))
 	defer ticker.Stop()
 	table := tabwriter.NewWriter(d.out, 10, 0, 2, ' ', tabwriter.AlignRight)
