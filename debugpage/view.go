@@ -1,0 +1,522 @@
+package debugpage
+
+import (
+	"cmp"
+	"fmt"
+	"html/template"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/resilienthttp/resilient"
+)
+
+const (
+	shownInFlight = 5 // those that have been under way for longest
+	shownSlow     = 5
+	shownKeys     = 50 // those used last
+	plainCall     = time.Second
+)
+
+// page is what the template is given.
+type page struct {
+	Style   template.CSS
+	Refresh int  // seconds; 0: never
+	Paused  bool // by whoever looks at it
+	Now     string
+	Call    *callView // the page of one call
+	Missing bool      // that call is not remembered
+
+	Since    string
+	Tiles    []tile
+	Plot     *plot
+	Keys     []keyView
+	MoreKeys int
+	InFlight []callView
+	MoreOpen int
+	Slow     []callView
+	Slower   []callView // the rest of them, folded up
+	Failed   []callView
+	Last     []callView
+	Ended    []tally
+	Failures []tally
+	Waits    []tally
+}
+
+type tile struct{ Name, Value, Note string }
+
+func (r *recorder) mainPage(refresh int) page {
+	snapshot := r.sample()
+	now := time.Since(r.start)
+	var inFlight, slow, bad, last []*call
+	r.mu.Lock()
+	open := len(r.inFlight)
+	for c := r.oldest; c != nil && len(inFlight) < shownInFlight; c = c.next {
+		inFlight = append(inFlight, c.clone())
+	}
+	r.dropSlow(now)
+	slow = clones(r.slow)
+	bad, last = clones(r.failed.all()), clones(r.last.all())
+	seen := r.tally
+	r.mu.Unlock()
+
+	p := page{Refresh: refresh, Paused: refresh == 0, Now: r.clock(now), Since: r.clock(0)}
+	p.Tiles = tiles(&snapshot.Totals, inFlight, open, now)
+	p.Plot = newPlot(&seen, now, len(snapshot.Keys))
+	for i := range snapshot.Keys[:min(len(snapshot.Keys), shownKeys)] {
+		p.Keys = append(p.Keys, newKeyView(&snapshot.Keys[i], r.start.Add(now)))
+	}
+	p.MoreKeys = len(snapshot.Keys) - len(p.Keys)
+	p.InFlight, p.MoreOpen = r.views(inFlight, now, p.Paused), open-len(inFlight)
+	p.Slow = r.views(slow, now, p.Paused)
+	if len(p.Slow) > shownSlow {
+		p.Slow, p.Slower = p.Slow[:shownSlow], p.Slow[shownSlow:]
+	}
+	p.Failed, p.Last = r.views(bad, now, p.Paused), r.views(last, now, p.Paused)
+	p.Ended, p.Failures = byCount(snapshot.Totals.Ended), byCount(snapshot.Totals.Failures)
+	p.Waits = byTime(snapshot.Totals.Waits)
+	return p
+}
+
+// callPage is the page of one call. It is not loaded again once that has ended.
+func (r *recorder) callPage(id int64, refresh int) page {
+	now := time.Since(r.start)
+	p := page{Paused: refresh == 0, Now: r.clock(now), Missing: true}
+	r.mu.Lock()
+	r.dropSlow(now)
+	c := r.lookup(id)
+	if c != nil {
+		c = c.clone()
+	}
+	r.mu.Unlock()
+	if c == nil {
+		return p
+	}
+	p.Missing = false
+	if !c.ended {
+		p.Refresh = refresh
+	}
+	v := r.view(c, now)
+	v.addDetails()
+	p.Call = &v
+	return p
+}
+
+func (r *recorder) lookup(id int64) *call {
+	for c := r.newest; c != nil; c = c.prev {
+		if c.id == id {
+			return c
+		}
+	}
+	for _, list := range [...][]*call{r.last.all(), r.slow, r.failed.all()} {
+		for _, c := range list {
+			if c.id == id {
+				return c
+			}
+		}
+	}
+	return nil
+}
+
+func clones(calls []*call) []*call {
+	copies := make([]*call, 0, len(calls))
+	for _, c := range calls {
+		copies = append(copies, c.clone())
+	}
+	return copies
+}
+
+// clock writes an instant as a time of day.
+func (r *recorder) clock(at time.Duration) string {
+	return r.start.Add(at).UTC().Format("15:04:05")
+}
+
+func tiles(t *resilient.Totals, inFlight []*call, open int, now time.Duration) []tile {
+	var waited time.Duration
+	for _, w := range t.Waits {
+		waited += w.Time
+	}
+	oldest := "none"
+	if len(inFlight) > 0 {
+		oldest = "for up to " + duration(now-inFlight[0].begin)
+	}
+	each := "none"
+	if waited > 0 {
+		each = duration(waited/time.Duration(max(t.Calls, 1))) + " for each call"
+	}
+	refusals := t.Failures["rate limited"] + t.Failures["quota used up"] + t.Failures["unavailable until a stated time"]
+	return []tile{
+		{"Calls", number(t.Calls), share(float64(t.Ended["success"]), float64(t.Calls)) + " succeeded"},
+		{"In flight", number(int64(open)), oldest},
+		{"Attempts", number(t.Attempts), number(t.Retries) + " of them retries"},
+		{"Refused", number(refusals), share(float64(refusals), float64(t.Attempts)) + " of the attempts"},
+		{"Waited in all", duration(waited), each},
+	}
+}
+
+// keyView is a row of the table of keys.
+type keyView struct {
+	Key, State, Class       string
+	Limit, Learned, Waiting string
+	Budget, Calls, Attempts string
+	Failures, Waits         []tally
+}
+
+func newKeyView(k *resilient.KeySnapshot, now time.Time) keyView {
+	v := keyView{
+		Key: printable(k.Key, maxText), State: "open", Class: "ok",
+		Limit: "none", Learned: "none", Waiting: number(int64(k.Waiting)), Budget: rate(k.Budget),
+		Calls: number(k.Totals.Calls), Attempts: number(k.Totals.Attempts),
+		Failures: byCount(k.Totals.Failures), Waits: byTime(k.Totals.Waits),
+	}
+	if k.Limit > 0 {
+		v.Limit = fmt.Sprintf("%s/s, burst %s; %s left", rate(k.Limit), number(int64(k.Burst)), rate(max(k.Tokens, 0)))
+	}
+	if k.LearnedLimit > 0 {
+		v.Learned = rate(k.LearnedLimit) + "/s"
+		v.State = "paced"
+	}
+	if k.Budget < 0 {
+		v.Budget = "off"
+	}
+	switch left := k.PausedUntil.Sub(now); {
+	case left > 0:
+		v.State, v.Class = "paused, "+duration(left)+" left", "refused"
+	case k.Reopening:
+		v.State, v.Class = "reopening", "refused"
+	}
+	return v
+}
+
+// span is a part of a call's time, in order, since its beginning.
+type span struct {
+	class    string // "ok", "refused", "failed", "running", "wait" or "gap"
+	step     int    // index
+	attempt  int
+	from, to time.Duration
+	open     bool // it goes on
+	want     time.Duration
+	hint     time.Duration // of the server, that a wait is for
+	status   int
+	reason   string
+	failure  *failure
+}
+
+func (p *span) length() time.Duration { return p.to - p.from }
+
+// spans puts what was seen of a call in order, and returns how long it took.
+func spans(c *call, now time.Duration) (list []span, took time.Duration) {
+	end := now
+	if c.ended {
+		end = c.end
+	}
+	begin, hint := c.begin, time.Duration(0)
+	for i, s := range c.steps {
+		p := span{step: i, attempt: s.attempt, from: s.at, to: now, open: !s.ended, reason: s.reason, failure: s.failure}
+		if s.ended {
+			p.to = s.end
+		}
+		if s.wait {
+			p.class, p.want, p.hint = "wait", s.want, hint
+			if past := s.at - s.want; s.reason == "limiter" && past >= begin-c.slack(i) && p.length() < s.want/2 {
+				// A limiter that foretells nothing: its wait was over.
+				p.from, p.to, p.open = past, s.at, false
+			}
+		} else {
+			hint, p.status = s.want, s.status
+			switch {
+			case !s.ended:
+				p.class = "running"
+			case s.failure == nil:
+				p.class = "ok"
+			case s.failure.refused:
+				p.class = "refused"
+			default:
+				p.class = "failed"
+			}
+		}
+		list = append(list, p)
+		begin = p.to
+	}
+	begin = c.begin
+	if len(list) > 0 {
+		begin = min(begin, list[0].from)
+	}
+	return fillGaps(c, list, begin, end), end - begin
+}
+
+// slack is how much earlier than its first event a call may have begun.
+func (c *call) slack(step int) time.Duration {
+	if step == 0 && !c.ended {
+		return math.MaxInt64 / 2
+	}
+	return 0
+}
+
+// fillGaps makes the spans count from begin, and names the time between them if
+// it is long enough to be seen, or if it is that of steps which were left out.
+func fillGaps(c *call, list []span, begin, end time.Duration) []span {
+	least := max(time.Millisecond, (end-begin)/100)
+	var all []span
+	at := time.Duration(0)
+	for _, p := range list {
+		p.from, p.to = p.from-begin, p.to-begin
+		gap := span{class: "gap", step: -1, from: at, to: p.from, reason: gapText}
+		omitted := c.omitted > 0 && p.step == maxSteps/2
+		if omitted {
+			gap.reason = "went by in " + number(int64(c.omitted)) + " more attempts and waits"
+		}
+		if gap.length() >= least || omitted {
+			all = append(all, gap)
+		}
+		at = max(at, p.to)
+		all = append(all, p)
+	}
+	if end-begin-at >= least {
+		all = append(all, span{class: "gap", step: -1, from: at, to: end - begin, reason: gapText})
+	}
+	return all
+}
+
+// callView is a call as it is shown.
+type callView struct {
+	ID                 int64
+	Link               string
+	Began              string
+	Method, Host, Path string
+	Result, Class      string
+	Took               string
+	Mostly             string // where most of the time went
+	Plain              bool   // one attempt, which succeeded before long: a line will do
+	Text               []phrase
+	Bars               []bar
+	Labels             []label
+
+	// On the page of a call.
+	Ticks  []label
+	Steps  []stepView
+	Places []tally // where the time went
+	spans  []span
+	took   time.Duration
+}
+
+// bar is a rectangle of a timeline; positions are percentages of its width.
+type bar struct {
+	X, Width, Class, Title string
+	AtEnd                  bool // it is thin, and would stick out
+}
+
+// thin is the least width of an attempt, in pixels.
+const thin = "4"
+
+// label is a word at a timeline.
+type label struct{ X, Anchor, Class, Text string }
+
+// stepView is a row of the table of a call's steps.
+type stepView struct {
+	What, Class, Detail, From, Took, Share string
+}
+
+func (r *recorder) views(calls []*call, now time.Duration, paused bool) []callView {
+	views := make([]callView, 0, len(calls))
+	for _, c := range calls {
+		v := r.view(c, now)
+		v.Link = "?call=" + strconv.FormatInt(c.id, 10)
+		if paused {
+			v.Link += "&refresh=0"
+		}
+		views = append(views, v)
+	}
+	return views
+}
+
+func (r *recorder) view(c *call, now time.Duration) callView {
+	list, took := spans(c, now)
+	v := callView{
+		ID: c.id, Began: r.clock(c.begin),
+		Method: printable(string(c.method), maxWord),
+		Host:   printable(string(c.host), maxText), Path: printable(string(c.path), maxText),
+		Took: duration(took), spans: list, took: took,
+		Plain: c.ended && c.why == "success" && c.attempts == 1 && len(list) == 1 && took < plainCall,
+		Text:  sentence(c, list, took),
+	}
+	switch {
+	case !c.ended:
+		v.Result, v.Class = "in flight", "running"
+	case c.status == 0:
+		v.Result, v.Class = "no response", "failed"
+		if c.attempts == 0 {
+			v.Result = "not sent"
+		}
+	case c.why == "success":
+		v.Result, v.Class = strconv.Itoa(c.status), "ok"
+	default:
+		v.Result, v.Class = strconv.Itoa(c.status), "failed"
+		if n := len(c.steps); n > 0 && c.steps[n-1].failure != nil && c.steps[n-1].failure.refused {
+			v.Class = "refused"
+		}
+	}
+	v.draw()
+	if places := places(list); len(places) > 0 && !v.Plain && 2*places[0].time > took {
+		v.Mostly = share(float64(places[0].time), float64(took)) + " " + places[0].name
+	}
+	return v
+}
+
+// draw makes the bars of the timeline, and labels where there is room.
+func (v *callView) draw() {
+	free := 0.0 // where the next label may begin
+	for i := range v.spans {
+		p := &v.spans[i]
+		x, width := percent(p.from, v.took), percent(p.length(), v.took)
+		title := duration(p.length())
+		switch p.class {
+		case "wait":
+			title = "waited " + title + ": " + p.reason
+		case "gap":
+			title += " " + p.reason
+		case "running":
+			title = fmt.Sprintf("attempt %d, under way for %s", p.attempt, title)
+		default:
+			title = fmt.Sprintf("attempt %d: %s after %s", p.attempt, p.result(), title)
+		}
+		b := bar{position(x), position(width), p.class, title, false}
+		if width < 0.6 && p.class != "wait" && p.class != "gap" {
+			b.Width = thin // or it could not be seen
+			if x > 99 {
+				b.X, b.AtEnd = "100%", true
+			}
+		}
+		v.Bars = append(v.Bars, b)
+		switch p.class {
+		case "gap", "running":
+		case "wait":
+			if width >= 30 {
+				v.Labels = append(v.Labels, label{position(x + width/2), "middle", "wait", p.reason + " " + duration(p.length())})
+			}
+		default:
+			text := p.result()
+			if p.status == 0 {
+				text = "none"
+			}
+			const room = 12.0 // of a word of three or four letters, on a phone
+			at := label{position(x), "start", p.class, text}
+			if x > 100-room {
+				x = max(x+width, room) - room
+				at.X, at.Anchor = "100%", "end"
+			}
+			if x >= free {
+				v.Labels = append(v.Labels, at)
+				free = x + room
+			}
+		}
+	}
+	// Attempts are drawn over waits, as the thin ones reach into them.
+	slices.SortStableFunc(v.Bars, func(a, b bar) int { return cmp.Compare(a.layer(), b.layer()) })
+}
+
+func (b *bar) layer() int {
+	if b.Class == "wait" || b.Class == "gap" {
+		return 0
+	}
+	return 1
+}
+
+// addDetails adds what only the page of the call shows.
+func (v *callView) addDetails() {
+	for i := range v.spans {
+		p := &v.spans[i]
+		s := stepView{
+			Class: p.class, From: duration(p.from), Took: duration(p.length()),
+			Share: share(float64(p.length()), float64(v.took)),
+		}
+		switch p.class {
+		case "wait":
+			s.What, s.Detail = "wait", waitText(p.reason, p.hint)
+			if p.open && p.want > 0 {
+				s.Detail += ", about " + duration(p.want) + " in all"
+			}
+		case "gap":
+			s.What, s.Detail = "", p.reason
+		case "running":
+			s.What, s.Detail = fmt.Sprintf("attempt %d", p.attempt), "under way"
+		default:
+			s.What = fmt.Sprintf("attempt %d", p.attempt)
+			s.Detail = p.describe()
+		}
+		v.Steps = append(v.Steps, s)
+	}
+	for _, place := range places(v.spans) {
+		v.Places = append(v.Places, tally{place.name, duration(place.time) + ", " + share(float64(place.time), float64(v.took))})
+	}
+	step := niceCeil(v.took.Seconds() / 5)
+	for i := 0; v.took > 0; i++ {
+		at := time.Duration(float64(i) * step * float64(time.Second))
+		x := percent(at, v.took)
+		if x > 90 {
+			break
+		}
+		v.Ticks = append(v.Ticks, label{X: position(x), Anchor: "start", Text: duration(at)})
+	}
+	v.Ticks = append(v.Ticks, label{X: "100%", Anchor: "end", Text: v.Took})
+}
+
+// describe is all that is shown of an attempt: as much as is logged.
+func (p *span) describe() string {
+	text := "no response"
+	if p.status != 0 {
+		text = statusText(p.status)
+	}
+	parts := []string{text}
+	if f := p.failure; f != nil {
+		parts = append(parts, printable(p.reason, maxWord))
+		if f.kind != 0 {
+			parts = append(parts, "kind "+f.kind.String())
+		}
+		for _, field := range [...][2]string{{"type", f.typ}, {"code", f.code}, {"request id", f.requestID}, {"error:", f.text}} {
+			if field[1] != "" {
+				parts = append(parts, field[0]+" "+field[1])
+			}
+		}
+	}
+	return strings.Join(parts, " · ")
+}
+
+// place is where time went.
+type place struct {
+	name string
+	time time.Duration
+}
+
+// places returns where the time of a call went, the most of it first.
+func places(list []span) []place {
+	var all []place
+	for i := range list {
+		p := &list[i]
+		name := "in attempts"
+		switch p.class {
+		case "wait":
+			name = "waiting: " + printable(p.reason, maxWord)
+		case "gap":
+			name = "in between"
+		}
+		j := slices.IndexFunc(all, func(q place) bool { return q.name == name })
+		if j < 0 {
+			j, all = len(all), append(all, place{name: name})
+		}
+		all[j].time += p.length()
+	}
+	slices.SortStableFunc(all, func(a, b place) int { return cmp.Compare(b.time, a.time) })
+	return all
+}
+
+func percent(part, whole time.Duration) float64 {
+	if whole <= 0 {
+		return 0
+	}
+	return min(max(100*float64(part)/float64(whole), 0), 100)
+}
+
+func position(percent float64) string { return strconv.FormatFloat(percent, 'f', 2, 64) + "%" }
