@@ -9,17 +9,16 @@ import (
 	"mime"
 	"net"
 	"net/http"
-	"net/url"
 	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
-	"unicode"
 	"weak"
 
 	"github.com/resilienthttp/resilient/internal/errorobject"
+	"github.com/resilienthttp/resilient/internal/plain"
 	"github.com/resilienthttp/resilient/internal/waithint"
 )
 
@@ -582,20 +581,20 @@ func (e *APIError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "resilient: status %d", e.StatusCode)
 	if e.Type != "" {
-		b.WriteString(" " + oneLine(e.Type, 64))
+		b.WriteString(" " + plain.Line(e.Type, 64))
 	}
 	if e.Code != "" && e.Code != strconv.Itoa(e.StatusCode) {
-		b.WriteString(" (" + oneLine(e.Code, 64) + ")")
+		b.WriteString(" (" + plain.Line(e.Code, 64) + ")")
 	}
 	if e.Message != "" {
-		b.WriteString(": " + oneLine(e.Message, 200))
+		b.WriteString(": " + plain.Line(e.Message, 200))
 	}
 	for i, p := range e.Invalid {
 		if i == 3 {
 			fmt.Fprintf(&b, "; and %d more", len(e.Invalid)-i)
 			break
 		}
-		b.WriteString("; " + oneLine(p.Name, 64) + ": " + oneLine(p.Reason, 100))
+		b.WriteString("; " + plain.Line(p.Name, 64) + ": " + plain.Line(p.Reason, 100))
 	}
 	return b.String()
 }
@@ -634,34 +633,6 @@ func (e *APIError) ErrorType() string {
 		return e.Kind.String()
 	}
 	return strconv.Itoa(e.StatusCode)
-}
-
-// oneLine returns s as valid UTF-8 without control, format and line-breaking
-// characters, at most limit runes of it. What a server says ends up in logs.
-func oneLine(s string, limit int) string {
-	var b strings.Builder
-	n := 0
-	for _, r := range s { // ranging turns invalid bytes into U+FFFD
-		if n == limit {
-			b.WriteString("...")
-			break
-		}
-		if !unicode.IsPrint(r) {
-			r = ' '
-		}
-		b.WriteRune(r)
-		n++
-	}
-	return b.String()
-}
-
-// errorText is the text of an error for a log, without the URLs that a base may
-// have put around it.
-func errorText(err error) string {
-	for u, ok := errors.AsType[*url.Error](err); ok; u, ok = errors.AsType[*url.Error](err) {
-		err = u.Err // bases put them inside one another
-	}
-	return oneLine(err.Error(), 300)
 }
 
 // ErrorFromResponse returns the parsed error object of a response whose status

@@ -18,6 +18,7 @@ import (
 
 	"github.com/cenkalti/backoff/v4"
 
+	"github.com/resilienthttp/resilient/internal/plain"
 	"github.com/resilienthttp/resilient/internal/waithint"
 )
 
@@ -143,9 +144,9 @@ type RetryError struct {
 // line of bounded length: errors of a transport may hold what a server sent, and
 // the URL with its query.
 func (e *RetryError) Error() string {
-	msg := fmt.Sprintf("resilient: gave up after attempt %d: %s", e.Attempts, errorText(e.Err))
+	msg := fmt.Sprintf("resilient: gave up after attempt %d: %s", e.Attempts, plain.Error(e.Err))
 	if e.Last != nil && e.Last.Error() != e.Err.Error() {
-		msg += fmt.Sprintf(" (before: %s)", errorText(e.Last))
+		msg += fmt.Sprintf(" (before: %s)", plain.Error(e.Last))
 	}
 	return msg
 }

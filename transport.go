@@ -121,13 +121,14 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
 	"golang.org/x/time/rate"
+
+	"github.com/resilienthttp/resilient/internal/plain"
 )
 
 var _ http.RoundTripper = (*Transport)(nil)
@@ -669,11 +670,11 @@ func logTrace(l *slog.Logger) *Trace {
 			}
 			if e := a.APIError; e != nil {
 				attrs = append(attrs, slog.String("kind", e.Kind.String()),
-					slog.String("type", oneLine(e.Type, 64)), slog.String("code", oneLine(e.Code, 64)),
-					slog.String("request_id", oneLine(e.RequestID, 128)))
+					slog.String("type", plain.Line(e.Type, 64)), slog.String("code", plain.Line(e.Code, 64)),
+					slog.String("request_id", plain.Line(e.RequestID, 128)))
 			}
 			if a.Err != nil {
-				attrs = append(attrs, slog.String("error", withoutQuoted(errorText(a.Err))))
+				attrs = append(attrs, slog.String("error", plain.Unquoted(a.Err)))
 			}
 			write(a.Request, level, "attempt done", attrs...)
 		},
@@ -694,24 +695,4 @@ func logTrace(l *slog.Logger) *Trace {
 				slog.String("why", d.Why))
 		},
 	}
-}
-
-// withoutQuoted returns s without what stands in double quotes, which is where
-// net/http puts what the other side sent. That may be the request once more, from
-// a port that echoes or a proxy that complains of it, and its secrets with it.
-func withoutQuoted(s string) string {
-	var b strings.Builder
-	quoted := false
-	for i := 0; i < len(s); i++ {
-		switch {
-		case s[i] == '"':
-			quoted = !quoted
-			b.WriteByte('"')
-		case !quoted:
-			b.WriteByte(s[i])
-		case s[i] == '\\':
-			i++ // a quote that is escaped ends nothing
-		}
-	}
-	return b.String()
 }

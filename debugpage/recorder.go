@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/resilienthttp/resilient"
+	"github.com/resilienthttp/resilient/internal/plain"
 )
 
 const (
@@ -235,7 +236,7 @@ func (r *recorder) sample() resilient.Snapshot {
 	for i := range snapshot.Keys {
 		k := &snapshot.Keys[i]
 		if k.LearnedLimit > 0 && n < maxLines {
-			s.lines[n] = learned{key: printable(k.Key, maxText), limit: k.LearnedLimit}
+			s.lines[n] = learned{key: plain.Line(k.Key, maxText), limit: k.LearnedLimit}
 			n++
 		}
 	}
@@ -425,11 +426,11 @@ func (r *ring) all() []*call {
 func newFailure(a *resilient.AttemptInfo) *failure {
 	f := &failure{kind: a.Verdict.Kind}
 	if e := a.APIError; e != nil {
-		f.typ, f.code = printable(e.Type, maxWord), printable(e.Code, maxWord)
-		f.requestID = printable(e.RequestID, 2*maxWord)
+		f.typ, f.code = plain.Line(e.Type, maxWord), plain.Line(e.Code, maxWord)
+		f.requestID = plain.Line(e.RequestID, 2*maxWord)
 	}
 	if a.Err != nil {
-		f.text = errorText(a.Err)
+		f.text = plain.Unquoted(a.Err)
 	}
 	f.refused = f.kind == resilient.KindRateLimit || f.kind == resilient.KindQuota ||
 		a.StatusCode != 0 && a.Verdict.Unprocessed
@@ -442,10 +443,10 @@ func word(s string) string {
 	if len(s) <= maxWord {
 		return s
 	}
-	return printable(s, maxWord)
+	return plain.Line(s, maxWord)
 }
 
-// clip bounds what is copied of s; it may cut a character, see printable.
+// clip bounds what is copied of s; it may cut a character, see plain.Line.
 func clip(s string) string {
 	if len(s) > maxText {
 		return s[:maxText] + "..."

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/resilienthttp/resilient"
+	"github.com/resilienthttp/resilient/internal/plain"
 )
 
 const (
@@ -166,7 +167,7 @@ type keyView struct {
 
 func newKeyView(k *resilient.KeySnapshot, now time.Time) keyView {
 	v := keyView{
-		Key: printable(k.Key, maxText), State: "open", Class: "ok",
+		Key: plain.Line(k.Key, maxText), State: "open", Class: "ok",
 		Limit: "none", Learned: "none", Waiting: number(int64(k.Waiting)), Budget: rate(k.Budget),
 		Calls: number(k.Totals.Calls), Attempts: number(k.Totals.Attempts),
 		Failures: byCount(k.Totals.Failures), Waits: byTime(k.Totals.Waits),
@@ -336,8 +337,8 @@ func (r *recorder) view(c *call, now time.Duration) callView {
 	list, took := spans(c, now)
 	v := callView{
 		ID: c.id, Began: r.clock(c.begin),
-		Method: printable(string(c.method), maxWord),
-		Host:   printable(string(c.host), maxText), Path: printable(string(c.path), maxText),
+		Method: plain.Line(string(c.method), maxWord),
+		Host:   plain.Line(string(c.host), maxText), Path: plain.Line(string(c.path), maxText),
 		Took: duration(took), spans: list, took: took,
 		Plain: c.ended && c.why == "success" && c.attempts == 1 && len(list) == 1 && took < plainCall,
 		Text:  sentence(c, list, took),
@@ -471,7 +472,7 @@ func (p *span) describe() string {
 	}
 	parts := []string{text}
 	if f := p.failure; f != nil {
-		parts = append(parts, printable(p.reason, maxWord))
+		parts = append(parts, plain.Line(p.reason, maxWord))
 		if f.kind != 0 {
 			parts = append(parts, "kind "+f.kind.String())
 		}
@@ -498,7 +499,7 @@ func places(list []span) []place {
 		name := "in attempts"
 		switch p.class {
 		case "wait":
-			name = "waiting: " + printable(p.reason, maxWord)
+			name = "waiting: " + plain.Line(p.reason, maxWord)
 		case "gap":
 			name = "in between"
 		}

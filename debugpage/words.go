@@ -1,18 +1,16 @@
 package debugpage
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/resilienthttp/resilient"
+	"github.com/resilienthttp/resilient/internal/plain"
 )
 
 // phrase is a part of a sentence, and how it is marked: "" is plain.
@@ -104,7 +102,7 @@ func ending(c *call) string {
 	case "out of attempts":
 		text = not + "no attempts were left"
 	case "not idempotent":
-		text = not + "a " + printable(string(c.method), maxWord) + " may have been processed, and is not sent twice"
+		text = not + "a " + plain.Line(string(c.method), maxWord) + " may have been processed, and is not sent twice"
 	case "body not replayable":
 		text = not + "its body cannot be sent twice"
 	case "body error":
@@ -138,7 +136,7 @@ func ending(c *call) string {
 	case "retried below":
 		text = not + "another Transport below has done so already"
 	default:
-		return not + printable(c.why, maxWord) + "."
+		return not + plain.Line(c.why, maxWord) + "."
 	}
 	return text + " (" + c.why + ")."
 }
@@ -278,7 +276,7 @@ func byCount(m map[string]int64) []tally {
 	})
 	var list []tally
 	for _, name := range names {
-		list = append(list, tally{printable(name, maxWord), number(m[name])})
+		list = append(list, tally{plain.Line(name, maxWord), number(m[name])})
 	}
 	return list
 }
@@ -292,51 +290,9 @@ func byTime(m map[string]resilient.WaitTotal) []tally {
 	})
 	var list []tally
 	for _, name := range names {
-		list = append(list, tally{printable(name, maxWord), number(m[name].Count) + " × " + duration(m[name].Time/time.Duration(max(m[name].Count, 1)))})
+		list = append(list, tally{plain.Line(name, maxWord), number(m[name].Count) + " × " + duration(m[name].Time/time.Duration(max(m[name].Count, 1)))})
 	}
 	return list
-}
-
-// printable returns s as valid UTF-8 in one line, at most limit characters of it.
-func printable(s string, limit int) string {
-	var b strings.Builder
-	n := 0
-	for _, r := range s { // ranging turns invalid bytes into U+FFFD
-		if n == limit {
-			b.WriteString("...")
-			break
-		}
-		if !unicode.IsPrint(r) {
-			r = ' '
-		}
-		b.WriteRune(r)
-		n++
-	}
-	return b.String()
-}
-
-// errorText is the text of an error without the URLs that a base may have put
-// around it, and without what stands in quotes: there net/http has what the
-// other side sent, which may be the request once more and its secrets with it.
-func errorText(err error) string {
-	for u, ok := errors.AsType[*url.Error](err); ok; u, ok = errors.AsType[*url.Error](err) {
-		err = u.Err
-	}
-	text := err.Error()
-	var b strings.Builder
-	quoted := false
-	for i := 0; i < len(text); i++ {
-		switch {
-		case text[i] == '"':
-			quoted = !quoted
-			b.WriteByte('"')
-		case !quoted:
-			b.WriteByte(text[i])
-		case text[i] == '\\':
-			i++ // a quote that is escaped ends nothing
-		}
-	}
-	return printable(b.String(), maxText)
 }
 
 // statusText is a status as people know it: "503 Service Unavailable".
