@@ -198,7 +198,8 @@ func (k limitKey) String() string {
 
 // keyTable holds the state of the keys used last. Its zero value is ready.
 type keyTable struct {
-	known  atomic.Bool // false: no key was ever added, so none need be looked up
+	known  atomic.Bool              // false: no key was ever added, so none need be looked up
+	last   atomic.Pointer[keyState] // the key used last, which is never evicted
 	seed   atomic.Pointer[maphash.Seed]
 	mu     sync.Mutex
 	states map[limitKey]*list.Element // of *keyState
@@ -211,6 +212,9 @@ func (t *keyTable) find(cfg *config, req *http.Request) *keyState {
 		return nil
 	}
 	key := t.keyOf(cfg, req)
+	if s := t.last.Load(); s != nil && s.key == key {
+		return s
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.lookup(key)
@@ -223,12 +227,17 @@ func (t *keyTable) lookup(key limitKey) *keyState {
 		return nil
 	}
 	t.recent.MoveToFront(e)
-	return e.Value.(*keyState) //nolint:forcetypeassert // recent holds nothing else
+	s := e.Value.(*keyState) //nolint:forcetypeassert // recent holds nothing else
+	t.last.Store(s)
+	return s
 }
 
 // findOrAdd returns the state of the key of req, a new one if there is none.
 func (t *keyTable) findOrAdd(cfg *config, req *http.Request) *keyState {
 	key := t.keyOf(cfg, req)
+	if s := t.last.Load(); s != nil && s.key == key {
+		return s
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if s := t.lookup(key); s != nil {
@@ -244,6 +253,7 @@ func (t *keyTable) findOrAdd(cfg *config, req *http.Request) *keyState {
 		t.states = make(map[limitKey]*list.Element)
 	}
 	t.states[key] = t.recent.PushFront(s)
+	t.last.Store(s)
 	t.known.Store(true)
 	t.evict()
 	return s
@@ -383,6 +393,18 @@ const (
 	lowQuota = 1000
 )
 
+// pass lets an attempt go that need not wait, and fills in its ticket.
+func (g *gate) pass(t *ticket, arrived time.Time) bool {
+	now := time.Now()
+	if t.arrived = arrived; arrived.IsZero() {
+		t.arrived = now
+	}
+	g.mu.Lock()
+	ok := g.allowed(now, &t.Ticket)
+	g.mu.Unlock()
+	return ok
+}
+
 // wait returns when an attempt may be sent, or why it may not. An attempt that
 // arrived earlier, as one has that was refused, goes before the others of its
 // class; the zero time is now.
@@ -392,9 +414,9 @@ func (g *gate) wait(ctx context.Context, class int, arrived time.Time, maxWait t
 		arrived = now
 	}
 	g.mu.Lock()
-	if t, ok := g.allowed(now); ok {
+	t := ticket{arrived: arrived}
+	if g.allowed(now, &t.Ticket) { // since it was tried
 		g.mu.Unlock()
-		t.arrived = arrived
 		return t, nil
 	}
 	w := &waiter{arrived: arrived, attempt: its.attempt, pass: make(chan struct{})}
@@ -450,18 +472,25 @@ func (g *gate) place(class int, arrived time.Time) int {
 }
 
 // allowed reports whether an attempt may go at once, and counts it if so.
-func (g *gate) allowed(now time.Time) (ticket, bool) {
-	if g.waiting() || g.paused(now) > 0 {
-		return ticket{}, false
+func (g *gate) allowed(now time.Time, t *pace.Ticket) bool {
+	if g.waiting() {
+		return false
+	}
+	if g.pace == nil { // nobody was ever refused: there is no pause either
+		return g.bucket == nil || g.bucket.AllowN(now, 1)
+	}
+	if g.paused(now) > 0 {
+		return false
 	}
 	g.grow(now)
 	if !now.Before(g.pausedUntil) && (g.reopening && g.credit <= 0 || g.pace.Wait(now) > 0) {
-		return ticket{}, false
+		return false
 	}
 	if g.bucket != nil && !g.bucket.AllowN(now, 1) {
-		return ticket{}, false
+		return false
 	}
-	return g.send(now), true
+	*t = g.send(now)
+	return true
 }
 
 // paused returns how long the pause still is.
@@ -474,11 +503,11 @@ func (g *gate) paused(now time.Time) time.Duration {
 }
 
 // send counts an attempt that goes now.
-func (g *gate) send(now time.Time) ticket {
+func (g *gate) send(now time.Time) pace.Ticket {
 	if g.reopening {
 		g.credit--
 	}
-	t := ticket{Ticket: g.pace.Send(now)}
+	t := g.pace.Send(now)
 	if now.Before(g.pausedUntil) {
 		g.scout, g.scoutAt = t.N, time.Time{}
 	}
@@ -510,8 +539,7 @@ func (g *gate) serve(now time.Time) {
 		}
 		w := g.next(now)
 		g.token = nil
-		w.ticket = g.send(now)
-		w.ticket.arrived = w.arrived
+		w.ticket = ticket{Ticket: g.send(now), arrived: w.arrived}
 		close(w.pass)
 	}
 }

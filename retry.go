@@ -218,8 +218,10 @@ type call struct {
 	answered   time.Time      // when the last attempt ended, if that failed or timed
 }
 
-func newCall(t *Transport, cfg *config, req *http.Request) call {
-	c := call{t: t, cfg: cfg, req: req}
+// set makes c ready to run. It works in place, as to copy a call would be a good
+// part of what one costs that succeeds.
+func (c *call) set(t *Transport, cfg *config, req *http.Request) {
+	c.t, c.cfg, c.req = t, cfg, req
 	c.idempotent = cfg.retryNonIdempotent || idempotent(req)
 	if cfg.idempotencyKey != nil && !idempotent(req) && method(req) != http.MethodConnect {
 		if key := cfg.idempotencyKey(req); key != "" && len(req.Header["Idempotency-Key"]) == 0 {
@@ -246,7 +248,6 @@ func newCall(t *Transport, cfg *config, req *http.Request) call {
 	if cfg.hooks != nil {
 		c.begin = time.Now()
 	}
-	return c
 }
 
 // run is the loop: wait, send, judge, and again. Whatever ends it, the body in
@@ -262,7 +263,8 @@ func (c *call) run() (*http.Response, error) {
 			closeBody(body)
 			return c.failed(n-1, err)
 		}
-		resp, a := c.attempt(n, body)
+		a := AttemptInfo{Request: c.req, Attempt: n}
+		resp := c.attempt(&a, body)
 		c.observe(&a, resp)
 		c.count(&a)
 		if !a.failed() {
@@ -316,22 +318,24 @@ func (c *call) admit(n int) error {
 	if c.key == nil {
 		return nil
 	}
+	if c.key.gate.pass(&c.ticket, c.arrived) {
+		return nil
+	}
 	var err error
 	c.ticket, err = c.key.gate.wait(ctx, class, c.arrived, c.cfg.maxWait, c.wait(n))
 	return err
 }
 
 // attempt sends the request once and judges what came of it.
-func (c *call) attempt(n int, body io.ReadCloser) (*http.Response, AttemptInfo) {
-	a := AttemptInfo{Request: c.req, Attempt: n}
+func (c *call) attempt(a *AttemptInfo, body io.ReadCloser) *http.Response {
 	if h := c.cfg.hooks; h != nil && h.AttemptStart != nil {
-		h.AttemptStart(a)
+		h.AttemptStart(*a)
 	}
 	var start time.Time
 	if c.timed {
 		start = time.Now()
 	}
-	resp, f, err := c.send(n, body)
+	resp, f, err := c.send(a.Attempt, body)
 	c.held = resp
 	suspect := err == nil && (resp.StatusCode >= 400 || c.cfg.profile.mayFail(resp))
 	if c.timed || err != nil || suspect {
@@ -352,12 +356,12 @@ func (c *call) attempt(n int, body io.ReadCloser) (*http.Response, AttemptInfo) 
 		}
 		prefix := peek(c.req.Context(), resp, c.answered)
 		if a.APIError, a.Verdict = c.cfg.profile.judge(resp, prefix, c.answered); a.APIError != nil {
-			a.APIError.Attempts = n
+			a.APIError.Attempts = a.Attempt
 		}
 	}
 	a.mindBelow(resp)
 	if c.cfg.classifier != nil && (err != nil || a.APIError != nil) && c.req.Context().Err() == nil {
-		a.Verdict = c.cfg.classifier(a)
+		a.Verdict = c.cfg.classifier(*a)
 		if a.Verdict.Why == "" {
 			a.Verdict.Why = "classifier"
 		}
@@ -366,9 +370,9 @@ func (c *call) attempt(n int, body io.ReadCloser) (*http.Response, AttemptInfo) 
 		}
 	}
 	if h := c.cfg.hooks; h != nil && h.AttemptDone != nil {
-		h.AttemptDone(a)
+		h.AttemptDone(*a)
 	}
-	return resp, a
+	return resp
 }
 
 // send hands the request to the base. The first attempt is the caller's own

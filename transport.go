@@ -173,7 +173,8 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		closeBody(req.Body)
 		return nil, err
 	}
-	c := newCall(t, t.settings(req.Context()), req)
+	var c call
+	c.set(t, t.settings(req.Context()), req)
 	return c.run()
 }
 
