@@ -333,9 +333,9 @@ func (t *keyTable) hashSeed() maphash.Seed {
 // retryTurn of them a retry goes, else it would never get its turn in a backlog.
 // What was refused for its rate has not had its turn, and goes back to where it
 // stood. The line is served by a timer that is set to the next instant at which
-// somebody may go, or by an attempt that is accepted. There is no goroutine while nobody
-// waits, and at most one token is reserved ahead, for whoever is first in line
-// when it falls due: a waiter that gives up takes nothing with it.
+// somebody may go, or by an attempt that is accepted. There is no goroutine while
+// nobody waits, and at most one token is reserved ahead, for whoever is first in
+// line when it falls due: a waiter that gives up takes nothing with it.
 type gate struct {
 	mu          sync.Mutex
 	pace        *pace.Pace    // nil: there is nothing to learn from
@@ -376,8 +376,9 @@ const (
 	firstAttempt = 0 // index into gate.line
 	retryAttempt = 1
 
-	// retryTurn first attempts go before a retry that waits. It is more than the
-	// default retry budget has retries for, so the retries in line do not grow.
+	// retryTurn first attempts go before a retry that waits. So retries get a
+	// ninth of what goes, which is more of them than the default budget allows:
+	// they do not pile up.
 	retryTurn = 8
 
 	// reopenPace is how long an attempt may hang before the next one may go

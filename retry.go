@@ -73,8 +73,9 @@ func WithBackOff(newBackOff func() backoff.BackOff) Option {
 
 // WithMaxWait bounds each single wait. When the server asks for a longer one,
 // the call ends at once with its response; when the rate limit or a pause would
-// take longer, with a [*LimitError]. A backoff interval that no server asked
-// for is shortened to it. At 0 nothing is ever waited for, so nothing that would
+// take longer, with a [*LimitError]. A time in which the server refuses everything
+// is one wait, and the time in line behind it another. A backoff interval that no
+// server asked for is shortened to it. At 0 nothing is ever waited for, so nothing that would
 // need a wait is retried. It panics if d is negative. The default is 1 minute.
 func WithMaxWait(d time.Duration) Option {
 	mustBe(d >= 0, "WithMaxWait", "0 or more", d)

@@ -48,7 +48,8 @@
 // [WithRateLimit] puts a token bucket in front of every attempt, retries
 // included, for each limit key: scheme, host and credential, unless
 // [WithLimitKey] says otherwise. Waiters are served in order, first attempts
-// before retries; what was refused for its rate goes back to where it stood. A
+// before retries, of which a ninth goes nevertheless; what was refused for its
+// rate goes back to where it stood. A
 // rejection that names a wait pauses its key for all goroutines, and the release
 // is paced: one request goes ahead, and each one that is accepted lets two more
 // follow. A wait that would be too long is refused at once with a [*LimitError],
@@ -58,9 +59,9 @@
 // measured by what is accepted, and the key is paced to it, so that a backlog
 // uses the whole of it and about one request in a hundred is refused
 // ([WithLearnedRate]). RateLimit fields with a policy are used before anything
-// is refused. What is learned holds for one Transport; several that share a
-// quota find shares of it that are about alike, and a limit in Redis, module
-// redislimit, does it exactly.
+// is refused, by a client that is seen to be alone with its quota. What is learned
+// holds for one Transport; several that share a quota find shares of it that are
+// about alike, and a limit in Redis, module redislimit, does it exactly.
 //
 // # Errors
 //
