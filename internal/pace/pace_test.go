@@ -190,6 +190,32 @@ func TestLimitThatChanges(t *testing.T) {
 	}
 }
 
+// TestALimitThatFallsWithoutABacklog: where nobody waits, nothing can be measured,
+// but a pace that the server refuses two times in three must not stay.
+func TestALimitThatFallsWithoutABacklog(t *testing.T) {
+	b := newBacklog(t, &server{rate: 100, burst: 10, ok: 20 * time.Millisecond, refusal: 5 * time.Millisecond}, 64)
+	b.run(time.Minute)
+	b.srv.rate = 2
+	b.srv.burst = 1
+	b.srv.tokens = 0
+	refused := 0
+	for range 600 { // six a second come for a hundred seconds
+		b.now = b.now.Add(time.Second / 6)
+		if b.pace.Wait(b.now) > 0 {
+			continue // held back
+		}
+		at := b.pace.Send(b.now)
+		if b.srv.take(b.now) {
+			b.pace.Accepted(at, b.now.Add(20*time.Millisecond), false)
+		} else {
+			refused++
+			b.pace.Refused(at, b.now.Add(5*time.Millisecond), true)
+		}
+	}
+	require.Less(t, refused, 100, "of 400 that are too many")
+	require.Less(t, b.pace.Rate(b.now), 6.0)
+}
+
 // TestFixedWindow is a server that counts in windows: most of the time after the
 // first of them is a drought, and yet the rate of the long run is found.
 func TestFixedWindow(t *testing.T) {
