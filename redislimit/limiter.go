@@ -17,10 +17,12 @@ import (
 // with [NewKeyed] for many keys. It is safe for concurrent use, needs no Close,
 // and runs no goroutine while nobody waits.
 //
-// Those who wait in a process stand in one line, in order of arrival, and between
-// the processes it is the order in which Redis was asked that counts. Who comes
-// while a call to Redis is under way is served by the next one, together with
-// all others who came.
+// Those who wait in a process stand in one line, in order of arrival. Between the
+// processes it goes by turns: each has reserved as little ahead as it can, one
+// request if Redis is near, so who comes first in its process has one turn of
+// each other process before it, however long their lines are. If nobody waits
+// before it in its process, part of the burst is kept for it: see the package
+// documentation. What can go at once is asked for together.
 //
 // Redis answers with the instant at which the request may go, so each is asked
 // for once. Who gives up leaves that instant to those behind in the same line;
@@ -39,6 +41,11 @@ type Limiter struct {
 	timer   *time.Timer
 	looked  time.Time // when Redis was last called, or was to be
 
+	// How the turns of this process come, while it has a line.
+	last float64       // the last token that had to be waited for; 0: there was none
+	turn float64       // from one token of ours to the next, smoothed, in microseconds; 0: not known
+	rtt  time.Duration // of a call, smoothed
+
 	// What Redis said, to be told again should it lose it: its clock, the last
 	// token we were granted, the end of the pause.
 	known            bool
@@ -54,6 +61,7 @@ type Limiter struct {
 // with err set refused.
 type waiter struct {
 	deadline time.Time // zero: none
+	alone    bool      // nobody was in line before it
 	done     chan struct{}
 	err      error
 }
@@ -66,17 +74,20 @@ func (w *waiter) end(err error) {
 // slot is an instant at which one request may go.
 type slot struct {
 	at    time.Time
-	tat   float64 // of its token, on Redis's clock
-	local bool    // not from Redis
-	kept  bool    // not to be handed back: others have reserved later ones
+	until time.Time // later, it would add to a burst
+	tat   float64   // of its token, on Redis's clock
+	local bool      // not from Redis
+	kept  bool      // not to be handed back: others have reserved later ones
 }
 
 // call is one call to Redis.
 type call struct {
 	waiters []*waiter // the slots are asked for
 	back    []slot    // the slots that are handed back
-	pausing bool      // it tells of a pause
-	over    bool      // answered, or given up
+	burst   float64   // what of the burst is for them
+	began   time.Time
+	pausing bool // it tells of a pause
+	over    bool // answered, or given up
 }
 
 const (
@@ -88,8 +99,15 @@ const (
 	// meanwhile.
 	maxBatch = 1024
 
+	// trips is for how many round trips a process reserves ahead. It asks anew
+	// when it has enough for one, so a call brings what goes in two.
+	trips = 3
+
 	// lateness is how late a timer may be, on a busy machine.
 	lateness = 50 * time.Millisecond
+
+	// smooth is how many measurements an average is made of.
+	smooth = 4
 
 	// longest stands for no deadline: a year.
 	longest = 365 * 24 * time.Hour
@@ -164,10 +182,11 @@ func (l *Limiter) join(w *waiter) {
 	defer l.mu.Unlock()
 	l.letGo(now)
 	l.expire(now)
-	if i := len(l.line); i < len(l.slots) && w.tooLate(l.slots[i].at) {
-		w.end(l.refusal(now, l.slots[i].at.Sub(now)))
+	if at := l.expected(now, len(l.line)); w.tooLate(at) {
+		w.end(l.refusal(now, at.Sub(now)))
 		return
 	}
+	w.alone = len(l.line) == 0
 	l.line = append(l.line, w)
 	l.serve(now)
 }
@@ -201,6 +220,26 @@ func (w *waiter) tooLate(at time.Time) bool {
 	return !w.deadline.IsZero() && !at.Before(w.deadline)
 }
 
+// expected returns when the i-th in line goes, as far as that can be told.
+func (l *Limiter) expected(now time.Time, i int) time.Time {
+	if i < len(l.slots) {
+		return l.slots[i].at
+	}
+	at := now
+	if l.pausedUntil.After(at) {
+		at = l.pausedUntil
+	}
+	if l.last == 0 {
+		return at
+	}
+	i -= len(l.slots)
+	if n := len(l.slots); n > 0 && l.slots[n-1].at.After(at) {
+		at = l.slots[n-1].at
+		i++
+	}
+	return at.Add(duration(float64(i) * l.turns()))
+}
+
 func (l *Limiter) refusal(now time.Time, wait time.Duration) error {
 	reason := "rate limit"
 	if now.Before(l.pausedUntil) {
@@ -218,7 +257,7 @@ func (l *Limiter) serve(now time.Time) {
 	if look {
 		l.looked = now
 	}
-	if !l.calling && (look || l.unpublished || l.missing() > 0 || l.surplus() > 0) && l.store.mayCall(now) {
+	if !l.calling && (look || l.unpublished || l.wanted() > 0 || l.surplus() > 0) && l.store.mayCall(now) {
 		l.call(now)
 	}
 	l.expire(now)
@@ -230,6 +269,7 @@ func (l *Limiter) serve(now time.Time) {
 		l.timer = nil
 	}
 	if len(l.line) == 0 {
+		l.last, l.turn = 0, 0
 		return
 	}
 	next := l.looked.Add(lookEvery)
@@ -246,9 +286,8 @@ func (l *Limiter) serve(now time.Time) {
 // letGo lets those go whose time has come. After a stall of this process they
 // would all go together: what the burst does not cover of that is asked for anew.
 func (l *Limiter) letGo(now time.Time) {
-	stalled := now.Add(-duration(l.store.burst*l.store.interval) - lateness)
-	if len(l.slots) > 0 && l.slots[0].at.Before(stalled) {
-		l.drop(func(s slot) bool { return s.at.Before(stalled) })
+	if len(l.slots) > 0 && l.slots[0].until.Before(now) {
+		l.drop(func(s slot) bool { return s.until.Before(now) })
 	}
 	n, granted := 0, 0
 	for n < len(l.line) && n < len(l.slots) && !l.slots[n].at.After(now) {
@@ -293,6 +332,39 @@ func (l *Limiter) drop(which func(slot) bool) {
 // missing returns how many in line have no slot, nor one to come.
 func (l *Limiter) missing() int { return len(l.line) - len(l.slots) - l.asked }
 
+// turns returns how long it takes from one token of ours to the next, in
+// microseconds. Alone, all of them are ours.
+func (l *Limiter) turns() float64 { return max(l.turn, l.store.interval) }
+
+// most returns how many slots to have at most, beside those that can be used at
+// once. Whatever the number, the processes become alike, as each has one more
+// than its round trips call for.
+func (l *Limiter) most() int { return 1 + int(trips*micros(l.rtt)/l.turns()) }
+
+// wanted returns how many slots to ask for.
+func (l *Limiter) wanted() int {
+	n := l.missing()
+	switch {
+	case n <= 0 || l.last == 0: // it may be that all can go at once
+	case len(l.slots) > int(micros(l.rtt)/l.turns()+0.5):
+		return 0 // for now there are enough
+	default:
+		n = min(n, l.most()-len(l.slots))
+	}
+	return min(n, maxBatch)
+}
+
+// burst returns what of the burst is for those who wait in a line. As many as
+// the processes have reserved ahead is left to those who come to none: they need
+// not wait for these then.
+func (l *Limiter) burst() float64 {
+	others := math.Round(l.turns()/l.store.interval) - 1
+	if others < 1 {
+		return l.store.burst
+	}
+	return max(l.store.burst-(others+1)*float64(l.most()), 1)
+}
+
 // surplus returns how many slots at the end nobody needs and Redis might take
 // back.
 func (l *Limiter) surplus() int {
@@ -309,14 +381,19 @@ func (l *Limiter) surplus() int {
 
 // call calls Redis, for all that is to be said to it.
 func (l *Limiter) call(now time.Time) {
-	c := &call{pausing: l.unpublished}
-	if n := min(l.missing(), maxBatch); n > 0 {
+	c := &call{burst: l.store.burst, began: now, pausing: l.unpublished}
+	turns := 0
+	if n := l.wanted(); n > 0 {
 		c.waiters = slices.Clone(l.line[len(l.slots):][:n])
+		turns = max(l.most()-len(l.slots), 1)
+		if !c.waiters[0].alone {
+			c.burst = l.burst()
+		}
 	} else if n := l.surplus(); n > 0 {
 		c.back = slices.Clone(l.slots[len(l.slots)-n:])
 		l.slots = l.slots[:len(l.slots)-n]
 	}
-	args := append(make([]any, 0, fixedArgs+len(c.waiters)), number(l.store.interval), number(l.store.burst))
+	args := append(make([]any, 0, fixedArgs+len(c.waiters)), number(l.store.interval), number(l.store.burst), number(c.burst), turns)
 	if l.known {
 		args = append(args, number(l.seen), number(l.tat), number(l.pause))
 	} else {
@@ -403,23 +480,46 @@ func (l *Limiter) answered(c *call, r reply) (log func()) {
 		}
 		slices.SortFunc(l.slots, func(a, b slot) int { return cmp.Compare(a.at.UnixNano(), b.at.UnixNano()) })
 	}
-	for i, w := range c.waiters {
-		if r.ahead[i] > 0 {
-			l.grant(now, r.ahead[i])
-		} else if !late && l.remove(w) {
-			w.end(l.refusal(now, duration(-r.ahead[i])))
+	n, last := 0, 0.0
+	for i, ahead := range r.ahead {
+		if ahead > 0 {
+			l.grant(now, c, ahead)
+			if n++; ahead > c.burst*l.store.interval {
+				last = l.tat
+			}
+		} else if w := c.waiters[i]; !late && l.remove(w) {
+			w.end(l.refusal(now, duration(-ahead)))
 		}
+	}
+	if n > 0 {
+		l.took(last, n)
+	}
+	if !late {
+		l.rtt += (now.Sub(c.began) - l.rtt) / smooth
 	}
 	l.refuseLate(now)
 	l.serve(now)
 	return log
 }
 
-// refuseLate refuses those for whom their slot is too late after all. Redis goes
-// by how long a waiter has when it is asked, and others may have moved up since.
+// took takes note of n tokens, and of the last one if that has to be waited for,
+// else 0.
+func (l *Limiter) took(last float64, n int) {
+	if last > 0 && l.last > 0 {
+		turn := (last - l.last) / float64(n)
+		if l.turn == 0 {
+			l.turn = turn
+		}
+		l.turn += (turn - l.turn) / smooth
+	}
+	l.last = last
+}
+
+// refuseLate refuses those for whom their turn comes too late after all. Others
+// may have moved up since they were asked for, or have come in between.
 func (l *Limiter) refuseLate(now time.Time) {
-	for i := 0; i < min(len(l.line), len(l.slots)); {
-		w, at := l.line[i], l.slots[i].at
+	for i := 0; i < len(l.line); {
+		w, at := l.line[i], l.expected(now, i)
 		if !w.tooLate(at) {
 			i++
 			continue
@@ -446,9 +546,9 @@ func (l *Limiter) learn(now time.Time, r reply) {
 }
 
 // grant adds the slot of a token that was reserved.
-func (l *Limiter) grant(now time.Time, ahead float64) {
+func (l *Limiter) grant(now time.Time, c *call, ahead float64) {
 	l.tat = l.seen + ahead
-	at := now.Add(duration(max(ahead-l.store.burst*l.store.interval, 0)))
+	at := now.Add(duration(max(ahead-c.burst*l.store.interval, 0)))
 	if at.Before(l.pausedUntil) {
 		if l.unpublished {
 			l.store.count(0, 0, 1)
@@ -459,7 +559,7 @@ func (l *Limiter) grant(now time.Time, ahead float64) {
 	if n := len(l.slots); n > 0 && at.Before(l.slots[n-1].at) {
 		at = l.slots[n-1].at
 	}
-	l.slots = append(l.slots, slot{at: at, tat: l.tat})
+	l.slots = append(l.slots, slot{at: at, until: at.Add(duration(c.burst*l.store.interval) + lateness), tat: l.tat})
 }
 
 // hold stops everything until the given instant.
@@ -468,6 +568,7 @@ func (l *Limiter) hold(until time.Time) {
 		l.pausedUntil = until
 	}
 	l.drop(func(s slot) bool { return s.at.Before(until) })
+	l.last = 0 // what comes next is no measure of a turn
 }
 
 // fallBack deals with those who have no slot while Redis does not answer.
@@ -491,7 +592,7 @@ func (l *Limiter) fallBack(now time.Time, err error) {
 			continue
 		}
 		l.localTAT = tat
-		l.slots = append(l.slots, slot{at: at, local: true})
+		l.slots = append(l.slots, slot{at: at, until: at.Add(longest), local: true})
 	}
 	l.letGo(now)
 }

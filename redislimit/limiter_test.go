@@ -30,6 +30,7 @@ type network struct {
 
 	t     *testing.T
 	delay atomic.Int64 // of each message, in each direction
+	ahead atomic.Int64 // of its clock; 0: it is the bubble's
 	hangs atomic.Bool  // what is sent is never answered
 }
 
@@ -70,6 +71,9 @@ func (c slowConn) Write(p []byte) (int, error) {
 		return len(p), nil
 	}
 	time.Sleep(time.Duration(c.n.delay.Load())) // virtual
+	if d := c.n.ahead.Load(); d != 0 {
+		c.n.SetTime(time.Now().Add(time.Duration(d)))
+	}
 	return c.Conn.Write(p)
 }
 
@@ -267,16 +271,33 @@ func TestWhoGivesUp(t *testing.T) {
 			start := time.Now()
 			ctx, cancel := context.WithCancel(t.Context())
 			quitter := wait(ctx, l, start)      // 100 ms
-			next := wait(t.Context(), l, start) // 200 ms
-			wait(t.Context(), other, start)     // 300 ms, so nothing can be handed back
+			next := wait(t.Context(), l, start) // reserved later
+			its := wait(t.Context(), other, start)
 			cancel()
 			<-quitter.done
 			<-next.done
+			<-its.done
 			require.Equal(t, 100*ms, next.at)
-
+			require.Equal(t, 200*ms, its.at)
+			require.Zero(t, l.Stats().Lost)
+		})
+	})
+	t.Run("leaves it to who comes in time, if others reserved later ones", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNetwork(t)
+			l, other := redislimit.New(n.client(), "k", 10, 1), redislimit.New(n.client(), "k", 10, 1)
+			require.NoError(t, l.Wait(t.Context()))
+			start := time.Now()
+			ctx, cancel := context.WithCancel(t.Context())
+			quitter := wait(ctx, l, start)
+			its := wait(t.Context(), other, start)
+			cancel()
+			<-quitter.done
+			time.Sleep(50 * ms)
 			newcomer := wait(t.Context(), l, start)
 			<-newcomer.done
-			require.Equal(t, 200*ms, newcomer.at, "what was left over waited for it")
+			<-its.done
+			require.Equal(t, 100*ms, newcomer.at)
 			require.Zero(t, l.Stats().Lost)
 		})
 	})
@@ -488,10 +509,9 @@ func TestRedisClockSetBack(t *testing.T) {
 			n := newNetwork(t)
 			l, other := redislimit.New(n.client(), "k", 10, 1), redislimit.New(n.client(), "k", 10, 1)
 			start := time.Now()
-			n.SetTime(start)
 			first := wait(t.Context(), l, start)
 			second := wait(t.Context(), l, start)
-			n.SetTime(start.Add(-back))
+			n.ahead.Store(int64(-back))
 			third := wait(t.Context(), other, start)
 			fourth := wait(t.Context(), l, start)
 			for i, w := range []*waiting{first, second, third, fourth} {

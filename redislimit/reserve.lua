@@ -5,17 +5,18 @@
 -- KEYS[1]     "v1 <clock> <ahead> <pause>": how far the theoretical arrival time
 --             (tat) of the last token reserved was ahead of the clock, which is
 --             all that GCRA needs, and how long a pause had to go.
--- ARGV[1..2]  interval between tokens, burst
--- ARGV[3..5]  what the caller knows, lest it be lost with the key: the clock it
+-- ARGV[1..3]  interval between tokens, burst, and what of it is for the waiters
+-- ARGV[4]     how many tokens may be reserved that have to be waited for
+-- ARGV[5..7]  what the caller knows, lest it be lost with the key: the clock it
 --             saw last, its last tat, the end of the pause; "" for nothing
--- ARGV[6]     how long a pause to begin now; 0 for none
--- ARGV[7]     how many of the caller's last tokens to take back
--- ARGV[8..]   the longest wait of each waiter, in their order
+-- ARGV[8]     how long a pause to begin now; 0 for none
+-- ARGV[9]     how many of the caller's last tokens to take back
+-- ARGV[10..]  the longest wait of each waiter, in their order
 --
 -- Returns the clock, how long the pause has to go, how many tokens were taken
--- back, and for each waiter how far the tat of its token is ahead, or minus the
--- wait that would be too long for it. As text: a number in a reply is cut to an
--- integer.
+-- back, and for each waiter, up to the first one that is left for later, how far
+-- the tat of its token is ahead, or minus the wait that would be too long for it.
+-- As text: a number in a reply is cut to an integer.
 local interval, burst = tonumber(ARGV[1]), tonumber(ARGV[2])
 local time = redis.call('TIME')
 local now = (time[1] - 1735689600) * 1000000 + time[2]
@@ -38,22 +39,22 @@ if held then
   recall(seen, seen + ahead, seen + paused)
 end
 local mine
-if ARGV[3] ~= '' then
-  local seen = tonumber(ARGV[3])
-  mine = tonumber(ARGV[4]) - math.max(seen - now, 0)
-  recall(seen, tonumber(ARGV[4]), tonumber(ARGV[5]))
+if ARGV[5] ~= '' then
+  local seen = tonumber(ARGV[5])
+  mine = tonumber(ARGV[6]) - math.max(seen - now, 0)
+  recall(seen, tonumber(ARGV[6]), tonumber(ARGV[7]))
 end
 
 -- A pause leaves nothing of the burst: the first token falls due at its end, and
 -- the others follow one by one.
-pause = math.max(pause, now + ARGV[6])
+pause = math.max(pause, now + ARGV[8])
 if pause > now then
   tat = math.max(tat, pause + (burst - 1) * interval)
 end
 
 -- Only the very last tokens can be taken back. Others have been followed by some
 -- of another process.
-local back = tonumber(ARGV[7])
+local back = tonumber(ARGV[9])
 if mine and tat < mine + interval / 2 then
   tat = tat - back * interval
 else
@@ -61,10 +62,15 @@ else
 end
 
 local reply = { string.format('%.0f', now), string.format('%.3f', pause - now), string.format('%d', back) }
-for i = 8, #ARGV do
-  local wait = tat + interval * (1 - burst) - now
+local turns = tonumber(ARGV[4])
+for i = 10, #ARGV do
+  local wait = tat + interval * (1 - ARGV[3]) - now
+  if wait > 0 and turns == 0 then
+    break
+  end
   if wait <= tonumber(ARGV[i]) then
     tat = tat + interval
+    turns = wait > 0 and turns - 1 or turns
     reply[#reply + 1] = string.format('%.3f', tat - now)
   else
     reply[#reply + 1] = string.format('%.3f', -wait)

@@ -85,7 +85,7 @@ type reply struct {
 	now   float64
 	pause float64 // how long it has to go; 0: none
 	back  int
-	ahead []float64 // for each waiter; negative: minus the wait that is too long
+	ahead []float64 // for each waiter whose turn it is; negative: minus the wait that is too long
 }
 
 var errNoAnswer = errors.New("no answer in time")
@@ -106,11 +106,11 @@ func (s *store) ask(ctx context.Context, key string, args []any) (reply, error) 
 }
 
 // fixedArgs is how many arguments of the script come before the waits.
-const fixedArgs = 7
+const fixedArgs = 9
 
 func parse(texts []string, waits int) (reply, error) {
-	if len(texts) != 3+waits {
-		return reply{}, fmt.Errorf("the script returned %d values, not %d", len(texts), 3+waits)
+	if least, most := 3+min(waits, 1), 3+waits; len(texts) < least || len(texts) > most {
+		return reply{}, fmt.Errorf("the script returned %d values, not %d to %d", len(texts), least, most)
 	}
 	numbers := make([]float64, len(texts))
 	for i, text := range texts {
