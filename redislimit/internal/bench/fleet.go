@@ -103,7 +103,8 @@ func expectFleet(f fleetFigures) error {
 	if f.refused > 0 {
 		missed = errors.Join(missed, fmt.Errorf("fleet: %d are refused", f.refused))
 	}
-	// Two requests' worth of the limit, and what a busy machine adds.
+	// Twice the interval at which requests go when there is no burst, and what a
+	// busy machine adds.
 	if most := 2*time.Second/fleetLimit + 5*time.Millisecond; f.p99 > most {
 		missed = errors.Join(missed, fmt.Errorf("fleet: light processes wait %v at p99, not %v", f.p99, most))
 	}

@@ -3,11 +3,13 @@
 // Bench measures what sharing a limit through Redis costs, with redislimit and
 // with its peers, in one run:
 //
-//	cd redislimit/internal/bench && go run . [-for 20s] [-check]
+//	cd redislimit/internal/bench && go run . [-for 20s] [-only limits|fleet] [-check]
 //
-// It starts a redis-server of its own, and for each row of the table some
-// processes of itself, whose goroutines all wait for the limiter and come back
-// at once. -check fails if redislimit misses what is expected of it.
+// It starts a redis-server of its own, and for each row of a table some processes
+// of itself. For the first table their goroutines all wait for the limiter and
+// come back at once. For the second one they are a fleet, see fleet.go, which
+// calls an API with a limit. -check fails if redislimit misses what is expected
+// of it.
 package main
 
 import (
