@@ -138,6 +138,10 @@ const (
 	// between them we are alone.
 	alone = 256
 
+	// share is how many windows of a process are about as long as the lead, when
+	// the queue is. More make calls rarer, and waits longer.
+	share = 4
+
 	// smooth is how many measurements an average is made of.
 	smooth = 4
 
@@ -629,16 +633,15 @@ func (l *Limiter) answered(c *call, r reply) (log func()) {
 // took takes note of n tokens of a call, and of the last one if that has to be
 // waited for, else 0.
 //
-// The window is as long as it takes for the queue in Redis to cover the lead.
-// All processes see the same queue and go by the same lead. So their windows, and
-// thereby their shares, become alike, as those of connections do that add one
-// each while there is room, and give back a part of what they have if not.
+// The window is what covers the lead if the queue is short, and the smaller the
+// longer that is. All processes see the same queue and go by the same lead, so
+// their windows become alike, and thereby their shares.
 func (l *Limiter) took(c *call, last float64, n int) {
-	switch queue := last - l.seen - c.burst*l.interval(); {
-	case last > 0 && queue >= l.lead:
-		l.window = max(l.window-l.window/8, 1)
-	case last > 0 && l.missing() > 0:
-		l.window = min(max(l.window, 1)+1, 1+l.lead/l.interval())
+	if last > 0 || l.missing() > 0 {
+		interval := l.interval()
+		queue := l.tat - l.seen - (c.burst+float64(n))*interval
+		window := min(share*l.lead/max(queue, interval), 1+l.lead/interval)
+		l.window = max(l.window+(window-l.window)/smooth, 1)
 	}
 	if last > 0 && l.last > 0 {
 		turn := (last - l.last) / float64(n)

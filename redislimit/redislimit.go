@@ -42,8 +42,8 @@
 // request that has nobody before it in its process does not wait for the lines of
 // the others: each process reserves one request ahead, or as many as go in three
 // round trips to Redis, if that is more. All go by the longest round trip, so that
-// their shares are alike: the same if it is one request; if Redis is far away,
-// and it is many, one may have twice or three times as much as another.
+// their shares are alike: the same if it is one request, and about the same if
+// Redis is far away and it is many.
 //
 // A process that takes less than one in 32 of the requests, such as one that
 // sends two a second of a hundred, need not wait its turn either. While there are
