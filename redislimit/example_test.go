@@ -31,7 +31,7 @@ func ExampleNew() {
 
 	limiter := redislimit.New(client, "account-42", 200, 20,
 		redislimit.WithFallback(redislimit.LocalShare(4))) // 4 processes share
-	httpClient := &http.Client{Transport: resilient.NewTransport(nil, limiter.Options()...)}
+	httpClient := &http.Client{Transport: resilient.NewTransport(nil, resilient.WithLimiter(limiter))}
 
 	resp, err := httpClient.Get(api.URL)
 	if err != nil {
@@ -58,15 +58,16 @@ func ExampleNewKeyed() {
 	api := httptest.NewServer(http.NotFoundHandler())
 	defer api.Close()
 
+	account := func(req *http.Request) string { return req.Header.Get("X-Account") }
 	keyed := redislimit.NewKeyed(client, 10, 1)
-	httpClient := &http.Client{Transport: resilient.NewTransport(nil)}
-	for _, account := range []string{"ada", "grace"} {
+	httpClient := &http.Client{Transport: resilient.NewTransport(nil, resilient.WithLimiterFor(keyed.For(account)))}
+	for _, name := range []string{"ada", "grace"} {
 		req, err := http.NewRequest(http.MethodGet, api.URL, http.NoBody)
 		if err != nil {
 			panic(err)
 		}
-		ctx := resilient.ContextWithOptions(req.Context(), keyed.Limiter(account).Options()...)
-		resp, err := httpClient.Do(req.WithContext(ctx))
+		req.Header.Set("X-Account", name)
+		resp, err := httpClient.Do(req)
 		if err != nil {
 			panic(err)
 		}

@@ -7,6 +7,7 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -30,6 +31,7 @@ type network struct {
 
 	t     *testing.T
 	delay atomic.Int64 // of each message, in each direction
+	ahead atomic.Int64 // of its clock; 0: it is the bubble's
 	hangs atomic.Bool  // what is sent is never answered
 }
 
@@ -70,6 +72,9 @@ func (c slowConn) Write(p []byte) (int, error) {
 		return len(p), nil
 	}
 	time.Sleep(time.Duration(c.n.delay.Load())) // virtual
+	if d := c.n.ahead.Load(); d != 0 {
+		c.n.SetTime(time.Now().Add(time.Duration(d)))
+	}
 	return c.Conn.Write(p)
 }
 
@@ -157,6 +162,98 @@ func TestProcessesShareALimit(t *testing.T) {
 			require.NoError(t, w.err)
 			require.Equal(t, time.Duration(max(i-1, 0))*100*ms, w.at, "who asked first goes first")
 		}
+	})
+}
+
+func TestTurns(t *testing.T) {
+	const interval = 10 * ms
+	for _, tt := range []struct {
+		why   string
+		burst int
+		busy  int
+		most  time.Duration // that a light process waits
+	}{
+		{"three quarters of the burst are as many as the busy processes", 8, 5, interval},
+		{"an interval more for each that is missing", 4, 5, 3 * interval},
+		{"without a burst, a turn of each", 1, 5, 6 * interval},
+		{"one that was alone has used up the burst, and leaves it from then on", 8, 1, 2 * interval},
+	} {
+		t.Run(tt.why, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork(t)
+				ctx, cancel := context.WithCancel(t.Context())
+				var wg sync.WaitGroup
+				went := make([]atomic.Int64, tt.busy)
+				start := time.Now()
+				for i := range tt.busy {
+					l := redislimit.New(n.client(), "k", 100, tt.burst)
+					for range 20 + 20*i { // however many wait in it
+						wg.Go(func() {
+							for l.Wait(ctx) == nil {
+								went[i].Add(1)
+							}
+						})
+					}
+				}
+				light := redislimit.New(n.client(), "k", 100, tt.burst)
+				time.Sleep(2 * time.Second)
+				for range 20 {
+					asked := time.Now()
+					require.NoError(t, light.Wait(t.Context()))
+					require.LessOrEqual(t, time.Since(asked), tt.most)
+					time.Sleep(503 * ms)
+				}
+				took := time.Since(start)
+				cancel()
+				wg.Wait()
+				sum := 0.0
+				for i := range went {
+					sum += float64(went[i].Load())
+				}
+				require.InDelta(t, 100*took.Seconds(), sum+20, float64(tt.burst)+3, "all of the limit is used")
+				for i := range went {
+					require.InDelta(t, sum/float64(tt.busy), went[i].Load(), 0.02*sum, "and in equal parts")
+				}
+			})
+		})
+	}
+}
+
+func TestFarRedis(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		n.delay.Store(int64(2500 * time.Microsecond)) // each way, on both ends of the connection
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		var fleet []*redislimit.Limiter
+		for range 4 {
+			l := redislimit.New(n.client(), "k", 2000, 200)
+			fleet = append(fleet, l)
+			for range 16 {
+				wg.Go(func() {
+					for l.Wait(ctx) == nil { //nolint:revive // they come back at once
+					}
+				})
+			}
+		}
+		time.Sleep(2 * time.Second) // until it has settled
+		var before []redislimit.Stats
+		for _, l := range fleet {
+			before = append(before, l.Stats())
+		}
+		time.Sleep(3 * time.Second)
+		var granted, calls float64
+		for i, l := range fleet {
+			stats := l.Stats()
+			its := float64(stats.Granted - before[i].Granted)
+			granted += its
+			calls += float64(stats.Calls - before[i].Calls)
+			require.InDelta(t, 2000*3/4, its, 2000*3/8, "each has about its part")
+		}
+		cancel()
+		wg.Wait()
+		require.InDelta(t, 2000*3, granted, 60, "all of the limit is used")
+		require.LessOrEqual(t, calls, 0.3*granted)
 	})
 }
 
@@ -267,16 +364,33 @@ func TestWhoGivesUp(t *testing.T) {
 			start := time.Now()
 			ctx, cancel := context.WithCancel(t.Context())
 			quitter := wait(ctx, l, start)      // 100 ms
-			next := wait(t.Context(), l, start) // 200 ms
-			wait(t.Context(), other, start)     // 300 ms, so nothing can be handed back
+			next := wait(t.Context(), l, start) // reserved later
+			its := wait(t.Context(), other, start)
 			cancel()
 			<-quitter.done
 			<-next.done
+			<-its.done
 			require.Equal(t, 100*ms, next.at)
-
+			require.Equal(t, 200*ms, its.at)
+			require.Zero(t, l.Stats().Lost)
+		})
+	})
+	t.Run("leaves it to who comes in time, if others reserved later ones", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNetwork(t)
+			l, other := redislimit.New(n.client(), "k", 10, 1), redislimit.New(n.client(), "k", 10, 1)
+			require.NoError(t, l.Wait(t.Context()))
+			start := time.Now()
+			ctx, cancel := context.WithCancel(t.Context())
+			quitter := wait(ctx, l, start)
+			its := wait(t.Context(), other, start)
+			cancel()
+			<-quitter.done
+			time.Sleep(50 * ms)
 			newcomer := wait(t.Context(), l, start)
 			<-newcomer.done
-			require.Equal(t, 200*ms, newcomer.at, "what was left over waited for it")
+			<-its.done
+			require.Equal(t, 100*ms, newcomer.at)
 			require.Zero(t, l.Stats().Lost)
 		})
 	})
@@ -441,21 +555,23 @@ func TestTransport(t *testing.T) {
 			return resp, nil
 		})
 		l := redislimit.New(n.client(), "k", 10, 5)
-		told := http.Client{Transport: resilient.NewTransport(base, append(l.Options(), resilient.WithMaxAttempts(1))...)}
+		told := http.Client{Transport: resilient.NewTransport(base, resilient.WithLimiter(l), resilient.WithMaxAttempts(1))}
 		resp, err := told.Get("http://api.example/")
 		require.NoError(t, err)
 		require.Equal(t, http.StatusTooManyRequests, resp.StatusCode)
 		synctest.Wait()
 
 		keyed := redislimit.NewKeyed(n.client(), 10, 5)
-		other := http.Client{Transport: resilient.NewTransport(base)}
-		ctx := resilient.ContextWithOptions(t.Context(), keyed.Limiter("k").Options()...)
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://api.example/", http.NoBody)
+		other := http.Client{Transport: resilient.NewTransport(base, resilient.WithLimiterFor(keyed.For(
+			func(req *http.Request) string { return req.Header.Get("X-Account") })))}
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://api.example/", http.NoBody)
 		require.NoError(t, err)
+		req.Header.Set("X-Account", "k")
 		resp, err = other.Do(req)
 		require.NoError(t, err)
 		require.Equal(t, http.StatusOK, resp.StatusCode)
-		require.Equal(t, []time.Duration{0, 3 * time.Second}, sent, "one was told, the other held")
+		require.Len(t, sent, 2)
+		require.InDelta(t, 3*time.Second, sent[1], float64(time.Microsecond), "one was told, the other held")
 	})
 }
 
@@ -488,10 +604,9 @@ func TestRedisClockSetBack(t *testing.T) {
 			n := newNetwork(t)
 			l, other := redislimit.New(n.client(), "k", 10, 1), redislimit.New(n.client(), "k", 10, 1)
 			start := time.Now()
-			n.SetTime(start)
 			first := wait(t.Context(), l, start)
 			second := wait(t.Context(), l, start)
-			n.SetTime(start.Add(-back))
+			n.ahead.Store(int64(-back))
 			third := wait(t.Context(), other, start)
 			fourth := wait(t.Context(), l, start)
 			for i, w := range []*waiting{first, second, third, fourth} {

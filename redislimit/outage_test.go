@@ -211,14 +211,14 @@ func TestLocalShareBeginsAfterWhatWasReserved(t *testing.T) {
 		l := redislimit.New(n.client(), "k", 10, 1, redislimit.WithLogger(log), redislimit.WithFallback(redislimit.LocalShare(2)))
 		start := time.Now()
 		var all []*waiting
-		for range 3 { // 0, 100, 200 ms
+		for range 2 { // 0, 100 ms
 			all = append(all, wait(t.Context(), l, start))
 		}
 		n.SetError("gone")
-		for range 2 {
+		for range 3 {
 			all = append(all, wait(t.Context(), l, start))
 		}
-		for i, want := range []time.Duration{0, 100 * ms, 200 * ms, 200 * ms, 400 * ms} {
+		for i, want := range []time.Duration{0, 100 * ms, 100 * ms, 300 * ms, 500 * ms} {
 			<-all[i].done
 			require.InDelta(t, want, all[i].at, float64(time.Microsecond), "request %d", i)
 		}

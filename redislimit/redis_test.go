@@ -160,6 +160,32 @@ func TestRealFleet(t *testing.T) {
 	require.LessOrEqual(t, most(went), 200+2*20)
 }
 
+func TestRealLearns(t *testing.T) {
+	s := startRedis(t)
+	api := newLimitedAPI(100, 10)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	log, _ := logger()
+	var wg sync.WaitGroup
+	var fleet []*redislimit.Limiter
+	for range 4 {
+		l := redislimit.New(newClient(t, options(s.Addr)), "k", 400, 10, patient, redislimit.WithLogger(log))
+		fleet = append(fleet, l)
+		work(ctx, &wg, api, l, 8)
+	}
+	<-time.NewTimer(3 * time.Second).C
+	start := time.Now()
+	<-time.NewTimer(2 * time.Second).C
+	accepted, refused := api.between(start, time.Now())
+	for _, l := range fleet {
+		require.InDelta(t, 100, l.Stats().LearnedLimit, 50)
+	}
+	cancel()
+	wg.Wait()
+	require.GreaterOrEqual(t, accepted, 0.5*200, "a busy machine may be slower")
+	require.LessOrEqual(t, refused, 0.2*accepted, "of 400 a second, 300 would be")
+}
+
 func TestRealOutage(t *testing.T) {
 	for _, outage := range []struct {
 		name       string

@@ -7,11 +7,12 @@
 //		MaxRetries:            -1,   // a call that is repeated may reserve twice
 //	})
 //	limiter := redislimit.New(client, "account-42", 200, 20) // 200 a second, 20 at once
-//	transport := resilient.NewTransport(nil, limiter.Options()...)
+//	transport := resilient.NewTransport(nil, resilient.WithLimiter(limiter))
 //
 // Each attempt waits its turn in the fleet. A rejection with a Retry-After that
-// one process receives holds back all of them. Where there are many accounts,
-// [NewKeyed] has a limiter for each.
+// one process receives holds back all of them, and a limit of the server's that
+// is lower than the one given is learned by all at once. Where there are many
+// accounts, [NewKeyed] has a limiter for each.
 //
 // # When to use it
 //
@@ -27,13 +28,52 @@
 // # How it works, and what it costs
 //
 // A script on Redis reserves for each request the instant at which it may go, on
-// Redis's own clock, by the generic cell rate algorithm. So nobody asks twice, the
-// clocks of the processes do not matter, and what waits is served in order. Those
-// of a process that come while a call is under way share the next one: a request
-// costs one round trip when there are few, and a fraction of one when there are
-// many or Redis is far away. That is also what it costs in time when the limit is
-// not reached. The instant is counted from when the answer arrives, so requests
-// are late by up to a round trip and never early.
+// Redis's own clock, by the generic cell rate algorithm. So nobody asks twice, and
+// the clocks of the processes do not matter. Those of a process that can go at
+// once share a call, and so do those that wait if Redis is far away: a request
+// costs one round trip when Redis is near, and a fraction of one when it is not.
+// That is also what it costs in time when the limit is not reached. The instant is
+// counted from when the answer arrives, so requests are late by up to a round
+// trip and never early.
+//
+// # Who goes first
+//
+// Within a process, who came first. Between the processes it goes by turns, so a
+// request that has nobody before it in its process does not wait for the lines of
+// the others: each process reserves one request ahead, or as many as go in three
+// round trips to Redis, if that is more. All go by the longest round trip, so that
+// their shares are alike: the same if it is one request, and about the same if
+// Redis is far away and it is many.
+//
+// A process that takes less than one in 32 of the requests, such as one that
+// sends two a second of a hundred, need not wait its turn either. While there are
+// others, a process that takes more uses a quarter of the burst only, and the
+// rest is there for such requests. They wait for one interval of the limit at
+// most, 10 ms at 100 a second, if the rest is as large as the number of busy
+// processes. With a burst of 1 they wait a turn of each busy process, an interval
+// of the limit each.
+//
+// How long a request will wait is told to the Wait hook of a [resilient.Trace] as
+// soon as that can be foreseen: exactly if this process is the only one.
+//
+// # A limit of the server's that is lower
+//
+// If the server refuses requests for their rate (429), its limit is lower than the
+// one given, at least for now, and the fleet learns it: the first refusal takes a
+// fifth of the limit, and then what is accepted from one refusal to the next shows
+// what it is. A refusal counts once for all who sent before it was known. What is
+// learned is kept in Redis, so it holds for all processes with their next call,
+// and for one that starts later from its first. A little more is tried with every
+// request that had to wait, so one in some 200 is refused as long as the limit
+// stays, and a limit that rises is found within seconds. Where a refusal says for
+// how long it will be, the whole fleet pauses: then this is tried 32 times such a
+// pause apart, and a limit that rises is found as much later. It is never above
+// the limit given; when it comes back to that, nothing is left of it. What is not
+// needed for a while is forgotten. As long as nothing is refused, nothing of this
+// is in force, or costs anything. [WithLearnedRate] switches it off.
+//
+// The learned limit is that of a key. It replaces that which a Transport would
+// learn by itself; RateLimit fields are not looked at.
 //
 // After a stall of a process, such as a suspended machine, what it has reserved
 // and missed by more than its burst makes up for is reserved anew.
@@ -78,17 +118,23 @@
 //     [redis.UniversalClient] work, but of a Ring the limits of a shard that is
 //     lost move to another one and begin anew.
 //   - Memory: one string of about 40 bytes for each limit in use, 120 with all
-//     overhead for a key of 10 letters, and the script, 3 KiB. The key vanishes a
-//     second after its burst is whole again. No key is searched for.
+//     overhead for a key of 10 letters, and the script, 10 KiB. The key vanishes a
+//     second after its burst is whole again. Where a limit is learned the string
+//     has about 110 bytes, and stays for a minute. No key is searched for.
 //   - Its clock may be set back, or be another's after a failover: what is to be
 //     waited stays the same. Set ahead, it ends waits that were not reserved yet:
 //     once, there is a burst.
+//   - The value names its version, "v1", or "v2" where a limit is learned or Redis
+//     is far away. A process reads what it knows of a later version, so a fleet can
+//     be upgraded one by one, but for those that know of "v1" alone: while the
+//     value is "v2" these find that it is not theirs, and [WithFallback] decides.
 package redislimit
 
 import (
 	"container/list"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"sync"
 	"time"
 
@@ -113,7 +159,8 @@ func New(client redis.UniversalClient, key string, limit rate.Limit, burst int, 
 // burst: an account, a tenant or a credential each, as [resilient.WithLimitKey]
 // tells them apart inside a process. The limiter is chosen for a request:
 //
-//	ctx = resilient.ContextWithOptions(ctx, keyed.Limiter(account).Options()...)
+//	keyed := redislimit.NewKeyed(client, 10, 1)
+//	transport := resilient.NewTransport(nil, resilient.WithLimiterFor(keyed.For(account)))
 //
 // Make it with [NewKeyed]. It is safe for concurrent use.
 type Keyed struct {
@@ -170,8 +217,33 @@ func (k *Keyed) Limiter(key string) *Limiter {
 	return l
 }
 
-// Stats returns what happened so far, over all keys.
-func (k *Keyed) Stats() Stats { return k.store.snapshot() }
+// For returns a function that chooses the limiter for a request by its key, which
+// is what f returns; for [resilient.WithLimiterFor]. It panics if f is nil.
+//
+// With [resilient.WithLimitKey](f) too, what else the Transport knows, such as a
+// pause, is told apart by the same key.
+func (k *Keyed) For(f func(*http.Request) string) func(*http.Request) resilient.Limiter {
+	mustBe(f != nil, "For", "not nil", "nil")
+	return func(req *http.Request) resilient.Limiter { return k.Limiter(f(req)) }
+}
+
+// Stats returns what happened so far, over all keys, and the lowest limit that
+// was learned for one of the keys in use.
+func (k *Keyed) Stats() Stats {
+	k.mu.Lock()
+	limiters := make([]*Limiter, 0, len(k.limiters))
+	for e := k.recent.Front(); e != nil; e = e.Next() {
+		limiters = append(limiters, e.Value.(*Limiter)) //nolint:forcetypeassert // recent holds nothing else
+	}
+	k.mu.Unlock()
+	s := k.store.snapshot()
+	for _, l := range limiters {
+		if x := l.learned(); x > 0 && (s.LearnedLimit == 0 || x < s.LearnedLimit) {
+			s.LearnedLimit = x
+		}
+	}
+	return s
+}
 
 // Option configures [New] and [NewKeyed]. An option panics when it is given a
 // value that makes no sense, so that the stack names the line.
@@ -183,6 +255,8 @@ type config struct {
 	maxPause time.Duration
 	fallback Fallback
 	logger   *slog.Logger
+
+	unlearned bool // WithLearnedRate(false)
 }
 
 // WithPrefix sets what the names of the keys in Redis begin with; the key given
@@ -208,13 +282,27 @@ func WithMaxPause(d time.Duration) Option {
 }
 
 // WithLogger sets where it is logged, once each, that Redis does not answer, at
-// level warn, and that it does again, at info; and at warn when [New] finds a
+// level warn, and that it does again, at info; that a limit was learned and that
+// the one given is in force again, at info; and at warn when [New] finds a
 // client whose settings let a call outlast its time. Neither keys nor addresses
 // are added to what the client's error says. It panics if l is nil. The default
 // is slog.Default(), since a limit that is not kept is not to go unnoticed.
 func WithLogger(l *slog.Logger) Option {
 	mustBe(l != nil, "WithLogger", "not nil", "nil")
 	return func(c *config) { c.logger = l }
+}
+
+// WithLearnedRate lowers the limit, given true, for all processes to what the
+// server lets through: see [Limiter.Observe]. It is found from what is accepted
+// between two refusals, and is looked for again by requests a little too many,
+// one in a hundred or so. It is never above the limit given, and the burst is not
+// learned: that should be no larger than the server's. As long as the server
+// refuses nothing for its rate, it costs nothing.
+//
+// Given false, what this process is refused teaches nobody anything, and it goes
+// by the limit given whatever the others learn. The default is true.
+func WithLearnedRate(on bool) Option {
+	return func(c *config) { c.unlearned = !on }
 }
 
 // WithFallback sets what becomes of requests while Redis does not answer. The
@@ -279,9 +367,16 @@ type Stats struct {
 	Fallback uint64 // requests let go or refused without Redis, see WithFallback
 	Lost     uint64 // reservations that nobody used, see Limiter
 	Err      error  // why Redis does not answer; nil: the last call was answered
+
+	// LearnedLimit is the limit in force, in requests a second, as this process
+	// heard last, if that is lower than the one given; 0: nothing is learned.
+	LearnedLimit float64
 }
 
-var _ resilient.Limiter = (*Limiter)(nil)
+var _ interface {
+	resilient.Limiter
+	Observe(resilient.AttemptInfo)
+} = (*Limiter)(nil)
 
 // mustBe panics if ok is false: a nonsense value is a mistake in the program,
 // and the stack should name its line.

@@ -85,7 +85,10 @@ type reply struct {
 	now   float64
 	pause float64 // how long it has to go; 0: none
 	back  int
-	ahead []float64 // for each waiter; negative: minus the wait that is too long
+	lead  float64   // how far ahead to reserve
+	every float64   // the interval in force
+	known float64   // since when refusals are news
+	ahead []float64 // for each waiter whose turn it is; negative: minus the wait that is too long
 }
 
 var errNoAnswer = errors.New("no answer in time")
@@ -106,11 +109,14 @@ func (s *store) ask(ctx context.Context, key string, args []any) (reply, error) 
 }
 
 // fixedArgs is how many arguments of the script come before the waits.
-const fixedArgs = 7
+const fixedArgs = 13
+
+// fixedTexts is how many values the script returns before those of the waits.
+const fixedTexts = 6
 
 func parse(texts []string, waits int) (reply, error) {
-	if len(texts) != 3+waits {
-		return reply{}, fmt.Errorf("the script returned %d values, not %d", len(texts), 3+waits)
+	if least, most := fixedTexts+min(waits, 1), fixedTexts+waits; len(texts) < least || len(texts) > most {
+		return reply{}, fmt.Errorf("the script returned %d values, not %d to %d", len(texts), least, most)
 	}
 	numbers := make([]float64, len(texts))
 	for i, text := range texts {
@@ -120,7 +126,10 @@ func parse(texts []string, waits int) (reply, error) {
 		}
 		numbers[i] = n
 	}
-	return reply{now: numbers[0], pause: numbers[1], back: int(numbers[2]), ahead: numbers[3:]}, nil
+	return reply{
+		now: numbers[0], pause: numbers[1], back: int(numbers[2]),
+		lead: numbers[3], every: numbers[4], known: numbers[5], ahead: numbers[fixedTexts:],
+	}, nil
 }
 
 // mayCall reports whether Redis is worth a call. While it does not answer, one
@@ -169,6 +178,16 @@ func (s *store) answered(now time.Time) (log func()) {
 		s.logger.Info("redislimit: Redis answers again", slog.Duration("after", after),
 			slog.Uint64("requests", requests), slog.String("fallback", s.fallback.String()))
 	}
+}
+
+// learned writes to the log that a lower limit is being learned, or that none is
+// in force any more. What it is takes some refusals to find out: see Stats.
+func (s *store) learned(on bool) {
+	msg := "redislimit: the limit given is in force again"
+	if on {
+		msg = "redislimit: the server lets through less than the limit given"
+	}
+	s.logger.Info(msg, slog.Float64("limit", 1e6/s.interval))
 }
 
 // down returns why Redis does not answer, or nil if it does.

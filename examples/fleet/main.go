@@ -139,7 +139,7 @@ func (f *fleet) work(ctx context.Context, api, name string, goroutines int) erro
 	if f.shared {
 		limiter := redislimit.New(client, "fleet", rate.Limit(limit), fleetBurst,
 			redislimit.WithFallback(redislimit.LocalShare(len(callers))))
-		opts = limiter.Options()
+		opts = []resilient.Option{resilient.WithLimiter(limiter)}
 	}
 	hc := &http.Client{Transport: resilient.NewTransport(nil, opts...)}
 	var wg sync.WaitGroup

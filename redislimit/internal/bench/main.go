@@ -3,11 +3,13 @@
 // Bench measures what sharing a limit through Redis costs, with redislimit and
 // with its peers, in one run:
 //
-//	cd redislimit/internal/bench && go run . [-for 20s] [-check]
+//	cd redislimit/internal/bench && go run . [-for 20s] [-only limits|fleet] [-check]
 //
-// It starts a redis-server of its own, and for each row of the table some
-// processes of itself, whose goroutines all wait for the limiter and come back
-// at once. -check fails if redislimit misses what is expected of it.
+// It starts a redis-server of its own, and for each row of a table some processes
+// of itself. For the first table their goroutines all wait for the limiter and
+// come back at once. For the second one they are a fleet, see fleet.go, which
+// calls an API with a limit. -check fails if redislimit misses what is expected
+// of it.
 package main
 
 import (
@@ -44,6 +46,8 @@ type load struct {
 	RTT        time.Duration
 	Goroutines int
 	Addr       string
+	API        string        // of the fleet, see fleet.go
+	Every      time.Duration // between two requests of a light process of it
 	Start, End time.Time
 }
 
@@ -68,13 +72,14 @@ func main() {
 	duration := flag.Duration("for", 20*time.Second, "how long each row takes")
 	processes := flag.Int("processes", 4, "processes that share the limit")
 	goroutines := flag.Int("goroutines", 16, "goroutines of each")
+	only := flag.String("only", "", "measure nothing but: limits or fleet")
 	check := flag.Bool("check", false, "fail if redislimit misses its figures")
 	flag.Parse()
 	var err error
 	if text := os.Getenv(workerEnv); text != "" {
 		err = work(text)
 	} else {
-		err = run(*duration, *processes, *goroutines, *check)
+		err = run(*duration, *processes, *goroutines, *only, *check)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -82,7 +87,7 @@ func main() {
 	}
 }
 
-func run(duration time.Duration, processes, goroutines int, check bool) error {
+func run(duration time.Duration, processes, goroutines int, only string, check bool) error {
 	if duration <= 2*settle {
 		return fmt.Errorf("-for must be longer than %v", 2*settle)
 	}
@@ -99,29 +104,54 @@ func run(duration time.Duration, processes, goroutines int, check bool) error {
 	client := redis.NewClient(&redis.Options{Addr: server.Addr})
 	defer client.Close()
 
-	fmt.Fprintf(os.Stdout, "%d processes x %d goroutines, %v each, the first %v not counted\n", processes, goroutines, duration, settle)
-	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(table, "limit/s\tRTT ms\tlimiter\trate/s\tmost in 1 s\tround trips/request\twait p50 ms\tp99 ms\t")
+	l := load{Goroutines: goroutines, Addr: server.Addr}
+	flush := func() error { return client.FlushAll(context.Background()).Err() }
 	var missed error
+	if only != "fleet" {
+		if missed, err = runLimits(l, processes, duration, flush); err != nil {
+			return err
+		}
+	}
+	if only != "limits" {
+		misses, err := runFleet(l, duration, flush)
+		if err != nil {
+			return err
+		}
+		missed = errors.Join(missed, misses)
+	}
+	if check {
+		return missed
+	}
+	return nil
+}
+
+// limiters are those that are compared.
+func limiters() []string { return []string{"redislimit", "redis_rate", "throttled"} }
+
+// runLimits measures processes whose goroutines wait and come back at once. It
+// returns what redislimit misses.
+func runLimits(base load, processes int, duration time.Duration, flush func() error) (missed, err error) {
+	fmt.Fprintf(os.Stdout, "%d processes x %d goroutines, %v each, the first %v not counted\n", processes, base.Goroutines, duration, settle)
+	table := newTable("limit/s\tRTT ms\tlimiter\trate/s\tmost in 1 s\tround trips/request\twait p50 ms\tp99 ms\t")
 	for _, l := range []load{
 		{Limit: 200, Burst: 20},
 		{Limit: 2000, Burst: 200, RTT: 5 * time.Millisecond},
 	} {
-		l.Goroutines, l.Addr = goroutines, server.Addr
+		l.Goroutines, l.Addr = base.Goroutines, base.Addr
 		if l.RTT > 0 {
-			if l.Addr, err = proxy(server.Addr, l.RTT); err != nil {
-				return err
+			if l.Addr, err = proxy(base.Addr, l.RTT); err != nil {
+				return nil, err
 			}
 		}
-		for _, l.Limiter = range []string{"redislimit", "redis_rate", "throttled"} {
-			if err := client.FlushAll(context.Background()).Err(); err != nil {
-				return err
+		for _, l.Limiter = range limiters() {
+			if err := flush(); err != nil {
+				return nil, err
 			}
 			l.Start = time.Now().Add(time.Second)
 			l.End = l.Start.Add(duration)
 			f, err := measure(l, processes)
 			if err != nil {
-				return err
+				return nil, err
 			}
 			fmt.Fprintf(table, "%d\t%d\t%s\t%.1f\t%d\t%.2f\t%.1f\t%.1f\t\n", l.Limit, l.RTT.Milliseconds(), l.Limiter,
 				f.rate, f.most, f.calls, millis(f.p50), millis(f.p99))
@@ -130,13 +160,13 @@ func run(duration time.Duration, processes, goroutines int, check bool) error {
 			}
 		}
 	}
-	if err := table.Flush(); err != nil {
-		return err
-	}
-	if check {
-		return missed
-	}
-	return nil
+	return missed, table.Flush()
+}
+
+func newTable(head string) *tabwriter.Writer {
+	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(table, head)
+	return table
 }
 
 // expect returns what f misses.
@@ -161,21 +191,35 @@ func expect(l load, f figures) error {
 
 // measure lets the workers work, and sums up what they saw.
 func measure(l load, processes int) (figures, error) {
-	text, err := json.Marshal(l)
+	reports, err := measureAll(slices.Repeat([]load{l}, processes))
 	if err != nil {
 		return figures{}, err
 	}
+	f := sum(l, reports)
+	if f.failed > 0 {
+		return f, fmt.Errorf("%s: %d waits failed", l.Limiter, f.failed)
+	}
+	return f, nil
+}
+
+// measureAll lets each load be the work of a process.
+func measureAll(loads []load) ([]report, error) {
 	self, err := os.Executable()
 	if err != nil {
-		return figures{}, err
+		return nil, err
 	}
-	ctx, cancel := context.WithDeadline(context.Background(), l.End.Add(10*time.Second))
+	ctx, cancel := context.WithDeadline(context.Background(), loads[0].End.Add(10*time.Second))
 	defer cancel()
-	reports := make([]report, processes)
-	errs := make([]error, processes)
+	reports := make([]report, len(loads))
+	errs := make([]error, len(loads))
 	var wg sync.WaitGroup
-	for i := range processes {
+	for i, l := range loads {
 		wg.Go(func() {
+			text, err := json.Marshal(l)
+			if err != nil {
+				errs[i] = err
+				return
+			}
 			cmd := exec.CommandContext(ctx, self)
 			cmd.Env = append(os.Environ(), workerEnv+"="+string(text))
 			cmd.Stderr = os.Stderr
@@ -187,14 +231,7 @@ func measure(l load, processes int) (figures, error) {
 		})
 	}
 	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
-		return figures{}, err
-	}
-	f := sum(l, reports)
-	if f.failed > 0 {
-		return f, fmt.Errorf("%s: %d waits failed", l.Limiter, f.failed)
-	}
-	return f, nil
+	return reports, errors.Join(errs...)
 }
 
 func sum(l load, reports []report) figures {
@@ -247,6 +284,9 @@ func work(text string) error {
 	limiter, err := limiter(l.Limiter, client, l.Limit, l.Burst)
 	if err != nil {
 		return err
+	}
+	if l.API != "" {
+		return json.NewEncoder(os.Stdout).Encode(workFleet(l, limiter))
 	}
 	time.Sleep(time.Until(l.Start))
 	var before int64
