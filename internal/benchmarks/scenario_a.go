@@ -48,12 +48,12 @@ func drain() scenario {
 				picture: &picture{length: time.Minute, top: 300, limit: constant},
 			},
 			{
-				name: "a.ratelimit", model: "as a.backlog, every answer has RateLimit and RateLimit-Policy",
+				name: "a.ratelimit", model: "as a.backlog, every answer has RateLimit and RateLimit-Policy; refusals of the first 0.1 s, which nobody was told of, are not counted",
 				params:  with(func(p *params) { p.hint = "ratelimit" }),
 				metrics: metrics(1.02, 0.005, none()), measure: measureDrain,
 			},
 			{
-				name: "a.x-ratelimit", model: "as a.backlog, every answer has the three X-RateLimit fields",
+				name: "a.x-ratelimit", model: "as a.ratelimit, with the three X-RateLimit fields",
 				params:  with(func(p *params) { p.hint = "x-ratelimit" }),
 				metrics: metrics(1.02, 0.005, none()), measure: measureDrain,
 			},

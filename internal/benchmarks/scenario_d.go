@@ -36,7 +36,7 @@ func change() scenario {
 				picture: &picture{length: 3 * time.Minute, top: 400, limit: changing},
 			},
 			{
-				name: "d.ratelimit", model: "token bucket, every answer has RateLimit fields",
+				name: "d.ratelimit", model: "token bucket, every answer has RateLimit fields; refusals of the first 0.1 s are not counted",
 				params:  with(func(p *params) { p.hint = "ratelimit" }),
 				metrics: metrics(0.99, 0.001), measure: measureChange,
 			},

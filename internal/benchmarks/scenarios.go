@@ -3,6 +3,7 @@ package main
 import (
 	"math"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -63,7 +64,11 @@ func (r *run) failed() (n int) {
 
 // refusedPerSuccess is what the clients cost the server, until the given time.
 func (r *run) refusedPerSuccess(until time.Duration) float64 {
-	sum := r.srv.count(interval{0, until})
+	from := time.Duration(0)
+	if strings.HasSuffix(r.params.hint, "ratelimit") {
+		from = binWidth // what is sent before the first answer was not told
+	}
+	sum := r.srv.count(interval{from, until})
 	return float64(sum.refused) / float64(max(sum.accepted, 1))
 }
 
