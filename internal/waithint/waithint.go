@@ -182,18 +182,15 @@ type Quota struct {
 }
 
 // Remaining returns the quota of which the least remains, by the RateLimit field
-// and its RateLimit-Policy, or by a field such as X-RateLimit-Remaining.
+// and its RateLimit-Policy. Fields such as X-RateLimit-Remaining are not read: they
+// have no policy that says how fast the quota comes back. It is asked of every
+// response, so it looks a field up before all else.
 func Remaining(h http.Header) (Quota, bool) {
-	if fields := h["Ratelimit"]; len(fields) > 0 {
-		return structuredQuota(strings.Join(fields, ","), strings.Join(h["Ratelimit-Policy"], ","))
+	fields := h["Ratelimit"]
+	if len(fields) == 0 {
+		return Quota{}, false
 	}
-	for _, name := range []string{"X-Ratelimit-Remaining", "X-Rate-Limit-Remaining", "Ratelimit-Remaining"} {
-		if values := h[name]; len(values) > 0 {
-			f, ok := number(strings.TrimSpace(values[0]))
-			return Quota{Remaining: f}, ok
-		}
-	}
-	return Quota{}, false
+	return structuredQuota(strings.Join(fields, ","), strings.Join(h["Ratelimit-Policy"], ","))
 }
 
 func structuredQuota(field, policies string) (quota Quota, found bool) {
