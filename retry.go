@@ -680,6 +680,13 @@ func (c *call) count(a *AttemptInfo) {
 	}
 }
 
+// countEnd counts the end of a call that was not a success at once.
+func (c *call) countEnd(why string) {
+	for _, t := range c.totals() {
+		t.call(why)
+	}
+}
+
 // totals returns the counters of the Transport and of the key, if it is known.
 func (c *call) totals() [2]*counters {
 	if c.key == nil {
@@ -705,8 +712,13 @@ func (c *call) done(resp *http.Response, a *AttemptInfo, why string) (*http.Resp
 		}
 		remember(resp, a.APIError, c.cfg.profile)
 	}
-	for _, t := range c.totals() {
-		t.call(a.Attempt == 1 && !a.failed(), why)
+	if a.Attempt == 1 && !a.failed() {
+		c.t.totals.plain.Add(1)
+		if c.key != nil {
+			c.key.totals.plain.Add(1)
+		}
+	} else {
+		c.countEnd(why)
 	}
 	c.report(a.Attempt, a.StatusCode, err, why)
 	c.held = nil // the caller's now
@@ -734,9 +746,7 @@ func (c *call) failed(n int, err error) (*http.Response, error) {
 	if n > 0 {
 		err = &RetryError{Attempts: n, Err: err, Last: c.last}
 	}
-	for _, t := range c.totals() {
-		t.call(false, why)
-	}
+	c.countEnd(why)
 	c.report(n, 0, err, why)
 	return nil, err
 }

@@ -534,7 +534,7 @@ func (t *Transport) Snapshot() Snapshot {
 }
 
 // counters count what Totals hold. A call that succeeds at once is the common
-// case, and costs one addition. All methods may be called on nil.
+// case, and costs one addition. attempt, call and wait may be called on nil.
 type counters struct {
 	plain atomic.Int64 // calls that were one attempt and a success
 
@@ -562,18 +562,15 @@ func (c *counters) attempt(a *AttemptInfo) {
 	}
 }
 
-// call counts a call that has ended, and if it is plain its attempt.
-func (c *counters) call(plain bool, why string) {
-	switch {
-	case c == nil:
-	case plain:
-		c.plain.Add(1)
-	default:
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.rest.Calls++
-		count(&c.rest.Ended, why, 1)
+// call counts a call that has ended and is not plain.
+func (c *counters) call(why string) {
+	if c == nil {
+		return
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rest.Calls++
+	count(&c.rest.Ended, why, 1)
 }
 
 // wait counts a wait that has ended.
