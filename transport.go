@@ -120,8 +120,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -538,13 +538,46 @@ func (t *Transport) Snapshot() Snapshot {
 type counters struct {
 	plain atomic.Int64 // calls that were one attempt and a success
 
-	mu   sync.Mutex
-	rest Totals
+	mu                       sync.Mutex
+	calls, attempts, retries int64 // but for the plain ones
+	ended, failures, waits   tallies
 }
 
-// maxReasons bounds the maps of Totals, as a Classifier may give a new reason
-// each time.
+// tallies count by reason. There are few of them, and there may be many keys, so
+// a list does better than a map.
+type tallies []tally
+
+type tally struct {
+	reason string
+	total  WaitTotal // the time is that of waits
+}
+
+// maxReasons bounds tallies, as a Classifier may give a new reason each time.
 const maxReasons = 64
+
+func (t *tallies) add(reason string, d time.Duration) {
+	i := slices.IndexFunc(*t, func(e tally) bool { return e.reason == reason })
+	switch {
+	case i >= 0:
+	case len(*t) >= maxReasons-1 && reason != "other":
+		t.add("other", d)
+		return
+	default:
+		i = len(*t)
+		*t = append(*t, tally{reason: reason})
+	}
+	e := &(*t)[i].total
+	e.Count++
+	e.Time += d
+}
+
+func (t tallies) counts() map[string]int64 {
+	m := make(map[string]int64, len(t))
+	for _, e := range t {
+		m[e.reason] = e.total.Count
+	}
+	return m
+}
 
 // attempt counts one that failed, or was not the first of its call.
 func (c *counters) attempt(a *AttemptInfo) {
@@ -553,12 +586,12 @@ func (c *counters) attempt(a *AttemptInfo) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.rest.Attempts++
+	c.attempts++
 	if a.Attempt > 1 {
-		c.rest.Retries++
+		c.retries++
 	}
 	if a.failed() {
-		count(&c.rest.Failures, a.Verdict.Why, 1)
+		c.failures.add(a.Verdict.Why, 0)
 	}
 }
 
@@ -569,8 +602,8 @@ func (c *counters) call(why string) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.rest.Calls++
-	count(&c.rest.Ended, why, 1)
+	c.calls++
+	c.ended.add(why, 0)
 }
 
 // wait counts a wait that has ended.
@@ -580,34 +613,24 @@ func (c *counters) wait(reason string, d time.Duration) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.rest.Waits == nil {
-		c.rest.Waits = make(map[string]WaitTotal)
-	}
-	w := c.rest.Waits[reason]
-	c.rest.Waits[reason] = WaitTotal{Count: w.Count + 1, Time: w.Time + d}
+	c.waits.add(reason, d)
 }
 
 func (c *counters) snapshot() Totals {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	plain, t := c.plain.Load(), c.rest
-	t.Calls += plain
-	t.Attempts += plain
-	t.Ended, t.Failures, t.Waits = maps.Clone(t.Ended), maps.Clone(t.Failures), maps.Clone(t.Waits)
+	plain := c.plain.Load()
+	t := Totals{
+		Calls: c.calls + plain, Attempts: c.attempts + plain, Retries: c.retries,
+		Ended: c.ended.counts(), Failures: c.failures.counts(), Waits: make(map[string]WaitTotal, len(c.waits)),
+	}
 	if plain > 0 {
-		count(&t.Ended, "success", plain)
+		t.Ended["success"] += plain
+	}
+	for _, e := range c.waits {
+		t.Waits[e.reason] = e.total
 	}
 	return t
-}
-
-func count(in *map[string]int64, reason string, n int64) {
-	if *in == nil {
-		*in = make(map[string]int64)
-	}
-	if _, ok := (*in)[reason]; !ok && len(*in) >= maxReasons-1 {
-		reason = "other"
-	}
-	(*in)[reason] += n
 }
 
 // compose returns a Trace that calls the hooks of t, then those of u; either

@@ -1945,7 +1945,8 @@ func TestSnapshot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(answer(200), answer(500), answer(429, "Retry-After", "3"), answer(200), answer(404))
 		transport := resilient.NewTransport(base, every(time.Second), resilient.WithRateLimit(10, 5))
-		require.Equal(t, resilient.Snapshot{Keys: []resilient.KeySnapshot{}}, transport.Snapshot(), "nothing yet")
+		require.Zero(t, transport.Snapshot().Totals.Calls, "nothing yet")
+		require.NotNil(t, transport.Snapshot().Keys, "in JSON it is [], not null")
 		for range 3 {
 			callers(t, transport, 1)
 		}
