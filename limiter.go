@@ -211,17 +211,21 @@ func (t *keyTable) find(cfg *config, req *http.Request) *keyState {
 	if !t.known.Load() {
 		return nil
 	}
-	key := t.keyOf(cfg, req)
+	return t.lookup(t.keyOf(cfg, req))
+}
+
+// lookup is find for a caller that has the key.
+func (t *keyTable) lookup(key limitKey) *keyState {
 	if s := t.last.Load(); s != nil && s.key == key {
 		return s
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.lookup(key)
+	return t.get(key)
 }
 
-// lookup is find for a caller that has the key and holds t.mu.
-func (t *keyTable) lookup(key limitKey) *keyState {
+// get is lookup for a caller that holds t.mu.
+func (t *keyTable) get(key limitKey) *keyState {
 	e := t.states[key]
 	if e == nil {
 		return nil
@@ -235,12 +239,12 @@ func (t *keyTable) lookup(key limitKey) *keyState {
 // findOrAdd returns the state of the key of req, a new one if there is none.
 func (t *keyTable) findOrAdd(cfg *config, req *http.Request) *keyState {
 	key := t.keyOf(cfg, req)
-	if s := t.last.Load(); s != nil && s.key == key {
+	if s := t.lookup(key); s != nil {
 		return s
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if s := t.lookup(key); s != nil {
+	if s := t.get(key); s != nil { // added meanwhile
 		return s
 	}
 	// The strings may be parts of a longer one, a URL with its query.
@@ -449,7 +453,7 @@ func (g *gate) wait(ctx context.Context, class int, arrived time.Time, maxWait t
 			now := time.Now()
 			g.mu.Lock()
 			g.serve(now) // its turn may have come in this same instant
-			more := later(g.pausedUntil, g.pace.DryUntil()).Add(maxWait).Sub(now)
+			more := maxWait + max(g.pausedUntil.Sub(now), g.pace.DryUntil().Sub(now))
 			g.mu.Unlock()
 			if last || more <= 0 {
 				err = &LimitError{Reason: reason, Wait: maxWait}
@@ -864,13 +868,6 @@ func waitFor(ctx context.Context, l Limiter, maxWait time.Duration, its wait) er
 		return refused
 	}
 	return &LimitError{Reason: "limiter", Err: err}
-}
-
-func later(t, u time.Time) time.Time {
-	if t.After(u) {
-		return t
-	}
-	return u
 }
 
 // pastDeadline reports whether the context will have ended after d.

@@ -122,20 +122,24 @@ func TestWaitersAreServedInOrder(t *testing.T) {
 	})
 }
 
+// failsFirst answers the first request with status and the others with 200, and
+// notes the paths in the order in which they come.
+func failsFirst(status int, order *[]string) step {
+	var mu sync.Mutex
+	return func(req *http.Request) (*http.Response, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if *order = append(*order, req.URL.Path); len(*order) == 1 {
+			return answer(status)(req)
+		}
+		return answer(200)(req)
+	}
+}
+
 func TestFirstAttemptsGoBeforeRetries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var mu sync.Mutex
 		var order []string
-		base := step(func(req *http.Request) (*http.Response, error) {
-			mu.Lock()
-			defer mu.Unlock()
-			order = append(order, req.URL.Path)
-			if len(order) == 1 {
-				return answer(500)(req)
-			}
-			return answer(200)(req)
-		})
-		transport := resilient.NewTransport(base, every(100*ms), resilient.WithRateLimit(1, 1))
+		transport := resilient.NewTransport(failsFirst(500, &order), every(100*ms), resilient.WithRateLimit(1, 1))
 		var wg sync.WaitGroup
 		for i, path := range []string{"/retried", "/a", "/b"} {
 			wg.Go(func() {
@@ -155,19 +159,9 @@ func TestFirstAttemptsGoBeforeRetries(t *testing.T) {
 // behind all of them until WithMaxWait was over.
 func TestARetryGetsItsTurnInABacklog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var mu sync.Mutex
 		var order []string
-		base := step(func(req *http.Request) (*http.Response, error) {
-			mu.Lock()
-			defer mu.Unlock()
-			order = append(order, req.URL.Path)
-			if len(order) == 1 {
-				return answer(502)(req)
-			}
-			return answer(200)(req)
-		})
 		var r recorder
-		transport := resilient.NewTransport(base, every(time.Second), resilient.WithRateLimit(10, 1))
+		transport := resilient.NewTransport(failsFirst(502, &order), every(time.Second), resilient.WithRateLimit(10, 1))
 		stop := time.Now().Add(5 * time.Second)
 		var wg sync.WaitGroup
 		wg.Go(func() {
