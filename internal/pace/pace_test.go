@@ -335,21 +335,21 @@ func TestToldOfOthers(t *testing.T) {
 // more, the next one had to wait for minutes.
 func TestToldRunsUpNoDebt(t *testing.T) {
 	p, now := told(t)
-	for range 2 { // a second apart
+	for range 2 { // a tenth of a second apart, with none accepted between them
 		at := p.Send(now)
-		now = now.Add(time.Second)
+		now = now.Add(100 * time.Millisecond)
 		p.Refused(at, now, true)
 	}
 	require.True(t, p.Told())
-	for range 1000 {
+	for range 1000 { // ten times as fast as the pace that was learned of it
 		at := p.Send(now)
 		now = now.Add(10 * time.Millisecond)
 		p.Tell(at, now, 7, 100, 0)
 	}
-	for range 6 {
+	for left := 7.0; left >= 0; left -= 0.25 { // others have come
 		at := p.Send(now)
-		now = now.Add(10 * time.Millisecond)
-		p.Refused(at, now, true)
+		now = now.Add(20 * time.Millisecond)
+		p.Tell(at, now, float64(int(left)), 100, 0)
 	}
 	require.False(t, p.Told())
 	require.LessOrEqual(t, p.Wait(now), 2*time.Second)
