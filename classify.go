@@ -345,10 +345,10 @@ func limitOf(status int, h http.Header, tokens []string) limitKind {
 			return noLimit
 		}
 	}
-	found, named := noLimit, false
+	found, named, number := noLimit, false, strconv.Itoa(status)
 	for _, token := range tokens {
 		found = max(found, limitTokens[foldToken(token)])
-		named = named || token != strconv.Itoa(status)
+		named = named || token != number
 	}
 	switch {
 	case found != noLimit:
@@ -400,7 +400,7 @@ var limitTokens = map[string]limitKind{ //nolint:gochecknoglobals // a table, wh
 func foldToken(token string) string {
 	token = token[strings.LastIndexByte(token, '/')+1:]
 	token, _, _ = strings.Cut(token, ".")
-	return strings.ToLower(strings.ReplaceAll(strings.ReplaceAll(token, "_", ""), "-", ""))
+	return plain.Fold(token)
 }
 
 // classifyError is the default verdict on an attempt without a response. What

@@ -1175,26 +1175,29 @@ func peek(ctx context.Context, resp *http.Response, received time.Time) []byte {
 	}
 	b := newErrorBody(resp, received)
 	resp.Body = b
-	done := make(chan struct{})
 	b.turn <- struct{}{}
-	go func() {
-		defer func() {
-			if p := recover(); p != nil {
-				b.fail(fmt.Errorf("resilient: reading the response body panicked: %v", p))
-			}
-			<-b.turn
-			close(done)
-		}()
-		b.fill()
-	}()
+	go b.readAhead()
 	timer := time.NewTimer(peekTimeout)
 	defer timer.Stop()
 	select {
-	case <-done:
+	case b.turn <- struct{}{}: // it was given back
+		<-b.turn
 	case <-timer.C:
 	case <-ctx.Done():
 	}
 	return b.snapshot()
+}
+
+// readAhead fills the prefix and gives the turn back. Where the body panics, it
+// must be an error instead: in a goroutine of its own nobody could recover.
+func (b *errorBody) readAhead() {
+	defer func() {
+		if p := recover(); p != nil {
+			b.fail(fmt.Errorf("resilient: reading the response body panicked: %v", p))
+		}
+		<-b.turn
+	}()
+	b.fill()
 }
 
 // fill reads until the prefix is full, the body ends or it has enough.

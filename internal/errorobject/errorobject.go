@@ -28,7 +28,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"unicode"
+
+	"github.com/resilienthttp/resilient/internal/plain"
 )
 
 // Object is what an error response says. What it does not say is empty.
@@ -384,8 +385,8 @@ type object map[string]any
 // of equal names, the last one, as in encoding/json.
 func members(value any) object {
 	m, _ := value.(map[string]any)
-	if m == nil {
-		return nil
+	if isFolded(m) {
+		return m // which is nobody's to write to
 	}
 	folded := make(object, len(m))
 	for name, value := range m {
@@ -400,18 +401,22 @@ func members(value any) object {
 	return folded
 }
 
+// isFolded reports whether the names in m are as fold makes them, as those of
+// most error objects are.
+func isFolded(m map[string]any) bool {
+	for name := range m {
+		if fold(name) != name {
+			return false
+		}
+	}
+	return true
+}
+
 // fold makes errorCode, error_code, error-code and ErrorCode one name. Leading
 // underscores stay: "__type" is not "type".
 func fold(name string) string {
 	rest := strings.TrimLeft(name, "_")
-	return name[:len(name)-len(rest)] + strings.Map(foldRune, rest)
-}
-
-func foldRune(r rune) rune {
-	if r == '_' || r == '-' {
-		return -1
-	}
-	return unicode.ToLower(r)
+	return name[:len(name)-len(rest)] + plain.Fold(rest)
 }
 
 // first returns what read makes of the first of the named members of which it

@@ -1,5 +1,6 @@
 // Package plain makes text that others sent fit for a log, an error or a page:
-// one line of bounded length, without secrets.
+// one line of bounded length, without secrets; and their words fit to be looked
+// up, however they are spelled.
 package plain
 
 import (
@@ -54,6 +55,17 @@ func Unquoted(err error) string {
 		}
 	}
 	return Line(b.String(), MaxError)
+}
+
+// Fold makes errorCode, error_code, error-code and ErrorCode one word. A word that
+// is folded already is returned as it is.
+func Fold(word string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '_' || r == '-' {
+			return -1
+		}
+		return unicode.ToLower(r)
+	}, word)
 }
 
 // bare returns what is inside of all *url.Error: bases put them inside one

@@ -37,6 +37,14 @@ func TestError(t *testing.T) {
 	require.Len(t, plain.Error(errors.New(strings.Repeat("x", 1000))), plain.MaxError+len("..."))
 }
 
+func TestFold(t *testing.T) {
+	for _, word := range []string{"errorCode", "error_code", "error-code", "ErrorCode", "ERROR_CODE", "errorcode"} {
+		require.Equal(t, "errorcode", plain.Fold(word))
+	}
+	require.Equal(t, "x.y/z 1", plain.Fold("X.Y/Z 1"), "nothing else is left out")
+	require.Zero(t, testing.AllocsPerRun(10, func() { plain.Fold("errorcode") }), "the common case")
+}
+
 func FuzzPlain(f *testing.F) {
 	f.Add("a\nb", 1)
 	f.Add(`say "so \" "`, 300)

@@ -29,7 +29,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
+
+	"github.com/resilienthttp/resilient/internal/plain"
 )
 
 // Max is the longest wait there is, far from where a Duration would overflow.
@@ -301,7 +302,7 @@ func search(value any, now time.Time, depth int) (time.Duration, bool) {
 	case map[string]any:
 		var hints, inner []string
 		for name := range value {
-			if _, known := bodyHints[fold(name)]; known {
+			if _, known := bodyHints[plain.Fold(name)]; known {
 				hints = append(hints, name)
 			}
 			switch value[name].(type) {
@@ -311,7 +312,7 @@ func search(value any, now time.Time, depth int) (time.Duration, bool) {
 		}
 		slices.Sort(hints)
 		for _, name := range hints {
-			if d, ok := wait(scalar(value[name]), bodyHints[fold(name)], now); ok {
+			if d, ok := wait(scalar(value[name]), bodyHints[plain.Fold(name)], now); ok {
 				return d, true
 			}
 		}
@@ -351,16 +352,6 @@ func scalar(value any) string {
 		return value.String()
 	}
 	return ""
-}
-
-// fold makes retryAfter, retry_after and Retry-After one name.
-func fold(name string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '_' || r == '-' {
-			return -1
-		}
-		return unicode.ToLower(r)
-	}, name)
 }
 
 // serverTime is the server's clock when it answered: the Date of the response,
