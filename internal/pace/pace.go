@@ -18,11 +18,18 @@
 // long as the limit stays; without a refusal after so many, it doubles again and
 // again. A limit that falls shows in refusals without an attempt accepted
 // between them, a drought: the pace is halved with each, until one is accepted.
-// Then it is the rate of the long run again, which is right where a server
-// counts in fixed windows; if that ends in a drought at once, what was learned
-// before is forgotten. A drought of many refusals is a server that is closed, as
-// one is that has given out all there was for this minute: it is asked now and
-// then, and when it opens, learning begins anew.
+// Then it is the rate of the long run again; if that ends in a drought at once,
+// what was learned before is forgotten. A drought of many refusals is a server
+// that is closed, as one is that has given out all there was for this minute: it
+// is asked now and then, and when it opens, learning begins anew.
+//
+// # A limit that counts in windows
+//
+// A server that counts in fixed windows refuses whatever comes in the rest of one
+// that is used up. So the first drought is about a window, and each one after it
+// says how much too fast the pace was: what was accepted before it should have
+// lasted for the whole window. Nothing of the limit is lost while the pace is too
+// fast, so the next one may well be found by growing until there is a drought.
 //
 // # A limit that is shared
 //
@@ -80,7 +87,9 @@ type Pace struct {
 	revived       int64         // attempts accepted when the last drought ended
 	revivedAt     time.Time     // when that was
 	long          float64       // the rate when the drought began
-	dry           time.Duration // how long the longest drought was
+	dry           time.Duration // how long the longest drought was: about a window of the server's
+	window        mark          // where one of them began, by the end of a drought
+	over          float64       // the pace in it when the last drought began
 
 	acks  int           // attempts accepted since the last refusal, in a backlog
 	ackAt time.Time     // when the last one was
@@ -121,6 +130,14 @@ const (
 
 	// fastest is as good as no limit.
 	fastest = 1e6
+
+	// tells is how many attempts a window must hold for its drought to say by how
+	// much the pace was too fast: the end of a drought is seen at a third of it.
+	tells = 4 * weak
+
+	// few attempts in a window are what is begun with where it is not known how
+	// many fit.
+	few = 4
 
 	// longest is the drought that slows the pace's growth most: twice as long
 	// has to pass before a window of the server's can be told from a new limit.
@@ -267,6 +284,11 @@ func (p *Pace) Send(now time.Time) Ticket {
 	if p == nil {
 		return Ticket{}
 	}
+	if !p.window.at.IsZero() {
+		if n := now.Sub(p.window.at) / p.dry; n > 0 {
+			p.window = mark{p.window.at.Add(n * p.dry), p.sent, p.refused}
+		}
+	}
 	p.sent++
 	p.last = now
 	if p.rate > 0 && !p.Told() { // who goes by what is told runs up no debt
@@ -305,7 +327,11 @@ func (p *Pace) Refused(t Ticket, now time.Time, learning bool) bool {
 		p.row = 1 // others were sent between them, whose answers may take longer
 	}
 	if p.struck = m; p.row == 1 {
-		p.first = m
+		p.first, p.over = m, p.rate
+		// It may have grown within the window, of which a short part says little.
+		if d := m.at.Sub(p.window.at); !p.window.at.IsZero() && d > p.dry/4 {
+			p.over = p.window.accepted(m) / d.Seconds()
+		}
 	}
 	p.known = now
 	p.judge()
@@ -415,8 +441,11 @@ func (p *Pace) trust() float64 { return min((2*p.proof+4)/probeEvery, 1) }
 // limit stays. Over a long way many are under way before a refusal is known, so
 // it takes several times that.
 func (p *Pace) every() float64 {
-	return max(probeEvery*p.trust(), 8*p.base*p.rtt.Seconds(), 2*p.base*p.dry.Seconds())
+	return max(probeEvery*p.trust(), 8*p.base*p.rtt.Seconds(), 2*p.base*p.slack())
 }
+
+// slack is for how long, in seconds, a window may hide that the pace is too fast.
+func (p *Pace) slack() float64 { return min(p.dry, longest).Seconds() }
 
 // Accepted takes note of an attempt that was accepted.
 func (p *Pace) Accepted(t Ticket, now time.Time, backlog bool) {
@@ -452,13 +481,14 @@ func (p *Pace) creep(elapsed time.Duration) {
 		p.rate = p.base * (1 + 2*acks/(probeEvery*every)) // so that the sum of it is one attempt
 		return
 	}
-	d := max(doubling.Seconds()*trust, 8*trust/p.rate, max(4*trust, 1)*p.rtt.Seconds(), 2*p.dry.Seconds())
+	d := max(doubling.Seconds()*trust, 8*trust/p.rate, max(4*trust, 1)*p.rtt.Seconds(), 2*p.slack())
 	p.rate = min(p.rate*math.Exp2(min(elapsed.Seconds()/d, 1)), p.most())
 }
 
-// revive ends a drought of so many refusals, with the rate of the long run, or if
-// that is not known, with one attempt in the time the drought took. A server that
-// was closed is as if nothing were known, unless that was tried in vain.
+// revive ends a drought of so many refusals, with the pace that fits a window, or
+// the rate of the long run, or if neither is known, with a few attempts in the
+// time the drought took. A server that was closed is as if nothing were known,
+// unless that was tried in vain.
 func (p *Pace) revive(t Ticket, now time.Time, refused int) {
 	took := t.At.Sub(p.first.at)
 	good := p.sent - p.refused
@@ -471,14 +501,25 @@ func (p *Pace) revive(t Ticket, now time.Time, refused int) {
 		p.Forget()
 		return
 	}
-	p.dry = min(max(p.dry, took-8*p.rtt), longest)
-	if p.long > 0 {
-		p.proof = probeEvery
-		p.set(p.long, now)
+	rate, proof := p.long, float64(probeEvery)
+	p.window = mark{} // the end of a long drought is not seen exactly, as it is seldom asked
+	if took < p.dry && !wrong && p.over*p.dry.Seconds() >= tells {
+		length := p.dry.Seconds()
+		lost := took - t.At.Sub(p.struck.at)/2 // it ended somewhere between these two
+		rate = max(p.over*(1-lost.Seconds()/length), few/length)
+		if n := rate * length; n < 2*weak {
+			proof = n // a limit that fell so far is not known well
+		}
+		p.window = mark{t.At, t.N - 1, p.refused}
+	}
+	p.dry = max(p.dry, took-8*p.rtt)
+	if rate > 0 {
+		p.proof = proof
+		p.set(rate, now)
 		return
 	}
 	p.marks[0], p.n, p.proof = p.first, 1, 0
-	p.set(4/max(took.Seconds(), 1e-6), now)
+	p.set(few/max(took.Seconds(), 1e-6), now)
 }
 
 func later(t, u time.Time) time.Time {
