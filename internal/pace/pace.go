@@ -285,8 +285,8 @@ func (p *Pace) Send(now time.Time) Ticket {
 		return Ticket{}
 	}
 	if !p.window.at.IsZero() {
-		if n := now.Sub(p.window.at) / p.dry; n > 0 {
-			p.window = mark{p.window.at.Add(n * p.dry), p.sent, p.refused}
+		if past := now.Sub(p.window.at).Truncate(p.dry); past > 0 {
+			p.window = mark{p.window.at.Add(past), p.sent, p.refused}
 		}
 	}
 	p.sent++

@@ -42,7 +42,11 @@ func TestFold(t *testing.T) {
 		require.Equal(t, "errorcode", plain.Fold(word))
 	}
 	require.Equal(t, "x.y/z 1", plain.Fold("X.Y/Z 1"), "nothing else is left out")
-	require.Zero(t, testing.AllocsPerRun(10, func() { plain.Fold("errorcode") }), "the common case")
+	require.Zero(t, testing.AllocsPerRun(10, func() {
+		if plain.Fold("errorcode") != "errorcode" {
+			t.Fail()
+		}
+	}), "the common case")
 }
 
 func FuzzPlain(f *testing.F) {
