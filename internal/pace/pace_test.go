@@ -241,20 +241,6 @@ func TestFixedWindowThatChanges(t *testing.T) {
 	}
 }
 
-// TestSharedWindow: who finds out how much of a window is left for it must not keep
-// that for ever, nor lose what others leave.
-func TestSharedWindow(t *testing.T) {
-	srv := &server{rate: 400, window: time.Second, ok: 20 * time.Millisecond, refusal: 5 * time.Millisecond}
-	var fleet []*backlog
-	for range 4 {
-		fleet = append(fleet, newBacklog(t, srv, 16))
-	}
-	total, jain := share(fleet)
-	require.Greater(t, total.accepted/(400*100), 0.9)
-	require.Less(t, total.refused/total.accepted, 0.04)
-	require.Greater(t, jain, 0.9, "%v", total)
-}
-
 // TestRefusalsThatCost are no livelock: the pace falls until an attempt is
 // accepted.
 func TestRefusalsThatCost(t *testing.T) {
@@ -462,15 +448,27 @@ func TestBehind(t *testing.T) {
 // long run they have about the same, as long as they began at about the same
 // time: to one that comes later, a quota that is in use looks like a small one.
 func TestShared(t *testing.T) {
-	srv := &server{rate: 100, burst: 10, ok: 20 * time.Millisecond, refusal: 5 * time.Millisecond}
-	var fleet []*backlog
-	for range 4 {
-		fleet = append(fleet, newBacklog(t, srv, 16))
+	for _, tt := range []struct {
+		name string
+		srv  server
+	}{
+		{"bucket", server{rate: 100, burst: 10}},
+		// Who finds out how much of a window is left for it must not keep that.
+		{"window", server{rate: 400, window: time.Second}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			srv := &tt.srv
+			srv.ok, srv.refusal = 20*time.Millisecond, 5*time.Millisecond
+			var fleet []*backlog
+			for range 4 {
+				fleet = append(fleet, newBacklog(t, srv, 16))
+			}
+			total, jain := share(fleet)
+			require.Greater(t, total.accepted/(srv.rate*100), 0.93)
+			require.Less(t, total.refused/total.accepted, 0.03)
+			require.Greater(t, jain, 0.9)
+		})
 	}
-	total, jain := share(fleet)
-	require.Greater(t, total.accepted/(100*100), 0.93)
-	require.Less(t, total.refused/total.accepted, 0.03)
-	require.Greater(t, jain, 0.9, "%v", total)
 }
 
 // share runs a fleet for 150 s and returns what came of the last 100 of them, and
