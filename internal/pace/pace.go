@@ -132,7 +132,8 @@ const (
 	fastest = 1e6
 
 	// tells is how many attempts a window must hold for its drought to say by how
-	// much the pace was too fast: the end of a drought is seen at a third of it.
+	// much the pace was too fast. Of a window of fewer, one attempt more or less
+	// is too large a part.
 	tells = 4 * weak
 
 	// few attempts in a window are what is begun with where it is not known how
@@ -501,10 +502,9 @@ func (p *Pace) revive(t Ticket, now time.Time, refused int) {
 		p.Forget()
 		return
 	}
-	rate, proof := p.long, float64(probeEvery)
+	rate, proof, length := p.long, float64(probeEvery), p.dry.Seconds()
 	p.window = mark{} // the end of a long drought is not seen exactly, as it is seldom asked
-	if took < p.dry && !wrong && p.over*p.dry.Seconds() >= tells {
-		length := p.dry.Seconds()
+	if took < p.dry && !wrong && p.over*length >= tells {
 		lost := took - t.At.Sub(p.struck.at)/2 // it ended somewhere between these two
 		rate = max(p.over*(1-lost.Seconds()/length), few/length)
 		if n := rate * length; n < 2*weak {

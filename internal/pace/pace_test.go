@@ -383,7 +383,7 @@ func TestToldAndShared(t *testing.T) {
 	total, jain := share(fleet)
 	require.Greater(t, total.accepted/(100*100), 0.9)
 	require.Less(t, total.refused/total.accepted, 0.04)
-	require.Greater(t, jain, 0.9, "%v", total)
+	require.Greater(t, jain, 0.9)
 }
 
 // TestClosedServer is a server that gives out all it has for a minute at once, and
@@ -453,7 +453,7 @@ func TestShared(t *testing.T) {
 		srv  server
 	}{
 		{"bucket", server{rate: 100, burst: 10}},
-		// Who finds out how much of a window is left for it must not keep that.
+		// Here each finds by itself how much of a window is left for it.
 		{"window", server{rate: 400, window: time.Second}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
