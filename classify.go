@@ -9,6 +9,7 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"reflect"
 	"runtime"
 	"slices"
 	"strconv"
@@ -69,18 +70,30 @@ var (
 	ErrServer          = errors.New("resilient: server error")
 )
 
-// Verdict is what is to be done about a failed attempt.
+// Verdict is the judgement on a failed attempt. It answers two questions that do
+// not depend on each other: whether this request may be sent again (Retry and
+// Unprocessed), and whether other requests have to stay away meanwhile (Pause).
+// A 503 with Retry-After pauses its limit key, but is no evidence that the server
+// did nothing: a cache sends one when the origin took the request and was slow.
 type Verdict struct {
-	// Kind is what an error response means; 0 when there is no response.
+	// Kind is the meaning of an error response; 0 if there is no response.
 	Kind Kind
 
-	// Retry says that the failure is temporary: the same request can succeed.
+	// Retry reports whether the failure is temporary: the same request can
+	// succeed.
 	Retry bool
 
-	// Unprocessed says that the request was certainly not acted upon, so that
-	// any method may be sent again. A response with Unprocessed and a
-	// RetryAfter pauses its limit key for all callers.
+	// Unprocessed reports whether any method may be sent again, because the
+	// request was certainly not acted upon: the server refused it for its rate
+	// (429, or 400 or 403 with a code that names a limit), a [Rule] or the
+	// server itself (X-Should-Retry: true) says so, or nothing of it was sent.
+	// Without it, only idempotent requests are sent again.
 	Unprocessed bool
+
+	// Pause reports whether RetryAfter binds every request of the limit key,
+	// not only this one. It has no effect without a RetryAfter, and none on
+	// whether this request is sent again.
+	Pause bool
 
 	// RetryAfter is the least time to wait, as the server asked; 0: no hint.
 	RetryAfter time.Duration
@@ -150,7 +163,9 @@ type Rule struct {
 	Message string // a part of the message, in upper or lower case
 
 	// Kind replaces the kind of the error: KindRateLimit and KindServer are
-	// retried, the others are final. 0 leaves it as it is.
+	// retried, the others are final. KindRateLimit also says that the request
+	// was refused unprocessed, so that any method is sent again. 0 leaves the
+	// kind as it is.
 	Kind Kind
 
 	// Wait is how long to wait where the server does not say; 0: the backoff.
@@ -220,17 +235,25 @@ func (p *Profile) read(resp *http.Response, prefix []byte, body errorobject.Body
 		kind = KindQuota
 	}
 
-	v := classifyStatus(status, kind, hinted)
-	if rule.Kind == KindServer && !v.Retry {
+	v := classifyStatus(status, kind)
+	switch {
+	case rule.Kind == KindRateLimit:
+		v.Unprocessed = true
+	case rule.Kind == KindServer && !v.Retry:
 		v.Retry, v.Why = true, "temporary by the profile"
 	}
 	if again, said := shouldRetry(h); said {
 		v.Retry, v.Why = again, "the server said whether to retry"
+		v.Unprocessed = v.Unprocessed || again
 	}
 	if !hinted && v.Retry {
 		wait = rule.Wait
 	}
 	v.RetryAfter = wait
+	v.Pause = kind == KindRateLimit || hinted && staysAway(status)
+	if v.Pause && v.Retry && v.Kind == KindServer {
+		v.Why = "unavailable until a stated time"
+	}
 	e.Kind, e.RetryAfter = v.Kind, v.RetryAfter
 	return e, v
 }
@@ -258,34 +281,65 @@ func (p *Profile) mayFail(resp *http.Response) bool {
 }
 
 // classifyStatus is the default verdict on an error response: the table of
-// documented errors, then what RFC 9110 says of the others. hinted tells a
-// Retry-After of 0 from none.
-func classifyStatus(status int, kind Kind, hinted bool) Verdict {
+// documented errors, then RFC 9110 for the others.
+func classifyStatus(status int, kind Kind) Verdict {
 	switch {
 	case kind == KindRateLimit:
-		// RFC 6585 section 4. The request was counted and turned away.
-		return Verdict{Kind: kind, Retry: true, Unprocessed: true, Why: "rate limited"}
+		return Verdict{Kind: kind, Retry: true, Unprocessed: rejects(status), Why: "rate limited"}
 	case kind == KindQuota:
 		return Verdict{Kind: kind, Why: "quota used up"}
-	case kind != KindServer:
-		return Verdict{Kind: kind, Why: "final status"}
-	case status == http.StatusServiceUnavailable && hinted:
-		// RFC 9110 section 15.6.4: a server that says when to come back is one
-		// that turns requests away. Without the hint, a 503 is as often a proxy
-		// that lost its upstream in the middle of a request.
-		return Verdict{Kind: kind, Retry: true, Unprocessed: true, Why: "unavailable until a stated time"}
-	}
-	switch status {
-	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusInternalServerError, http.StatusBadGateway,
-		http.StatusServiceUnavailable, http.StatusGatewayTimeout, statusOverloaded:
+	case kind == KindServer && temporary(status):
 		return Verdict{Kind: kind, Retry: true, Why: "temporary status"}
 	}
 	return Verdict{Kind: kind, Why: "final status"}
 }
 
-// statusOverloaded is what several APIs answer when they have no capacity left.
-// It is in no RFC.
-const statusOverloaded = 529
+// rejects reports whether a rate limit that is told with this status is proof
+// that the request was not acted upon. RFC 6585 section 4 has the 429; the 4xx
+// with the code of a limit are older ways to say the same. A 5xx is also what a
+// server answers whose backend was throttled half-way through the request.
+func rejects(status int) bool {
+	switch status {
+	case http.StatusTooManyRequests, http.StatusBadRequest, http.StatusForbidden:
+		return true
+	}
+	return false
+}
+
+// temporary reports whether the same request can succeed later. Of the 5xx these
+// are all but the ones that say what the server cannot do (RFC 9110 sections
+// 15.6.2 and 15.6.6, RFC 2295 section 8.1, RFC 5842 section 7.2, RFC 2774 section
+// 7), that its network wants a login (RFC 6585 section 6), or that a certificate
+// is wrong (525 and 526 in Cloudflare's table of 5xx errors). Its 520 to 524, 527
+// and 530 say that a CDN did not get an answer from the origin.
+func temporary(status int) bool {
+	switch status {
+	case http.StatusRequestTimeout, http.StatusTooEarly: // RFC 9110 section 15.5.9, RFC 8470 section 5.2
+		return true
+	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported, http.StatusVariantAlsoNegotiates,
+		http.StatusLoopDetected, http.StatusNotExtended, http.StatusNetworkAuthenticationRequired, 525, 526:
+		return false
+	}
+	return status >= 500 && status <= 599
+}
+
+// staysAway reports whether a hint that comes with this status is meant for
+// every request of the client, whether or not this one is retried. Statuses that
+// are about one resource (409, 413, 423) hold nobody else up, and those of which
+// no source says more (500, 502, 504) bind the request they answer.
+func staysAway(status int) bool {
+	switch status {
+	case http.StatusServiceUnavailable, // RFC 9110 section 15.6.4: overload or maintenance
+		http.StatusTooManyRequests, // RFC 6585 section 4
+		418,                        // Binance's general API information: the address is banned for knocking on 429
+		420,                        // Twitter's response codes: "Enhance Your Calm"
+		430,                        // Shopify's response status codes: a security rejection
+		509,                        // Apache's and cPanel's bandwidth limit
+		529:                        // Anthropic's errors: overloaded for all users
+		return true
+	}
+	return false
+}
 
 // kindOf is what a status means.
 func kindOf(status int) Kind {
@@ -408,9 +462,6 @@ func foldToken(token string) string {
 // the network's many errors is taken for temporary, as allow-lists of them grow
 // for years and are never complete.
 func classifyError(req *http.Request, err error, f fate) Verdict {
-	if req.Context().Err() != nil {
-		return Verdict{Why: "canceled"}
-	}
 	if f == bodyFailed {
 		return Verdict{Why: "request body"}
 	}
@@ -449,6 +500,9 @@ func permanent(req *http.Request, err error) string {
 	if errors.Is(err, context.Canceled) {
 		return "base transport canceled"
 	}
+	if status := statusOf(err); status >= 400 && !classifyStatus(status, kindOf(status)).Retry {
+		return "final status"
+	}
 	// net/http says these with errors that have no type.
 	if malformed(req) {
 		return "malformed request"
@@ -470,54 +524,77 @@ func isType[T error](err error) bool {
 	return ok
 }
 
-// malformed reports whether net/http refuses req whatever the network does.
-func malformed(req *http.Request) bool {
-	if req.URL.Scheme != "http" && req.URL.Scheme != "https" || req.URL.Host == "" {
-		return true
-	}
-	if !isToken(method(req)) || req.Body == nil && req.ContentLength > 0 {
-		return true
-	}
-	for name, values := range req.Header {
-		if !isToken(name) || slices.ContainsFunc(values, hasControl) {
-			return true
-		}
-	}
-	return false // of the Trailer nobody can tell: the caller's body may be setting it
-}
-
-func hasControl(value string) bool {
-	return strings.ContainsFunc(value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f })
-}
-
-// isToken reports whether s is a token of RFC 9110 section 5.6.2.
-func isToken(s string) bool {
-	return s != "" && !strings.ContainsFunc(s, func(r rune) bool {
-		return r <= ' ' || r >= 0x7f || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
-	})
-}
-
 // errNoAnswer is a base that returns neither a response nor an error.
 var errNoAnswer = errors.New("resilient: the base RoundTripper returned neither a response nor an error")
 
-// method returns the method of req, of which "" is GET.
-func method(req *http.Request) string {
-	if req.Method == "" {
-		return http.MethodGet
+// statusOf returns the status of the answer that an error of the base tells of,
+// such as that of a token server (golang.org/x/oauth2's RetrieveError) or of a
+// proxy; 0: it tells of none.
+func statusOf(err error) int {
+	v := reflect.ValueOf(err)
+	if v.Kind() == reflect.Pointer {
+		if v.IsNil() {
+			return 0 // its methods may panic
+		}
+		v = v.Elem()
 	}
-	return req.Method
+	status := 0
+	switch e := err.(type) { //nolint:errorlint // each error of the tree is looked at
+	case interface{ StatusCode() int }:
+		status = e.StatusCode()
+	case interface{ HTTPStatusCode() int }: // github.com/aws/smithy-go
+		status = e.HTTPStatusCode()
+	}
+	if status == 0 && v.Kind() == reflect.Struct {
+		status = fieldStatus(v)
+	}
+	if status != 0 {
+		return status
+	}
+	switch e := err.(type) { //nolint:errorlint // as above
+	case interface{ Unwrap() error }:
+		if inner := e.Unwrap(); inner != nil {
+			return statusOf(inner)
+		}
+	case interface{ Unwrap() []error }:
+		for _, inner := range e.Unwrap() {
+			if status = statusOf(inner); status != 0 {
+				return status
+			}
+		}
+	}
+	return connectStatus(err)
 }
 
-// idempotent reports whether req may be sent twice, by its method (RFC 9110
-// section 9.2.2) or because it names a key by which the server knows it again.
-// The two headers are those that net/http goes by.
-func idempotent(req *http.Request) bool {
-	switch method(req) {
-	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace,
-		http.MethodPut, http.MethodDelete:
-		return true
+// fieldStatus returns the status of the first exported field of an error that is
+// a *http.Response.
+func fieldStatus(v reflect.Value) int {
+	for field, value := range v.Fields() {
+		if !field.IsExported() {
+			continue
+		}
+		if resp, ok := value.Interface().(*http.Response); ok && resp != nil {
+			return resp.StatusCode
+		}
 	}
-	return first(req.Header["Idempotency-Key"]) != "" || first(req.Header["X-Idempotency-Key"]) != ""
+	return 0
+}
+
+// connectStatus returns the status with which a proxy refused a CONNECT. All
+// that net/http tells of it is an error without a type, whose text is the
+// reason phrase. A phrase that is the proxy's own is not known, so the refusal is
+// then taken for temporary like any failure to connect.
+func connectStatus(err error) int {
+	if reflect.TypeOf(err) != reflect.TypeOf(errNoAnswer) { // both from errors.New
+		return 0
+	}
+	text := err.Error()
+	for status := 400; status <= 599; status++ {
+		if phrase := http.StatusText(status); phrase != "" && strings.EqualFold(phrase, text) {
+			return status
+		}
+	}
+	return 0
 }
 
 func first(values []string) string {
@@ -698,7 +775,10 @@ type verdict struct {
 func remember(resp *http.Response, e *APIError, p *Profile) {
 	key := weak.Make(resp)
 	body, _ := resp.Body.(*errorBody)
-	verdicts.Store(key, verdict{e.StatusCode, e.Attempts, e.Kind, e.RetryAfter, p, weak.Make(body)})
+	known := verdict{e.StatusCode, e.Attempts, e.Kind, e.RetryAfter, p, weak.Make(body)}
+	if _, again := verdicts.Swap(key, known); again {
+		return // a base that returns one response again and again has its cleanup already
+	}
 	runtime.AddCleanup(resp, func(key weak.Pointer[http.Response]) { verdicts.Delete(key) }, key)
 }
 

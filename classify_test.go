@@ -57,18 +57,36 @@ func TestStatusTable(t *testing.T) {
 		{504, nil, all, 1, resilient.KindServer, resilient.ErrServer, "as 500"},
 		{408, nil, all, 1, resilient.KindServer, resilient.ErrServer, "as 500"},
 		{425, nil, all, 1, resilient.KindServer, resilient.ErrServer, "as 500"},
-		{503, []string{"Retry-After", "1"}, all, all, resilient.KindServer, resilient.ErrServer, "turned away until a stated time"},
-		{503, []string{"Retry-After", "0"}, all, all, resilient.KindServer, resilient.ErrServer, "0 is a hint too"},
+		{503, []string{"Retry-After", "1"}, all, 1, resilient.KindServer, resilient.ErrServer, "a cache says so of a request that its origin has taken"},
+		{503, []string{"Retry-After", "5", "Via", "1.1 varnish"}, all, 1, resilient.KindServer, resilient.ErrServer, "as Varnish does"},
+		{503, []string{"Retry-After", "0"}, all, 1, resilient.KindServer, resilient.ErrServer, "0 is a hint too"},
 		{503, []string{"Retry-After", "soon"}, all, 1, resilient.KindServer, resilient.ErrServer, "that is no hint"},
-		{500, []string{"Retry-After", "1"}, all, 1, resilient.KindServer, resilient.ErrServer, "only a 503 is a rejection"},
+		{500, []string{"Retry-After", "1"}, all, 1, resilient.KindServer, resilient.ErrServer, "a hint proves nothing"},
 		{401, nil, 1, 1, resilient.KindAuthentication, resilient.ErrAuthentication, "undocumented: final"},
 		{405, nil, 1, 1, resilient.KindInvalidRequest, resilient.ErrInvalidRequest, "undocumented: final"},
 		{409, nil, 1, 1, resilient.KindInvalidRequest, resilient.ErrInvalidRequest, "undocumented: final"},
 		{410, nil, 1, 1, resilient.KindNotFound, resilient.ErrNotFound, "undocumented: final"},
 		{413, []string{"Retry-After", "1"}, 1, 1, resilient.KindInvalidRequest, resilient.ErrInvalidRequest, "a hint does not make it temporary"},
 		{422, nil, 1, 1, resilient.KindInvalidRequest, resilient.ErrInvalidRequest, "undocumented: final"},
-		{501, nil, 1, 1, resilient.KindServer, resilient.ErrServer, "undocumented: final"},
-		{505, nil, 1, 1, resilient.KindServer, resilient.ErrServer, "undocumented: final"},
+		{501, nil, 1, 1, resilient.KindServer, resilient.ErrServer, "RFC 9110 section 15.6.2: it cannot do that for any resource"},
+		{505, nil, 1, 1, resilient.KindServer, resilient.ErrServer, "RFC 9110 section 15.6.6: the same version is spoken next time"},
+		{506, nil, 1, 1, resilient.KindServer, resilient.ErrServer, "RFC 2295 section 8.1: the server is misconfigured"},
+		{507, nil, all, 1, resilient.KindServer, resilient.ErrServer, "RFC 4918 section 11.5: considered to be temporary"},
+		{508, nil, 1, 1, resilient.KindServer, resilient.ErrServer, "RFC 5842 section 7.2: the loop stays"},
+		{509, nil, all, 1, resilient.KindServer, resilient.ErrServer, "bandwidth comes back"},
+		{510, nil, 1, 1, resilient.KindServer, resilient.ErrServer, "RFC 2774 section 7: the request lacks an extension"},
+		{511, nil, 1, 1, resilient.KindServer, resilient.ErrServer, "RFC 6585 section 6: somebody has to log in"},
+		{520, nil, all, 1, resilient.KindServer, resilient.ErrServer, "the CDN got an answer that it does not understand"},
+		{521, nil, all, 1, resilient.KindServer, resilient.ErrServer, "the CDN was refused a connection"},
+		{522, nil, all, 1, resilient.KindServer, resilient.ErrServer, "the CDN did not get a connection in time"},
+		{523, nil, all, 1, resilient.KindServer, resilient.ErrServer, "the CDN has no route"},
+		{524, nil, all, 1, resilient.KindServer, resilient.ErrServer, "the CDN did not get an answer in time"},
+		{525, nil, 1, 1, resilient.KindServer, resilient.ErrServer, "the TLS handshake behind the CDN fails"},
+		{526, nil, 1, 1, resilient.KindServer, resilient.ErrServer, "the certificate behind the CDN is invalid"},
+		{527, nil, all, 1, resilient.KindServer, resilient.ErrServer, "the CDN lost its origin"},
+		{530, nil, all, 1, resilient.KindServer, resilient.ErrServer, "the CDN does not find its origin"},
+		{599, nil, all, 1, resilient.KindServer, resilient.ErrServer, "a proxy lost its connection"},
+		{600, nil, 1, 1, resilient.KindServer, resilient.ErrServer, "no class of RFC 9110 section 15"},
 		{999, nil, 1, 1, resilient.KindServer, resilient.ErrServer, "net/http lets it through"},
 	} {
 		t.Run(strconv.Itoa(tt.status)+strings.Join(tt.header, " "), func(t *testing.T) {
@@ -511,7 +529,8 @@ func TestShouldRetry(t *testing.T) {
 	}{
 		{answer(500, "X-Should-Retry", "false"), 1, 1, "no beats the status"},
 		{answer(429, "Stripe-Should-Retry", "FALSE"), 1, 1, "in either field, however spelt"},
-		{answer(409, "X-Should-Retry", "true"), 4, 1, "yes too, but says nothing of a POST sent twice"},
+		{answer(409, "X-Should-Retry", "true"), 4, 4, "yes is the server's word about this very request"},
+		{answer(500, "Stripe-Should-Retry", "true"), 4, 4, "also after a failure"},
 		{answer(429, "X-Should-Retry", "true"), 4, 4, "which was turned away"},
 		{answer(409, "X-Should-Retry", "maybe"), 1, 1, "neither"},
 		{answer(500, "X-Should-Retry", "maybe", "Stripe-Should-Retry", "false"), 1, 1, "the first that can be understood"},
@@ -751,7 +770,7 @@ func TestRetryAfter(t *testing.T) {
 				resp, err = resilient.NewTransport(base, resilient.WithTrace(r.trace())).RoundTrip(post(t))
 				require.NoError(t, err)
 				require.NoError(t, resp.Body.Close())
-				require.Equal(t, tt.hinted, r.attempts[0].Verdict.Unprocessed, "a 503 with a hint is a rejection")
+				require.Equal(t, tt.hinted, r.attempts[0].Verdict.Pause, "a 503 with a hint holds the key")
 			})
 		})
 	}
@@ -950,6 +969,31 @@ func TestErrorResponsesAreLetGo(t *testing.T) {
 		require.NoError(t, resp.Body.Close())
 	}
 	require.Eventually(t, func() bool { runtime.GC(); return alive.Load() <= 5 }, 10*time.Second, time.Millisecond)
+}
+
+// TestOneResponseForAllCalls: a base that returns the same response again and
+// again left a cleanup of the runtime's behind for each call.
+func TestOneResponseForAllCalls(t *testing.T) {
+	resp := &http.Response{StatusCode: 404, Header: http.Header{}, Body: http.NoBody}
+	transport := resilient.NewTransport(stub{resp})
+	req := get(t)
+	perCall := testing.AllocsPerRun(100, func() {
+		_, err := transport.RoundTrip(req)
+		require.NoError(t, err)
+	})
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for range 20_000 {
+		_, err := transport.RoundTrip(req)
+		require.NoError(t, err)
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	require.Less(t, int64(after.HeapAlloc)-int64(before.HeapAlloc), int64(500_000), "with %v allocations a call, which are let go", perCall)
+	apiErr, ok := resilient.ErrorFromResponse(resp)
+	require.True(t, ok)
+	require.Equal(t, 1, apiErr.Attempts)
 }
 
 func TestErrorFromResponseConcurrently(t *testing.T) {

@@ -200,13 +200,18 @@ func (e *RetryError) ErrorType() string {
 type call struct {
 	t          *Transport
 	cfg        *config
-	req        *http.Request // the caller's, never written to
-	header     http.Header   // sent in place of the caller's, with an idempotency key; nil: the caller's
-	idempotent bool          // may be sent again though it may have been processed
-	record     *recording    // of a body without GetBody; nil: none
-	key        *keyState     // nil: nothing is known about the limit key yet
-	limiter    Limiter       // nil: none of the caller's
-	observer   observer      // that limiter, if it learns; else nil
+	req        *http.Request   // the caller's, never written to
+	ctx        context.Context //nolint:containedctx // the caller's, see waitContext
+	stop       func()          // ends ctx; nil: it is the caller's own
+	header     http.Header     // sent in place of the caller's; nil: the caller's
+	idempotent bool            // may be sent again though it may have been processed
+	keyed      bool            // by an idempotency key
+	unsure     bool            // an attempt before may have been processed
+	unsent     io.ReadCloser   // the body of the attempt to come: closed if there is none
+	record     *recording      // of a body without GetBody; nil: none
+	key        *keyState       // nil: nothing is known about the limit key yet
+	limiter    Limiter         // nil: none of the caller's
+	observer   observer        // that limiter, if it learns; else nil
 	policy     backoff.BackOff
 	last       error          // the outcome of the attempt before the one under way
 	held       *http.Response // in our hands: closed if a hook or a policy panics
@@ -222,17 +227,18 @@ type call struct {
 // set makes c ready to run. It works in place, as to copy a call would be a good
 // part of what one costs that succeeds.
 func (c *call) set(t *Transport, cfg *config, req *http.Request) {
-	c.t, c.cfg, c.req = t, cfg, req
+	c.t, c.cfg, c.req, c.ctx, c.unsent = t, cfg, req, req.Context(), req.Body
+	c.keyed = hasKey(req.Header)
 	c.idempotent = cfg.retryNonIdempotent || idempotent(req)
 	if cfg.idempotencyKey != nil && !idempotent(req) && method(req) != http.MethodConnect {
 		if key := cfg.idempotencyKey(req); key != "" && len(req.Header["Idempotency-Key"]) == 0 {
 			c.header = req.Header.Clone()
 			c.header.Set("Idempotency-Key", key)
-			c.idempotent = true
+			c.idempotent, c.keyed = true, true
 		}
 	}
 	if hasBody(req) && req.GetBody == nil && cfg.replayBuffer > 0 {
-		c.record = newRecording(req.Body, cfg.replayBuffer)
+		c.record, c.unsent = newRecording(req.Body, cfg.replayBuffer), nil
 	}
 	if cfg.shared.limit > 0 {
 		c.key = t.keys.findOrAdd(cfg, req)
@@ -251,39 +257,49 @@ func (c *call) set(t *Transport, cfg *config, req *http.Request) {
 	}
 }
 
-// run is the loop: wait, send, judge, and again. Whatever ends it, the body in
-// hand is closed, and there is one Done.
+// run is the loop: wait, send, judge, and again. Whatever ends it, end closes
+// the bodies in hand, and there is one Done.
 func (c *call) run() (*http.Response, error) {
 	if c.record != nil {
-		defer c.record.end()
+		c.unsent, _ = c.record.open() // cannot fail before anything was read
 	}
-	defer c.letGo()
-	body := c.firstBody()
 	for n := 1; ; n++ {
 		if err := c.admit(n); err != nil {
-			closeBody(body)
 			return c.failed(n-1, err)
 		}
 		a := AttemptInfo{Request: c.req, Attempt: n}
-		resp := c.attempt(&a, body)
+		resp := c.attempt(&a)
 		c.observe(&a, resp)
 		c.count(&a)
 		if !a.failed() {
 			return c.done(resp, &a, "success")
 		}
-		wait, next, why := c.next(&a)
+		wait, why := c.next(&a)
 		if why != "" {
 			return c.done(resp, &a, why)
 		}
-		body, c.last = next, a.Err
+		c.unsure = c.unsure || !a.Verdict.Unprocessed
+		c.last = a.Err
 		if resp != nil {
 			c.last = a.APIError
 			c.letGo() // what is worth reading of it has been read, see peek
 		}
 		if err := c.sleep(wait, &a); err != nil {
-			closeBody(body)
 			return c.failed(n, err)
 		}
+	}
+}
+
+// end lets go of all that a call still holds, also if a hook, a limiter or a
+// policy of the caller's has panicked.
+func (c *call) end() {
+	c.letGo()
+	closeBody(c.unsent)
+	if c.record != nil {
+		c.record.end()
+	}
+	if c.stop != nil {
+		c.stop()
 	}
 }
 
@@ -295,13 +311,54 @@ func (c *call) letGo() {
 	}
 }
 
+// waitContext returns the context of the call for a wait: one that also ends with
+// the deprecated Request.Cancel. http.Client sets that for its Timeout, so a call
+// that never waits is spared the goroutine.
+func (c *call) waitContext() context.Context {
+	canceled := c.req.Cancel //nolint:staticcheck // SA1019: deprecated, and promised to work
+	if canceled == nil || c.stop != nil {
+		return c.ctx
+	}
+	ctx, cancel := context.WithCancelCause(c.ctx)
+	c.ctx, c.stop = ctx, func() { cancel(nil) }
+	go func() {
+		select {
+		case <-canceled:
+			cancel(cancelCause(ctx))
+		case <-ctx.Done():
+		}
+	}()
+	return ctx
+}
+
+// cancelCause returns the reason for a Request.Cancel that is closed: with
+// http.Client's Timeout it may be closed an instant before the deadline is seen.
+func cancelCause(ctx context.Context) error {
+	if pastDeadline(ctx, time.Now(), 0) {
+		return context.DeadlineExceeded
+	}
+	return context.Canceled
+}
+
+// over returns the reason if the caller has ended the call, or nil.
+func (c *call) over() error {
+	if c.ctx.Err() != nil {
+		return context.Cause(c.ctx)
+	}
+	select {
+	case <-c.req.Cancel: //nolint:staticcheck // SA1019: deprecated, and promised to work
+		return cancelCause(c.ctx)
+	default:
+		return nil
+	}
+}
+
 // admit waits until attempt n may be sent: the caller's Limiter, then the gate
 // of its key. In this order a pause that begins meanwhile is waited for, and an
 // attempt that the Limiter refuses has not used up a token of the gate.
 func (c *call) admit(n int) error {
-	ctx := c.req.Context()
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
+	if err := c.over(); err != nil {
+		return err
 	}
 	class := firstAttempt
 	if n > 1 && c.arrived.IsZero() {
@@ -309,7 +366,7 @@ func (c *call) admit(n int) error {
 	}
 	c.ticket = ticket{}
 	if c.limiter != nil {
-		if err := waitFor(ctx, c.limiter, c.cfg.maxWait, c.wait(n)); err != nil {
+		if err := waitFor(c.waitContext(), c.limiter, c.cfg.maxWait, c.wait(n)); err != nil {
 			return err
 		}
 	}
@@ -323,12 +380,12 @@ func (c *call) admit(n int) error {
 		return nil
 	}
 	var err error
-	c.ticket, err = c.key.gate.wait(ctx, class, c.arrived, c.cfg.maxWait, c.wait(n))
+	c.ticket, err = c.key.gate.wait(c.waitContext(), class, c.arrived, c.cfg.maxWait, c.wait(n))
 	return err
 }
 
 // attempt sends the request once and judges what came of it.
-func (c *call) attempt(a *AttemptInfo, body io.ReadCloser) *http.Response {
+func (c *call) attempt(a *AttemptInfo) *http.Response {
 	if h := c.cfg.hooks; h != nil && h.AttemptStart != nil {
 		h.AttemptStart(*a)
 	}
@@ -336,6 +393,8 @@ func (c *call) attempt(a *AttemptInfo, body io.ReadCloser) *http.Response {
 	if c.timed {
 		start = time.Now()
 	}
+	body := c.unsent
+	c.unsent = nil // the base's to close from here on
 	resp, f, err := c.send(a.Attempt, body)
 	c.held = resp
 	suspect := err == nil && (resp.StatusCode >= 400 || c.cfg.profile.mayFail(resp))
@@ -348,20 +407,24 @@ func (c *call) attempt(a *AttemptInfo, body io.ReadCloser) *http.Response {
 	switch {
 	case err != nil:
 		a.Err = err
-		a.Verdict = classifyError(c.req, err, f)
+		a.Verdict = Verdict{Why: "canceled"}
+		if c.over() == nil {
+			a.Verdict = classifyError(c.req, err, f)
+		}
 	default:
 		a.StatusCode = resp.StatusCode
 		a.Verdict.Why = "success"
 		if !suspect {
 			break
 		}
-		prefix := peek(c.req.Context(), resp, c.answered)
+		prefix := peek(c.waitContext(), resp, c.answered)
 		if a.APIError, a.Verdict = c.cfg.profile.judge(resp, prefix, c.answered); a.APIError != nil {
 			a.APIError.Attempts = a.Attempt
+			c.judgeOwnDoing(a, resp.Header)
 		}
 	}
 	a.mindBelow(resp)
-	if c.cfg.classifier != nil && (err != nil || a.APIError != nil) && c.req.Context().Err() == nil {
+	if c.cfg.classifier != nil && (err != nil || a.APIError != nil) && c.over() == nil {
 		a.Verdict = c.cfg.classifier(*a)
 		if a.Verdict.Why == "" {
 			a.Verdict.Why = "classifier"
@@ -374,6 +437,37 @@ func (c *call) attempt(a *AttemptInfo, body io.ReadCloser) *http.Response {
 		h.AttemptDone(*a)
 	}
 	return resp
+}
+
+// judgeOwnDoing corrects the verdict on an answer that is final when it comes to
+// a first attempt, but here is about what this call has done itself.
+func (c *call) judgeOwnDoing(a *AttemptInfo, h http.Header) {
+	if _, said := shouldRetry(h); said || a.Verdict.Retry {
+		return
+	}
+	switch a.StatusCode {
+	case http.StatusConflict, http.StatusLocked:
+		// draft-ietf-httpapi-idempotency-key-header section 2.6: a request with
+		// this key is being processed, and that is an earlier attempt.
+		if c.keyed && c.unsure {
+			a.Verdict.Retry, a.Verdict.Why = true, "earlier attempt in progress"
+		}
+	case http.StatusExpectationFailed:
+		// RFC 9110 section 10.1.1: the request is to be repeated without it.
+		if expectsContinue(c.sentHeader()) {
+			c.header = c.sentHeader().Clone()
+			c.header.Del("Expect")
+			a.Verdict.Retry, a.Verdict.Unprocessed, a.Verdict.Why = true, true, "expectation failed"
+		}
+	}
+}
+
+// sentHeader returns the header that attempts are sent with.
+func (c *call) sentHeader() http.Header {
+	if c.header != nil {
+		return c.header
+	}
+	return c.req.Header
 }
 
 // send hands the request to the base. The first attempt is the caller's own
@@ -462,7 +556,8 @@ func (c *call) observe(a *AttemptInfo, resp *http.Response) {
 		c.observer.Observe(*a)
 	}
 	limited := v.Kind == KindRateLimit
-	rejected := resp != nil && v.Unprocessed && (v.RetryAfter > 0 || limited && learn)
+	asked := v.Pause && v.RetryAfter > 0
+	rejected := resp != nil && (asked || limited && learn)
 	temporary := v.Retry && !limited
 	quota, told := waithint.Quota{}, false
 	if resp != nil && learn {
@@ -489,7 +584,10 @@ func (c *call) observe(a *AttemptInfo, resp *http.Response) {
 	switch {
 	case rejected:
 		// The bound is the Transport's, as the pause is everybody's.
-		hint := v.RetryAfter - now.Sub(c.answered)
+		hint := time.Duration(0)
+		if asked {
+			hint = v.RetryAfter - now.Sub(c.answered)
+		}
 		c.key.gate.refused(c.ticket, now, hint, c.t.cfg.maxWait, limited && learn)
 		if c.arrived.IsZero() && limited && learn {
 			if c.arrived = c.ticket.arrived; c.arrived.IsZero() {
@@ -539,52 +637,49 @@ func (c *call) refund(now time.Time) {
 	}
 }
 
-// next decides whether a failed attempt is followed by another: after which
-// wait and with which body, or why not. Nothing is spent until all else agrees.
-func (c *call) next(a *AttemptInfo) (wait time.Duration, body io.ReadCloser, why string) {
+// next decides whether a failed attempt is followed by another, and after which
+// wait, or why not. Nothing is spent until all else agrees.
+func (c *call) next(a *AttemptInfo) (wait time.Duration, why string) {
 	v := a.Verdict
-	ctx := c.req.Context()
-	if ctx.Err() != nil {
-		return 0, nil, "canceled"
+	if c.over() != nil {
+		return 0, "canceled"
 	}
 	if !v.Retry {
-		return 0, nil, v.Why
+		return 0, v.Why
 	}
 	if a.Attempt >= c.cfg.maxAttempts {
-		return 0, nil, "out of attempts"
+		return 0, "out of attempts"
 	}
 	if !v.Unprocessed && !c.idempotent || method(c.req) == http.MethodConnect {
-		return 0, nil, "not idempotent" // it may have been processed, or is a tunnel
+		return 0, "not idempotent" // it may have been processed, or is a tunnel
 	}
 	if !c.replayable() {
-		return 0, nil, "body not replayable"
+		return 0, "body not replayable"
 	}
-	wait, why = c.backoff(a)
-	if why != "" {
-		return 0, nil, why
+	if wait, why = c.backoff(a); why != "" {
+		return 0, why
 	}
 	// The rate limit's wait comes on top. Better to give the caller this
 	// response now than an error later.
 	if c.key != nil {
 		if held := c.key.gate.foresee(time.Now()); held-wait > c.cfg.maxWait {
-			return 0, nil, "max wait"
-		} else if pastDeadline(ctx, time.Now(), held) {
-			return 0, nil, "deadline"
+			return 0, "max wait"
+		} else if pastDeadline(c.ctx, time.Now(), held) {
+			return 0, "deadline"
 		}
 	}
-	if body, why = c.freshBody(); why != "" {
-		return 0, nil, why
+	if c.unsent, why = c.freshBody(); why != "" {
+		return 0, why
 	}
 	if v.Kind != KindRateLimit {
 		ok, prepaid := c.key.budget.take(time.Now(), &c.cfg.shared, a.cost())
 		if !ok {
-			closeBody(body)
-			return 0, nil, "budget"
+			return 0, "budget"
 		}
 		c.prepaid = prepaid
 		c.paid += prepaid
 	}
-	return wait, body, ""
+	return wait, ""
 }
 
 // backoff returns how long to wait before the next attempt, or why there is
@@ -592,6 +687,9 @@ func (c *call) next(a *AttemptInfo) (wait time.Duration, body io.ReadCloser, why
 // only added, and only as far as the deadline and WithMaxWait have room.
 func (c *call) backoff(a *AttemptInfo) (wait time.Duration, why string) {
 	v := a.Verdict
+	if v.Unprocessed && a.StatusCode == http.StatusExpectationFailed {
+		return 0, "" // nothing has to pass first: the next attempt is another request
+	}
 	if c.policy == nil && c.cfg.newBackOff != nil {
 		if c.policy = c.cfg.newBackOff(); c.policy != nil {
 			c.policy.Reset()
@@ -621,7 +719,7 @@ func (c *call) backoff(a *AttemptInfo) (wait time.Duration, why string) {
 	if hint > c.cfg.maxWait || interval > 0 && c.cfg.maxWait == 0 {
 		return 0, "max wait"
 	}
-	ctx, from := c.req.Context(), c.answered // the wait runs from there, see sleep
+	ctx, from := c.ctx, c.answered // the wait runs from there, see sleep
 	if hint > 0 {
 		jitter := time.Duration(rand.Float64() * float64(interval))
 		wait = hint + min(jitter, c.cfg.maxWait-hint)
@@ -650,7 +748,7 @@ func (c *call) sleep(d time.Duration, a *AttemptInfo) error {
 	its := c.wait(a.Attempt + 1)
 	its.begins(reason, d)
 	defer its.ended(reason, time.Now())
-	ctx := c.req.Context()
+	ctx := c.waitContext()
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
@@ -783,6 +881,10 @@ const (
 	budgetStart = 10
 
 	budgetWindow = 10 * time.Second
+
+	// budgetMost is as good as no bound, and can be written as JSON, which
+	// infinity cannot.
+	budgetMost = 1e9
 )
 
 func newBudget() budget { return budget{balance: budgetStart, at: time.Now()} }
@@ -829,7 +931,7 @@ func (b *budget) earn(now time.Time, cfg *sharedConfig, tokens float64, byRetry 
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.settle(now, cfg)
-	b.balance += tokens
+	b.balance = min(b.balance+tokens, budgetMost)
 	if byRetry {
 		b.wary = time.Time{}
 	}
@@ -968,22 +1070,10 @@ func (e *attemptTimeoutError) Error() string {
 func (e *attemptTimeoutError) Timeout() bool   { return true }
 func (e *attemptTimeoutError) Temporary() bool { return true }
 
-func hasBody(req *http.Request) bool { return req.Body != nil && req.Body != http.NoBody }
-
 func closeBody(body io.Closer) {
 	if body != nil {
 		_ = body.Close()
 	}
-}
-
-// firstBody returns the body of the first attempt: the caller's own, or what
-// records it.
-func (c *call) firstBody() io.ReadCloser {
-	if c.record == nil {
-		return c.req.Body
-	}
-	body, _ := c.record.open() // cannot fail before anything was read
-	return body
 }
 
 // replayable reports whether the body can be sent again from its beginning.
@@ -1003,6 +1093,7 @@ func (c *call) freshBody() (body io.ReadCloser, why string) {
 	}
 	body, err := open()
 	if err != nil || body == nil {
+		closeBody(body)
 		return nil, "body error"
 	}
 	return body, ""

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -243,7 +244,18 @@ func TestMethodGate(t *testing.T) {
 		{method: "POST", want: 1},
 		{method: "PATCH", want: 1},
 		{method: "CONNECT", want: 1},
-		{method: "QUERY", want: 1},
+		{method: "LOCK", want: 1},
+		{method: "get", want: 1}, // methods are case-sensitive, RFC 9110 section 9.1
+		{method: "PURGE", want: 1},
+		{method: "QUERY", want: 4},
+		{method: "PROPFIND", want: 4},
+		{method: "REPORT", want: 4},
+		{method: "SEARCH", want: 4},
+		{method: "MKCOL", want: 4},
+		{method: "MOVE", want: 4},
+		{method: "UNLOCK", want: 4},
+		{method: "VERSION-CONTROL", want: 4},
+		{method: "UPDATEREDIRECTREF", want: 4},
 		{method: "POST", header: "Idempotency-Key", want: 4},
 		{method: "POST", header: "X-Idempotency-Key", want: 4},
 		{method: "POST", header: "Idempotency-Key", value: "-", want: 1},
@@ -1203,6 +1215,126 @@ func TestPanickingHooksLeaveNoBodyOpen(t *testing.T) {
 				require.Equal(t, i+1, body.closes(), "once each")
 			}
 		})
+	}
+}
+
+// TestAPanicBeforeTheAttemptClosesTheBody: the body that the base was not given
+// stayed open.
+func TestAPanicBeforeTheAttemptClosesTheBody(t *testing.T) {
+	boom := func() { panic("hook") }
+	for _, tt := range []struct {
+		name string
+		opt  resilient.Option
+	}{
+		{"AttemptStart", resilient.WithTrace(&resilient.Trace{AttemptStart: func(resilient.AttemptInfo) { boom() }})},
+		{"LimiterFor", resilient.WithLimiterFor(func(*http.Request) resilient.Limiter { boom(); return nil })},
+		{"Limiter", resilient.WithLimiter(limiterFunc(func(context.Context) error { boom(); return nil }))},
+		{"LimitKey", resilient.WithLimitKey(func(*http.Request) string { boom(); return "" })},
+		{"IdempotencyKey", resilient.WithIdempotencyKey(func(*http.Request) string { boom(); return "" })},
+	} {
+		for _, buffer := range []int64{0, 10} {
+			t.Run(fmt.Sprint(tt.name, buffer), func(t *testing.T) {
+				body := &trackedBody{Reader: strings.NewReader("x")}
+				req := post(t)
+				req.Body, req.GetBody = body, nil
+				base := newScript(answer(200))
+				transport := resilient.NewTransport(base, resilient.WithRateLimit(1, 1), resilient.WithReplayBuffer(buffer), tt.opt)
+				require.PanicsWithValue(t, "hook", func() { _, _ = transport.RoundTrip(req) })
+				require.Equal(t, 1, body.closes())
+				require.Zero(t, base.count())
+			})
+		}
+	}
+	synctest.Test(t, func(t *testing.T) { // a wait for the second attempt, and one for a token
+		for _, opt := range []resilient.Option{nil, resilient.WithRateLimit(1, 1)} {
+			var bodies []*trackedBody
+			req := post(t)
+			req.GetBody = func() (io.ReadCloser, error) {
+				bodies = append(bodies, &trackedBody{Reader: strings.NewReader("x")})
+				return bodies[len(bodies)-1], nil
+			}
+			req.Body, _ = req.GetBody()
+			transport := resilient.NewTransport(newScript(answer(429)), opt,
+				resilient.WithTrace(&resilient.Trace{Wait: func(resilient.WaitInfo) { boom() }}))
+			require.PanicsWithValue(t, "hook", func() { _, _ = transport.RoundTrip(req) })
+			require.Len(t, bodies, 2)
+			require.Equal(t, 1, bodies[0].closes())
+			require.Equal(t, 1, bodies[1].closes())
+		}
+	})
+}
+
+// TestGetBodyThatFailsHalfway: the body that came with an error was lost open.
+func TestGetBodyThatFailsHalfway(t *testing.T) {
+	body := &trackedBody{Reader: strings.NewReader("x")}
+	req := post(t)
+	req.GetBody = func() (io.ReadCloser, error) { return body, io.ErrUnexpectedEOF }
+	resp, err := resilient.NewTransport(newScript(answer(429)), every(0)).RoundTrip(req)
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	require.Equal(t, 1, body.closes())
+}
+
+// TestRequestCancelEndsAWait: the deprecated field ended attempts, and no wait.
+func TestRequestCancelEndsAWait(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		base *script
+		opts []resilient.Option
+		sent int
+	}{
+		{"backoff", newScript(answer(429)), []resilient.Option{every(time.Minute)}, 1},
+		{"rate limit", newScript(answer(200)), []resilient.Option{resilient.WithRateLimit(0.1, 1)}, 1},
+		{"limiter", newScript(answer(200)), []resilient.Option{resilient.WithLimiter(limiterFunc(func(ctx context.Context) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}))}, 0},
+		{"before an attempt", newScript(fails(io.EOF)), []resilient.Option{every(0)}, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				transport, start := resilient.NewTransport(tt.base, tt.opts...), time.Now()
+				if tt.name == "rate limit" {
+					resp, err := transport.RoundTrip(get(t))
+					require.NoError(t, err)
+					require.NoError(t, resp.Body.Close())
+				}
+				req, canceled := get(t), make(chan struct{})
+				req.Cancel = canceled //nolint:staticcheck // SA1019: deprecated, and promised to work
+				if tt.name == "before an attempt" {
+					tt.base.steps = []step{func(*http.Request) (*http.Response, error) {
+						close(canceled)
+						return nil, io.EOF
+					}}
+				} else {
+					time.AfterFunc(3*time.Second, func() { close(canceled) })
+				}
+				resp, err := transport.RoundTrip(req)
+				require.Nil(t, resp)
+				require.Error(t, err)
+				if tt.name == "before an attempt" {
+					require.ErrorIs(t, err, io.EOF)
+				} else {
+					require.ErrorIs(t, err, context.Canceled)
+					require.Equal(t, 3*time.Second, time.Since(start))
+				}
+				require.Equal(t, tt.sent, tt.base.count())
+			})
+		})
+	}
+}
+
+// TestHugeBudgetIsJSON: a balance of infinity cannot be encoded.
+func TestHugeBudgetIsJSON(t *testing.T) {
+	for _, ratio := range []float64{math.MaxFloat64, inf} {
+		transport := resilient.NewTransport(newScript(answer(500), answer(200)), resilient.WithRetryBudget(ratio, 0), every(0))
+		for range 3 {
+			resp, err := transport.RoundTrip(get(t))
+			require.NoError(t, err)
+			require.NoError(t, resp.Body.Close())
+		}
+		_, err := json.Marshal(transport.Snapshot())
+		require.NoError(t, err)
 	}
 }
 

@@ -175,6 +175,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	var c call
+	defer c.end()
 	c.set(t, t.settings(req.Context()), req)
 	return c.run()
 }

@@ -482,12 +482,12 @@ func outcomes() map[string]struct {
 		"success":         {newScript(answer(200)), 1},
 		"redirect":        {newScript(answer(302, "Location", "/")), 1},
 		"final status":    {newScript(answer(404)), 1},
-		"retried":         {newScript(answer(429), answer(503, "Retry-After", "1"), answer(200)), 3},
+		"retried":         {newScript(answer(429), answer(429, "Retry-After", "1"), answer(200)), 3},
 		"out of attempts": {newScript(answer(429)), 4},
 		"hint too long":   {newScript(answer(429, "Retry-After", "3600")), 1},
 		"transport error": {newScript(fails(&net.OpError{Op: "dial", Err: io.EOF})), 4},
 		"permanent error": {newScript(fails(x509.UnknownAuthorityError{})), 1},
-		"response, error": {newScript(answer(503, "Retry-After", "1"), fails(x509.UnknownAuthorityError{})), 2},
+		"response, error": {newScript(answer(429, "Retry-After", "1"), fails(x509.UnknownAuthorityError{})), 2},
 	}
 }
 
@@ -554,7 +554,7 @@ func everyFieldReachesEveryAttempt(t contractTest) {
 	req := wholeRequest(t)
 	req = req.WithContext(context.WithValue(req.Context(), key{}, "value"))
 	want := snapshot(req)
-	base := newScript(answer(429), answer(503, "Retry-After", "1"), answer(200))
+	base := newScript(answer(429), answer(429, "Retry-After", "1"), answer(200))
 
 	resp, err := t.over(base).RoundTrip(req)
 

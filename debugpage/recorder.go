@@ -433,7 +433,7 @@ func newFailure(a *resilient.AttemptInfo) *failure {
 		f.text = plain.Unquoted(a.Err)
 	}
 	f.refused = f.kind == resilient.KindRateLimit || f.kind == resilient.KindQuota ||
-		a.StatusCode != 0 && a.Verdict.Unprocessed
+		a.Verdict.Pause && a.Verdict.RetryAfter > 0
 	return f
 }
 

@@ -67,6 +67,7 @@ func ShopifyGraphQL() resilient.Profile {
 			{Code: "ACCESS_DENIED", Kind: resilient.KindAuthentication},
 			{Code: "SHOP_INACTIVE", Kind: resilient.KindAuthentication},
 			{Code: "INTERNAL_SERVER_ERROR", Kind: resilient.KindServer},
+			{Code: "THROTTLED", Kind: resilient.KindRateLimit}, // refused before it is run
 		},
 	}
 }
@@ -80,6 +81,7 @@ func Slack() resilient.Profile {
 		}
 		return json.Unmarshal(body, &b) == nil && b.OK != nil && !*b.OK
 	}}
+	p.Rules = append(p.Rules, resilient.Rule{Code: "ratelimited", Kind: resilient.KindRateLimit})
 	for _, code := range []string{"internal_error", "fatal_error", "service_unavailable", "request_timeout"} {
 		p.Rules = append(p.Rules, resilient.Rule{Code: code, Kind: resilient.KindServer})
 	}

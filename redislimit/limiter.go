@@ -204,7 +204,7 @@ func (l *Limiter) Pause(d time.Duration) {
 func (l *Limiter) Observe(a resilient.AttemptInfo) {
 	limited := a.Verdict.Kind == resilient.KindRateLimit && !l.store.unlearned
 	hint := time.Duration(0)
-	if a.Verdict.Unprocessed {
+	if a.Verdict.Pause {
 		hint = a.Verdict.RetryAfter
 	}
 	if a.StatusCode == 0 || !limited && hint <= 0 {
