@@ -1,10 +1,10 @@
 package resilient
 
 import (
-	"container/list"
 	"context"
 	"fmt"
 	"hash/maphash"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
@@ -14,8 +14,10 @@ import (
 
 	"golang.org/x/time/rate"
 
-	"github.com/resilienthttp/resilient/internal/pace"
-	"github.com/resilienthttp/resilient/internal/waithint"
+	"github.com/resilienthttp/resilient/internal/budget"
+	"github.com/resilienthttp/resilient/internal/credential"
+	"github.com/resilienthttp/resilient/internal/gate"
+	"github.com/resilienthttp/resilient/internal/lru"
 )
 
 // Limiter holds a request back until it may be sent. *rate.Limiter is one. An
@@ -92,7 +94,7 @@ func WithLimiterFor(f func(*http.Request) Limiter) Option {
 func ReportWait(ctx context.Context, d time.Duration) {
 	if r, ok := ctx.Value(reportKey{}).(*waitReport); ok && d > 0 {
 		r.made = true
-		r.wait.begins("limiter", d)
+		r.wait.announce("limiter", d)
 	}
 }
 
@@ -100,19 +102,35 @@ type reportKey struct{}
 
 // waitReport is what a Limiter has announced.
 type waitReport struct {
-	wait wait
+	wait *wait
 	made bool
 }
 
 // WithLimitKey sets what shares a rate limit, a pause and a retry budget: all
 // requests for which f returns the same string. It panics if f is nil.
 //
-// The default is scheme, host and credential: the userinfo of the URL, the
-// X-Api-Key header, and the Authorization header up to the first comma or
-// colon, which is all of a Basic or Bearer credential and the part of a signed
-// one (SigV4, Digest, SharedKey) that stays the same. Credentials are kept as
-// a seeded hash. A credential that the base adds is not seen. The 1,024 keys
-// used last are remembered.
+// The default key is made of scheme, host and credential:
+//
+//	scheme, host   in lower case, without a default port and a final dot
+//	userinfo       of the URL
+//	Authorization  the part that is the same each time: of a JSON Web Token the
+//	               claims iss and sub, of a signature the parameters that name
+//	               the account (Credential, keyId, username, oauth_consumer_key
+//	               and the like) or what stands before it, else all of it
+//	API keys       X-Api-Key, Api-Key, X-Goog-Api-Key, X-Auth-Token, Private-Token,
+//	               X-Shopify-Access-Token and other fields of that kind
+//
+// Cookies, parameters of the query and credentials that the base adds are not
+// seen. Credentials are kept as a seeded hash.
+//
+// An opaque token that was refreshed is another key, since nothing shows that it
+// is the same account's. But if the only other credential of the host is paused,
+// a new one is tried with one request, and the others wait for its answer.
+//
+// The 1,024 keys used last are remembered, and all those that hold something: a
+// bucket that is not full, a pause, a learned rate, a budget that was drawn on.
+// More than 65,536 are never kept. If keys are made faster than they are used
+// again, a warning is logged once ([WithLogger]) and [Snapshot] shows it.
 func WithLimitKey(f func(*http.Request) string) Option {
 	mustBe(f != nil, "WithLimitKey", "not nil", "nil")
 	return func(c *config) { c.limitKey = f }
@@ -152,9 +170,14 @@ func (e *LimitError) RetryableError() bool { return false }
 // ErrorType returns "limited", for OpenTelemetry's error.type.
 func (e *LimitError) ErrorType() string { return "limited" }
 
-// maxKeys bounds the keys remembered, so that a stream of new hosts or
-// credentials cannot grow memory. The oldest goes first.
-const maxKeys = 1024
+const (
+	// maxKeys bounds the keys remembered that hold nothing, so that a stream of
+	// new hosts or credentials cannot grow memory.
+	maxKeys = 1024
+
+	// maxBusyKeys bounds all of them, at some 100 MB.
+	maxBusyKeys = 64 * maxKeys
+)
 
 // limitKey names a limit: scheme, host and hashed credential, or the string of
 // WithLimitKey in host.
@@ -163,24 +186,38 @@ type limitKey struct {
 	credential   uint64
 }
 
+// anonymous returns the key of the host without a credential.
+func (k limitKey) anonymous() limitKey {
+	k.credential = 0
+	return k
+}
+
 // keyState is what is known about a limit key.
 type keyState struct {
 	key    limitKey
-	gate   gate
-	budget budget
+	gate   *gate.Gate
+	budget *budget.Budget
 	totals counters
 
+	reused   atomic.Bool // by a second call
 	troubled atomic.Bool // something has ever failed, or little was left of a quota
 }
 
+// idle reports whether nothing is lost if the key is forgotten.
+func (s *keyState) idle() bool {
+	now := time.Now()
+	return s.gate.Idle(now) && s.budget.Idle(now)
+}
+
 func (s *keyState) snapshot(now time.Time, cfg *sharedConfig) KeySnapshot {
-	k := s.gate.snapshot(now)
-	k.Key = s.key.String()
+	g := s.gate.Snapshot(now)
+	k := KeySnapshot{
+		Key: s.key.String(), Tokens: g.Tokens, LearnedLimit: g.Rate, PausedUntil: g.PausedUntil,
+		Reopening: g.Reopening, Waiting: g.Waiting, Budget: s.budget.Balance(now), Totals: s.totals.snapshot(),
+	}
 	if cfg.limit > 0 {
 		k.Limit, k.Burst = float64(cfg.limit), cfg.burst
 	}
-	k.Budget = s.budget.left(now, cfg)
-	k.Totals = s.totals.snapshot()
 	return k
 }
 
@@ -198,12 +235,22 @@ func (k limitKey) String() string {
 
 // keyTable holds the state of the keys used last. Its zero value is ready.
 type keyTable struct {
-	known  atomic.Bool              // false: no key was ever added, so none need be looked up
-	last   atomic.Pointer[keyState] // the key used last, which is never evicted
-	seed   atomic.Pointer[maphash.Seed]
-	mu     sync.Mutex
-	states map[limitKey]*list.Element // of *keyState
-	recent list.List                  // the key used last in front
+	known atomic.Bool              // false: no key was ever added, so none need be looked up
+	last  atomic.Pointer[keyState] // the key used last, which is never dropped
+	seed  atomic.Pointer[maphash.Seed]
+
+	mu           sync.Mutex
+	states       lru.Table[limitKey, *keyState]
+	hosts        map[limitKey]host // by the keys without credential
+	made, reused int64             // keys, and those of them that a second call has used
+	churns       bool              // it was said that keys are not used again
+	overflows    bool              // it was said that one was dropped that was not idle
+}
+
+// host is what is known of the credentials that are used with a host.
+type host struct {
+	credentials int
+	only        *keyState // if there is one and has never been another
 }
 
 // find returns the state of the key of req, or nil if there is none.
@@ -211,80 +258,140 @@ func (t *keyTable) find(cfg *config, req *http.Request) *keyState {
 	if !t.known.Load() {
 		return nil
 	}
-	return t.lookup(t.keyOf(cfg, req))
+	key := t.keyOf(cfg, req)
+	s, suspect := t.lookup(key)
+	if suspect {
+		return t.findOrAdd(cfg, req)
+	}
+	return s
 }
 
-// lookup is find for a caller that has the key.
-func (t *keyTable) lookup(key limitKey) *keyState {
-	if s := t.last.Load(); s != nil && s.key == key {
-		return s
+// lookup returns the state of a key, or nil. It reports whether a key that is not
+// there may be another credential of an account that is paused.
+func (t *keyTable) lookup(key limitKey) (s *keyState, suspect bool) {
+	if s := t.last.Load(); s != nil && s.key == key && s.reused.Load() {
+		return s, false
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.get(key)
+	if s = t.get(key); s == nil {
+		suspect = t.suspect(key)
+	}
+	return s, suspect
 }
 
-// get is lookup for a caller that holds t.mu.
+// get returns the state of a key, for a caller that holds t.mu.
 func (t *keyTable) get(key limitKey) *keyState {
-	e := t.states[key]
-	if e == nil {
+	s, ok := t.states.Get(key)
+	if !ok {
 		return nil
 	}
-	t.recent.MoveToFront(e)
-	s := e.Value.(*keyState) //nolint:forcetypeassert // recent holds nothing else
+	if !s.reused.Load() {
+		s.reused.Store(true)
+		t.reused++
+	}
 	t.last.Store(s)
 	return s
+}
+
+// suspect reports whether the only other credential of the host is paused. A new
+// one may well be the same account's, whose token was refreshed: then it is tried
+// once before all of its requests go. With several accounts on a host nothing of
+// the kind can be told.
+func (t *keyTable) suspect(key limitKey) bool {
+	if key.credential == 0 {
+		return false
+	}
+	only := t.hosts[key.anonymous()].only
+	return only != nil && only.gate.Paused(time.Now())
 }
 
 // findOrAdd returns the state of the key of req, a new one if there is none.
 func (t *keyTable) findOrAdd(cfg *config, req *http.Request) *keyState {
 	key := t.keyOf(cfg, req)
-	if s := t.lookup(key); s != nil {
+	if s, _ := t.lookup(key); s != nil {
 		return s
 	}
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	if s := t.get(key); s != nil { // added meanwhile
+		t.mu.Unlock()
 		return s
 	}
-	// The strings may be parts of a longer one, a URL with its query.
-	key.scheme, key.host = strings.Clone(key.scheme), strings.Clone(key.host)
-	s := &keyState{key: key, budget: newBudget()}
-	if l := cfg.shared.limit; l > 0 {
-		s.gate.bucket = rate.NewLimiter(l, cfg.shared.burst)
+	s, warn := t.add(cfg, key)
+	t.mu.Unlock()
+	if warn != "" && cfg.logger != nil {
+		cfg.logger.LogAttrs(req.Context(), slog.LevelWarn, warn)
 	}
-	if t.states == nil {
-		t.states = make(map[limitKey]*list.Element)
-	}
-	t.states[key] = t.recent.PushFront(s)
-	t.last.Store(s)
-	t.known.Store(true)
-	t.evict()
 	return s
 }
 
-// list returns the states, the one used last in front.
-func (t *keyTable) list() []*keyState {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	all := make([]*keyState, 0, len(t.states))
-	for e := t.recent.Front(); e != nil; e = e.Next() {
-		all = append(all, e.Value.(*keyState)) //nolint:forcetypeassert // recent holds nothing else
+// add adds a key, and returns a warning if there is one to be given.
+func (t *keyTable) add(cfg *config, key limitKey) (s *keyState, warn string) {
+	if t.states.Idle == nil {
+		t.states.Size, t.states.Limit, t.states.Idle = maxKeys, maxBusyKeys, (*keyState).idle
+		t.hosts = make(map[limitKey]host)
 	}
-	return all
+	// The strings may be parts of a longer one, a URL with its query.
+	key.scheme, key.host = strings.Clone(key.scheme), strings.Clone(key.host)
+	now, shared := time.Now(), &cfg.shared
+	s = &keyState{
+		key:  key,
+		gate: gate.New(shared.limit, shared.burst), budget: budget.New(shared.budgetRatio, shared.budgetFloor, now),
+	}
+	if t.suspect(key) {
+		s.gate.TryOne(now)
+	}
+	dropped, forced := t.states.Add(key, s)
+	for _, old := range dropped {
+		t.count(old, -1)
+	}
+	t.count(s, 1)
+	t.made++
+	t.last.Store(s)
+	t.known.Store(true)
+	switch {
+	case forced && !t.overflows:
+		t.overflows = true
+		return s, fmt.Sprintf("more than %d limit keys have something to remember: one was dropped with its limit", maxBusyKeys)
+	case t.churn() && !t.churns:
+		t.churns = true
+		return s, fmt.Sprintf("limit keys are made faster than they are used again: %d made, %d used by a second call; requests that share a limit need one key, see WithLimitKey", t.made, t.reused)
+	}
+	return s, ""
 }
 
-// evict drops the key not used for longest. A key with waiters stays: there are
-// no more of those than calls, and dropping it would set its next caller free.
-func (t *keyTable) evict() {
-	for e := t.recent.Back(); e != t.recent.Front() && len(t.states) > maxKeys; {
-		s, before := e.Value.(*keyState), e.Prev() //nolint:forcetypeassert // recent holds nothing else
-		if !s.gate.hasWaiters() {
-			t.recent.Remove(e)
-			delete(t.states, s.key)
-		}
-		e = before
+// churn reports whether keys are made faster than they are used again, so that
+// nothing is shared by anybody.
+func (t *keyTable) churn() bool { return t.made > maxKeys && 2*t.reused < t.made }
+
+// count counts the credentials of a host.
+func (t *keyTable) count(s *keyState, n int) {
+	if s.key.credential == 0 {
+		return
 	}
+	name := s.key.anonymous()
+	h := t.hosts[name]
+	h.credentials += n
+	h.only = nil
+	if h.credentials == 1 && n > 0 {
+		h.only = s
+	}
+	if h.credentials > 0 {
+		t.hosts[name] = h
+	} else {
+		delete(t.hosts, name)
+	}
+}
+
+// snapshot returns the states, that of the key used last first, and fills in what
+// there is to say about all of them.
+func (t *keyTable) snapshot(s *Snapshot) []*keyState {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.churn() {
+		s.KeyChurn = &KeyChurn{Made: t.made, Reused: t.reused}
+	}
+	return slices.Collect(t.states.All())
 }
 
 // keyOf returns the limit key of req, without allocating.
@@ -292,24 +399,57 @@ func (t *keyTable) keyOf(cfg *config, req *http.Request) limitKey {
 	if cfg.limitKey != nil {
 		return limitKey{host: cfg.limitKey(req)}
 	}
-	key := limitKey{scheme: req.URL.Scheme, host: strings.ToLower(req.URL.Host)}
-	authorization, apiKey := first(req.Header["Authorization"]), first(req.Header["X-Api-Key"])
-	if i := strings.IndexAny(authorization, ",:"); i >= 0 {
-		authorization = authorization[:i]
-	}
-	user := req.URL.User.Username()
-	password, _ := req.URL.User.Password()
-	if authorization == "" && apiKey == "" && user == "" && password == "" {
-		return key
-	}
+	key := limitKey{scheme: strings.ToLower(req.URL.Scheme)}
+	key.host = canonicalHost(key.scheme, req.URL.Host)
 	var h maphash.Hash
-	h.SetSeed(t.hashSeed())
-	for _, s := range [...]string{authorization, apiKey, user, password} {
-		_, _ = h.WriteString(s) // never fails
-		_ = h.WriteByte(0)
+	seeded := false
+	add := func(field, value string) {
+		if value == "" {
+			return
+		}
+		if !seeded {
+			h.SetSeed(t.hashSeed())
+			seeded = true
+		}
+		h.Reset()
+		credential.Write(&h, field, value)
+		key.credential ^= h.Sum64() // in no order, as that of a map is random
 	}
-	key.credential = h.Sum64()
+	for field, values := range req.Header {
+		if credential.IsField(field) {
+			for _, value := range values {
+				add(field, value)
+			}
+		}
+	}
+	if req.URL.User != nil {
+		password, _ := req.URL.User.Password()
+		add("user", req.URL.User.Username())
+		add("password", password)
+	}
 	return key
+}
+
+// canonicalHost returns a host as RFC 3986 section 6.2.3 normalizes it: in lower
+// case, without the port that is the scheme's default, and without the dot behind
+// the name that makes it absolute.
+func canonicalHost(scheme, host string) string {
+	host = strings.ToLower(host)
+	name, port := host, ""
+	if i := strings.LastIndexByte(host, ':'); i > strings.LastIndexByte(host, ']') {
+		name, port = host[:i], host[i:]
+	}
+	if port == ":" || port == ":80" && scheme == "http" || port == ":443" && scheme == "https" {
+		port = ""
+	}
+	short := strings.TrimSuffix(name, ".")
+	if port == "" {
+		return short
+	}
+	if short == name {
+		return host
+	}
+	return short + port
 }
 
 func (t *keyTable) hashSeed() maphash.Seed {
@@ -321,541 +461,58 @@ func (t *keyTable) hashSeed() maphash.Seed {
 	return *t.seed.Load()
 }
 
-// gate decides when an attempt of one limit key may be sent. Four things hold
-// attempts back, each before the next:
-//
-//   - a pause: the server said until when it refuses everything;
-//   - the reopening after a refusal or a pause: at first one attempt may go;
-//     each accepted one lets two more follow, so the flow doubles with every
-//     round trip until nobody waits, and a limit that is still in force costs
-//     one refusal, not one for each waiter. An attempt that hangs must not hold
-//     up the rest, so each second lets one more go;
-//   - the pace, once a second refusal has shown what the limit is;
-//   - the token bucket.
-//
-// Whoever is held back stands in line, first attempts before retries; but after
-// retryTurn of them a retry goes, else it would never get its turn in a backlog.
-// What was refused for its rate has not had its turn, and goes back to where it
-// stood. The line is served by a timer that is set to the next instant at which
-// somebody may go, or by an attempt that is accepted. There is no goroutine while
-// nobody waits, and at most one token is reserved ahead, for whoever is first in
-// line when it falls due: a waiter that gives up takes nothing with it.
-type gate struct {
-	mu          sync.Mutex
-	pace        *pace.Pace    // nil: there is nothing to learn from
-	bucket      *rate.Limiter // nil: no limit
-	token       *rate.Reservation
-	pausedUntil time.Time
-	refusedTill time.Time     // what the server said, which may be longer than we pause
-	scoutAt     time.Time     // when an attempt goes in spite of the pause
-	scout       int64         // that attempt
-	scouted     bool          // it was refused, and none accepted since
-	apart       time.Duration // hints up to it are about the request they come with
-	hint        time.Duration // of the pause
-	reopening   bool
-	credit      int       // attempts that may go while reopening
-	creditAt    time.Time // when credit last grew with time
-	reopened    time.Time // what was sent before says nothing about the time after it
-	line        [2][]*waiter
-	overtaken   int // first attempts that went since a retry waits
-	timer       *time.Timer
-}
-
-// waiter is an attempt that stands in line; pass is closed when it may be sent.
-type waiter struct {
-	arrived time.Time
-	attempt int    // 1 is the first
-	ticket  ticket // once it has passed
-	pass    chan struct{}
-}
-
-// ticket is what a gate knows of an attempt that it let go while it was
-// learning. The zero ticket is one from before.
-type ticket struct {
-	pace.Ticket
-	arrived time.Time // at the gate
-}
-
-const (
-	firstAttempt = 0 // index into gate.line
-	retryAttempt = 1
-
-	// retryTurn first attempts go before a retry that waits. So retries get a
-	// ninth of what goes, which is more of them than the default budget allows:
-	// they do not pile up.
-	retryTurn = 8
-
-	// reopenPace is how long an attempt may hang before the next one may go
-	// while a key is reopened: as slow as the slowest limits in use, one a
-	// second, since nothing else is known.
-	reopenPace = time.Second
-
-	// scoutPart of a pause goes by before its scout is sent.
-	scoutPart = 4
-
-	// lowQuota is where what remains of a quota begins to matter. Nothing is
-	// remembered of a key with more than that.
-	lowQuota = 1000
-)
-
-// pass lets an attempt go that need not wait, and fills in its ticket.
-func (g *gate) pass(t *ticket, arrived time.Time) bool {
-	now := time.Now()
-	if t.arrived = arrived; arrived.IsZero() {
-		t.arrived = now
-	}
-	g.mu.Lock()
-	ok := g.allowed(now, &t.Ticket)
-	g.mu.Unlock()
-	return ok
-}
-
-// wait returns when an attempt may be sent, or why it may not. An attempt that
-// arrived earlier, as one has that was refused, goes before the others of its
-// class; the zero time is now.
-func (g *gate) wait(ctx context.Context, class int, arrived time.Time, maxWait time.Duration, its wait) (ticket, error) {
-	now := time.Now()
-	if arrived.IsZero() {
-		arrived = now
-	}
-	g.mu.Lock()
-	t := ticket{arrived: arrived}
-	if g.allowed(now, &t.Ticket) { // since it was tried
-		g.mu.Unlock()
-		return t, nil
-	}
-	w := &waiter{arrived: arrived, attempt: its.attempt, pass: make(chan struct{})}
-	d, reason := g.estimate(now, class, arrived)
-	if d > maxWait || maxWait == 0 || pastDeadline(ctx, now, d) {
-		g.mu.Unlock()
-		return ticket{}, &LimitError{Reason: reason, Wait: d}
-	}
-	g.line[class] = slices.Insert(g.line[class], g.place(class, arrived), w)
-	g.serve(now)
-	g.mu.Unlock()
-	defer g.leave(class, w) // if a hook panics
-
-	its.begins(reason, d)
-	defer its.ended(reason, now)
-	// The estimate may prove too short: a pause begins, others go first. Then
-	// maxWait is enforced here. A time in which everything is refused is a wait
-	// of its own, and what comes after it another one.
-	timer := time.NewTimer(maxWait)
-	defer timer.Stop()
-	var err error
-	for last := false; err == nil; last = true {
-		select {
-		case <-w.pass:
-			return w.ticket, nil
-		case <-ctx.Done():
-			err = context.Cause(ctx)
-		case <-timer.C:
-			now := time.Now()
-			g.mu.Lock()
-			g.serve(now) // its turn may have come in this same instant
-			more := maxWait + max(g.pausedUntil.Sub(now), g.pace.DryUntil().Sub(now))
-			g.mu.Unlock()
-			if last || more <= 0 {
-				err = &LimitError{Reason: reason, Wait: maxWait}
-			}
-			timer.Reset(more)
-		}
-	}
-	if !g.leave(class, w) {
-		return w.ticket, nil
-	}
-	return ticket{}, err
-}
-
-// place returns how many of a class go before an attempt that arrived then.
-func (g *gate) place(class int, arrived time.Time) int {
-	i := len(g.line[class])
-	for i > 0 && g.line[class][i-1].arrived.After(arrived) {
-		i--
-	}
-	return i
-}
-
-// allowed reports whether an attempt may go at once, and counts it if so.
-func (g *gate) allowed(now time.Time, t *pace.Ticket) bool {
-	if g.waiting() {
-		return false
-	}
-	if g.pace == nil { // nobody was ever refused: there is no pause either
-		return g.bucket == nil || g.bucket.AllowN(now, 1)
-	}
-	if g.paused(now) > 0 {
-		return false
-	}
-	g.grow(now)
-	if !now.Before(g.pausedUntil) && (g.reopening && g.credit <= 0 || g.pace.Wait(now) > 0) {
-		return false
-	}
-	if g.bucket != nil && !g.bucket.AllowN(now, 1) {
-		return false
-	}
-	*t = g.send(now)
-	return true
-}
-
-// paused returns how long the pause still is.
-func (g *gate) paused(now time.Time) time.Duration {
-	d := g.pausedUntil.Sub(now)
-	if d > 0 && !g.scoutAt.IsZero() {
-		return g.scoutAt.Sub(now)
-	}
-	return d
-}
-
-// send counts an attempt that goes now.
-func (g *gate) send(now time.Time) pace.Ticket {
-	if g.reopening {
-		g.credit--
-	}
-	t := g.pace.Send(now)
-	if now.Before(g.pausedUntil) {
-		g.scout, g.scoutAt = t.N, time.Time{}
-	}
-	return t
-}
-
-// serve lets everybody go who may go now, and sets the timer for the next. It
-// is called with g.mu held whenever something changed.
-func (g *gate) serve(now time.Time) {
-	if g.timer != nil {
-		g.timer.Stop()
-		g.timer = nil
-	}
-	for {
-		if !g.waiting() {
-			if g.token != nil { // reserved for somebody who has left
-				g.token.CancelAt(now)
-				g.token = nil
-			}
-			return
-		}
-		if d := g.blocked(now); d > 0 {
-			g.timer = time.AfterFunc(d, func() {
-				g.mu.Lock()
-				defer g.mu.Unlock()
-				g.serve(time.Now())
-			})
-			return
-		}
-		w := g.next(now)
-		g.token = nil
-		w.ticket = ticket{Ticket: g.send(now), arrived: w.arrived}
-		close(w.pass)
-	}
-}
-
-// next takes out of the line who goes next. While everything is refused, those go
-// first who have made the fewest attempts: to find out whether that is over, the
-// few in front would use up all they have.
-func (g *gate) next(now time.Time) *waiter {
-	class := firstAttempt
-	if len(g.line[class]) == 0 || len(g.line[retryAttempt]) > 0 && g.overtaken >= retryTurn {
-		class = retryAttempt
-	}
-	if g.overtaken++; class == retryAttempt || len(g.line[retryAttempt]) == 0 {
-		g.overtaken = 0
-	}
-	i := 0
-	if _, dry := g.pace.Drought(now); dry {
-		least := slices.MinFunc(g.line[class], func(v, w *waiter) int { return v.attempt - w.attempt })
-		i = slices.Index(g.line[class], least)
-	}
-	w := g.line[class][i]
-	g.line[class] = slices.Delete(g.line[class], i, i+1)
-	return w
-}
-
-// blocked returns how long the first in line has to wait as things stand; at 0
-// it may go, and its token is the one reserved.
-func (g *gate) blocked(now time.Time) time.Duration {
-	if d := g.paused(now); d > 0 {
-		return d
-	}
-	g.grow(now)
-	if !now.Before(g.pausedUntil) { // else it is the scout of a pause
-		if g.reopening && g.credit <= 0 {
-			return g.creditAt.Add(reopenPace).Sub(now)
-		}
-		if d := g.pace.Wait(now); d > 0 {
-			return d
-		}
-	}
-	if g.bucket == nil {
-		return 0
-	}
-	if g.token == nil {
-		g.token = g.bucket.ReserveN(now, 1)
-	}
-	return g.token.DelayFrom(now)
-}
-
-// grow adds the credit that time brings while the key is reopened.
-func (g *gate) grow(now time.Time) {
-	if n := int(now.Sub(g.creditAt) / reopenPace); g.reopening && n > 0 {
-		g.credit += n
-		g.creditAt = g.creditAt.Add(time.Duration(n) * reopenPace)
-	}
-}
-
-// estimate returns how long an attempt that arrives now would wait at least,
-// and for what. The reopening after a pause is not foreseen: how long it takes
-// is up to the server.
-func (g *gate) estimate(now time.Time, class int, arrived time.Time) (time.Duration, string) {
-	if now.Before(g.pausedUntil) {
-		return g.refusedTill.Sub(now), "pause"
-	}
-	if g.reopening && g.credit <= 0 {
-		return max(g.creditAt.Add(reopenPace).Sub(now), 0), "pause"
-	}
-	ahead := g.place(class, arrived)
-	if class == retryAttempt {
-		ahead += min(len(g.line[firstAttempt]), (ahead+1)*retryTurn-g.overtaken)
-	} else {
-		ahead += min(len(g.line[retryAttempt]), (ahead+g.overtaken)/retryTurn)
-	}
-	d := g.pace.Wait(now) + g.pace.Behind(ahead)
-	if g.bucket != nil {
-		missing := float64(ahead+1) - g.bucket.TokensAt(now)
-		if g.token != nil {
-			missing-- // taken out of the bucket already, for whoever is first
-		}
-		tokens := max(missing, 0) / float64(g.bucket.Limit())
-		d = max(d, time.Duration(min(tokens, waithint.Max.Seconds())*float64(time.Second))) // a tiny limit would overflow
-	}
-	if g.bucket == nil && !g.pace.Known() {
-		return 0, "pause"
-	}
-	return d, "rate limit"
-}
-
-// foresee returns how long a retry would be held back.
-func (g *gate) foresee(now time.Time) time.Duration {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	d, _ := g.estimate(now, retryAttempt, now)
-	return d
-}
-
-// leave takes w out of the line and reports whether it was still in it.
-func (g *gate) leave(class int, w *waiter) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	i := slices.Index(g.line[class], w)
-	if i < 0 {
-		return false
-	}
-	g.line[class] = slices.Delete(g.line[class], i, i+1)
-	g.serve(time.Now())
-	return true
-}
-
-// refused tells the gate of an attempt that was refused for its rate, with the
-// server's hint if there was one. A hint stops the key for as long as it says,
-// unless such hints were seen to be about one request only; else the key is
-// paced, or if the pace is not known, reopened.
-func (g *gate) refused(t ticket, now time.Time, hint, maxWait time.Duration, learn bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if maxWait == 0 {
-		return // where nobody waits, nothing is held back
-	}
-	if t.N > 0 && t.N == g.scout && now.Before(g.pausedUntil) {
-		g.scouted = true
-	} else if learn && g.learner().Refused(t.Ticket, now, g.reopening || g.pace.Known()) {
-		if d, dry := g.pace.Drought(now); dry && d >= hint/scoutPart {
-			g.apart = 0
-		}
-		if g.pace.Known() {
-			g.reopening = false // the pace is better
-		} else if !g.reopening {
-			g.reopen(now)
-		}
-	}
-	if hint > g.apart {
-		g.pause(now, hint, maxWait, learn)
-	}
-	g.serve(now)
-}
-
-// told tells the gate of what the server says remains of its quota. Then a short
-// hint is no more than the time until there is one left for the next request.
-func (g *gate) told(t ticket, now time.Time, q waithint.Quota) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.learner().Tell(t.Ticket, now, q.Remaining, q.Rate, q.Reset)
-	if _, dry := g.pace.Drought(now); !dry {
-		g.apart = max(g.apart, 2*time.Second) // hints are in whole seconds
-	}
-	if !g.pace.Told() {
-		return
-	}
-	g.reopening = false
-	g.serve(now)
-}
-
-// reopen lets one attempt go at the given time, and more as they are accepted.
-func (g *gate) reopen(at time.Time) {
-	g.learner() // which counts what is sent
-	g.reopening, g.credit, g.creditAt, g.reopened = true, 1, at, at
-}
-
-// learner returns the pace of the key, a new one if there is none.
-func (g *gate) learner() *pace.Pace {
-	if g.pace == nil {
-		g.pace = new(pace.Pace)
-	}
-	return g.pace
-}
-
-// pause stops the key because the server refuses everything for d. The pause is
-// at most maxWait, so that a hint gone wrong does not shut the key for a day:
-// until then callers are told at once that the wait is too long for them, and
-// then one goes and finds out.
-//
-// Some servers put the same hint on every refusal, though they refuse no more
-// than what is above their rate: pausing for it would give away most of the
-// quota. So in a pause that follows soon after another one, a scout is sent
-// ahead. If it is accepted, hints are about the request they come with.
-func (g *gate) pause(now time.Time, d, maxWait time.Duration, learn bool) {
-	d = min(d, waithint.Max)
-	if !now.Before(g.pausedUntil) {
-		g.refusedTill = time.Time{} // of an earlier pause, which has been tried since
-	}
-	if till := now.Add(d); till.After(g.refusedTill) {
-		g.refusedTill = till
-	}
-	until := now.Add(min(d, maxWait))
-	if !until.After(g.pausedUntil) {
-		return
-	}
-	if g.scoutAt = (time.Time{}); learn && !g.scouted && now.Sub(g.pausedUntil) < d {
-		g.scoutAt = now.Add(d / scoutPart)
-	}
-	g.pausedUntil, g.hint = until, d
-	g.learner().Stop(until)
-	if g.reopening = false; !g.pace.Known() {
-		g.reopen(until)
-	}
-	if g.token != nil { // it would fall due in the pause, and be lost
-		g.token.CancelAt(now)
-		g.token = nil
-	}
-}
-
-// ended tells the gate of an attempt that was not refused: it was accepted, or
-// got no answer, which leaves things as they were before it. What was sent
-// before the reopening says nothing about the time after it.
-func (g *gate) ended(t ticket, now time.Time, accepted bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if t.N == 0 || g.pace == nil {
-		return
-	}
-	if accepted {
-		if t.N == g.scout && now.Before(g.pausedUntil) {
-			g.apart, g.pausedUntil, g.refusedTill = 2*g.hint, now, now
-			g.pace.Stop(now)
-			g.reopen(t.At)
-		}
-		g.scouted = false
-		known := g.pace.Known()
-		g.pace.Accepted(t.Ticket, now, g.waiting())
-		if known && !g.pace.Known() {
-			g.reopen(t.At)
-		}
-	}
-	if g.reopening && !t.At.Before(g.reopened) {
-		g.credit++
-		if accepted {
-			g.credit++
-		}
-		if accepted && !g.waiting() {
-			g.reopening = false // nobody was left to hold back
-			if g.pace.Blank() {
-				g.pace, g.scout = nil, 0
-			}
-		}
-	}
-	g.serve(now)
-}
-
-// snapshot fills in what the gate knows.
-func (g *gate) snapshot(now time.Time) KeySnapshot {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	k := KeySnapshot{
-		LearnedLimit: g.pace.Rate(now),
-		Reopening:    g.reopening,
-		Waiting:      len(g.line[firstAttempt]) + len(g.line[retryAttempt]),
-	}
-	if g.pausedUntil.After(now) {
-		k.PausedUntil = g.pausedUntil
-	}
-	if g.bucket != nil {
-		k.Tokens = g.bucket.TokensAt(now)
-	}
-	return k
-}
-
-func (g *gate) hasWaiters() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.waiting()
-}
-
-// waiting is hasWaiters for a caller that holds g.mu.
-func (g *gate) waiting() bool {
-	return len(g.line[firstAttempt]) > 0 || len(g.line[retryAttempt]) > 0
-}
-
 // wait tells the hooks of a wait of one attempt, and counts it.
 type wait struct {
 	hook    func(WaitInfo) // nil: none
 	req     *http.Request
 	attempt int
 	totals  [2]*counters // of the Transport, and of the key if it is known
+	reason  string       // "": it has not begun
+	begun   time.Time
 }
 
+// begins is called before the wait.
 func (w *wait) begins(reason string, d time.Duration) {
+	w.reason, w.begun = reason, time.Now()
+	w.announce(reason, d)
+}
+
+func (w *wait) announce(reason string, d time.Duration) {
 	if w.hook != nil {
 		w.hook(WaitInfo{Request: w.req, Attempt: w.attempt, Reason: reason, Duration: d})
 	}
 }
 
-func (w *wait) ended(reason string, begun time.Time) {
+// ended counts the wait, if it has begun.
+func (w *wait) ended() {
+	if w.reason == "" {
+		return
+	}
 	for _, c := range w.totals {
-		c.wait(reason, time.Since(begun))
+		c.wait(w.reason, time.Since(w.begun))
 	}
 }
 
 // waitFor waits for the Limiter of WithLimiter. That one's errors cannot be
 // told apart by type (x/time/rate has none), so they are told apart by whose
 // time has run out.
-func waitFor(ctx context.Context, l Limiter, maxWait time.Duration, its wait) error {
-	if a, ok := l.(interface{ Allow() bool }); ok && a.Allow() {
-		return nil
-	}
+func waitFor(ctx context.Context, l Limiter, maxWait time.Duration, w *wait) error {
 	limited, cancel := context.WithTimeout(ctx, maxWait)
 	defer cancel()
-	report := waitReport{wait: its}
-	if its.hook != nil {
+	report := waitReport{wait: w}
+	if w.hook != nil {
 		limited = context.WithValue(limited, reportKey{}, &report)
 	}
-	begun := time.Now()
+	w.begun = time.Now()
 	err := l.Wait(limited)
-	d := time.Since(begun)
-	if d > 0 {
-		its.ended("limiter", begun)
+	if d := time.Since(w.begun); d > 0 {
+		w.reason = "limiter"
+		w.ended()
+		if err == nil && !report.made {
+			w.announce(w.reason, d)
+		}
 	}
 	if err == nil {
-		if d > 0 && !report.made {
-			its.begins("limiter", d)
-		}
 		return nil
 	}
 	if ctx.Err() != nil {
@@ -868,6 +525,12 @@ func waitFor(ctx context.Context, l Limiter, maxWait time.Duration, its wait) er
 		return refused
 	}
 	return &LimitError{Reason: "limiter", Err: err}
+}
+
+// allows reports whether a Limiter that can say so lets a request go at once.
+func allows(l Limiter) bool {
+	a, ok := l.(interface{ Allow() bool })
+	return ok && a.Allow()
 }
 
 // pastDeadline reports whether the context will have ended after d.

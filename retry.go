@@ -18,6 +18,7 @@ import (
 
 	"github.com/cenkalti/backoff/v4"
 
+	"github.com/resilienthttp/resilient/internal/gate"
 	"github.com/resilienthttp/resilient/internal/plain"
 	"github.com/resilienthttp/resilient/internal/waithint"
 )
@@ -39,6 +40,10 @@ const (
 	// its error body. Bodies of errors are small and come with the headers; one
 	// that takes longer than a second is not worth waiting for.
 	peekTimeout = time.Second
+
+	// lowQuota is where what remains of a quota begins to matter. Nothing is
+	// remembered of a key with more than that.
+	lowQuota = 1000
 )
 
 func defaultBackOff() backoff.BackOff {
@@ -198,30 +203,30 @@ func (e *RetryError) ErrorType() string {
 
 // call is one RoundTrip: what its attempts share.
 type call struct {
-	t          *Transport
-	cfg        *config
-	req        *http.Request   // the caller's, never written to
-	ctx        context.Context //nolint:containedctx // the caller's, see waitContext
-	stop       func()          // ends ctx; nil: it is the caller's own
-	header     http.Header     // sent in place of the caller's; nil: the caller's
-	idempotent bool            // may be sent again though it may have been processed
-	keyed      bool            // by an idempotency key
-	unsure     bool            // an attempt before may have been processed
-	unsent     io.ReadCloser   // the body of the attempt to come: closed if there is none
-	record     *recording      // of a body without GetBody; nil: none
-	key        *keyState       // nil: nothing is known about the limit key yet
-	limiter    Limiter         // nil: none of the caller's
-	observer   observer        // that limiter, if it learns; else nil
-	policy     backoff.BackOff
-	last       error          // the outcome of the attempt before the one under way
-	held       *http.Response // in our hands: closed if a hook or a policy panics
-	paid       int            // tokens of the budget this call has used up
-	prepaid    int            // what was paid of that for the attempt under way
-	ticket     ticket         // of the attempt under way
-	arrived    time.Time      // at the gate, of a call that was refused for its rate
-	begin      time.Time      // if there are hooks
-	timed      bool           // the durations of attempts are kept
-	answered   time.Time      // when the last attempt ended, if that failed or timed
+	t            *Transport
+	cfg          *config
+	req          *http.Request   // the caller's, never written to
+	ctx          context.Context //nolint:containedctx // the caller's, see waitContext
+	stop         func()          // ends ctx; nil: it is the caller's own
+	header       http.Header     // sent in place of the caller's; nil: the caller's
+	idempotent   bool            // may be sent again though it may have been processed
+	keyed        bool            // by an idempotency key
+	unsure       bool            // an attempt before may have been processed
+	unsent       io.ReadCloser   // the body of the attempt to come: closed if there is none
+	record       *recording      // of a body without GetBody; nil: none
+	key          *keyState       // nil: nothing is known about the limit key yet
+	limiter      Limiter         // nil: none of the caller's
+	observer     observer        // that limiter, if it learns; else nil
+	policy       backoff.BackOff
+	last         error          // the outcome of the attempt before the one under way
+	held         *http.Response // in our hands: closed if a hook or a policy panics
+	charged      int            // tokens of the budget this call has used up
+	chargedAhead int            // of those, for the attempt under way
+	stamp        gate.Stamp     // of the attempt under way
+	arrived      time.Time      // at the gate, of a call that was refused for its rate
+	begin        time.Time      // if there are hooks
+	timed        bool           // the durations of attempts are kept
+	answered     time.Time      // when the last attempt ended, if that failed or timed
 }
 
 // set makes c ready to run. It works in place, as to copy a call would be a good
@@ -360,13 +365,10 @@ func (c *call) admit(n int) error {
 	if err := c.over(); err != nil {
 		return err
 	}
-	class := firstAttempt
-	if n > 1 && c.arrived.IsZero() {
-		class = retryAttempt
-	}
-	c.ticket = ticket{}
-	if c.limiter != nil {
-		if err := waitFor(c.waitContext(), c.limiter, c.cfg.maxWait, c.wait(n)); err != nil {
+	c.stamp = gate.Stamp{}
+	if c.limiter != nil && !allows(c.limiter) {
+		w := c.wait(n)
+		if err := waitFor(c.waitContext(), c.limiter, c.cfg.maxWait, &w); err != nil {
 			return err
 		}
 	}
@@ -376,11 +378,22 @@ func (c *call) admit(n int) error {
 	if c.key == nil {
 		return nil
 	}
-	if c.key.gate.pass(&c.ticket, c.arrived) {
+	if c.key.gate.TryAdmit(&c.stamp, c.arrived) {
 		return nil
 	}
-	var err error
-	c.ticket, err = c.key.gate.wait(c.waitContext(), class, c.arrived, c.cfg.maxWait, c.wait(n))
+	return c.queue(n)
+}
+
+// queue waits at the gate.
+func (c *call) queue(n int) error {
+	w := c.wait(n)
+	defer w.ended()
+	a := gate.Attempt{Retry: n > 1 && c.arrived.IsZero(), Number: n, Arrived: c.arrived}
+	stamp, err := c.key.gate.Admit(c.waitContext(), a, c.cfg.maxWait, w.begins)
+	if refusal, ok := err.(*gate.Refusal); ok { //nolint:errorlint // Admit returns it bare
+		return &LimitError{Reason: refusal.Reason, Wait: refusal.Wait}
+	}
+	c.stamp = stamp
 	return err
 }
 
@@ -579,7 +592,7 @@ func (c *call) observe(a *AttemptInfo, resp *http.Response) {
 		now = time.Now() // its body may have taken a while, or nobody asked yet
 	}
 	if told {
-		c.key.gate.told(c.ticket, now, quota)
+		c.key.gate.Advertised(c.stamp, now, quota)
 	}
 	switch {
 	case rejected:
@@ -588,14 +601,14 @@ func (c *call) observe(a *AttemptInfo, resp *http.Response) {
 		if asked {
 			hint = v.RetryAfter - now.Sub(c.answered)
 		}
-		c.key.gate.refused(c.ticket, now, hint, c.t.cfg.maxWait, limited && learn)
+		c.key.gate.Refused(c.stamp, now, hint, c.t.cfg.maxWait, limited && learn)
 		if c.arrived.IsZero() && limited && learn {
-			if c.arrived = c.ticket.arrived; c.arrived.IsZero() {
+			if c.arrived = c.stamp.Arrived; c.arrived.IsZero() {
 				c.arrived = c.answered
 			}
 		}
 	case !limited:
-		c.key.gate.ended(c.ticket, now, resp != nil)
+		c.key.gate.Ended(c.stamp, now, resp != nil)
 	}
 	switch {
 	case limited || a.Err != nil && !v.Retry:
@@ -603,17 +616,17 @@ func (c *call) observe(a *AttemptInfo, resp *http.Response) {
 		c.refund(now)
 	case temporary && a.Attempt > 1:
 		due := 0
-		if c.prepaid == 0 {
+		if c.chargedAhead == 0 {
 			due = a.cost()
 		}
-		c.paid += due
-		c.key.budget.failed(now, due)
+		c.charged += due
+		c.key.budget.Failed(now, due)
 	case !temporary && a.Attempt > 1:
-		c.key.budget.earn(now, &c.cfg.shared, float64(c.paid), true)
+		c.key.budget.Recovered(now, c.charged)
 	case !temporary:
-		c.key.budget.earn(now, &c.cfg.shared, c.cfg.shared.budgetRatio, false)
+		c.key.budget.Answered(now)
 	}
-	c.prepaid = 0
+	c.chargedAhead = 0
 }
 
 func (a *AttemptInfo) failed() bool { return a.Err != nil || a.APIError != nil }
@@ -630,10 +643,10 @@ func (a *AttemptInfo) cost() int {
 
 // refund gives back the token of a retry that was not one in the end.
 func (c *call) refund(now time.Time) {
-	if c.prepaid > 0 {
-		c.key.budget.earn(now, &c.cfg.shared, float64(c.prepaid), false)
-		c.paid -= c.prepaid
-		c.prepaid = 0
+	if c.chargedAhead > 0 {
+		c.key.budget.Deposit(now, float64(c.chargedAhead))
+		c.charged -= c.chargedAhead
+		c.chargedAhead = 0
 	}
 }
 
@@ -662,7 +675,7 @@ func (c *call) next(a *AttemptInfo) (wait time.Duration, why string) {
 	// The rate limit's wait comes on top. Better to give the caller this
 	// response now than an error later.
 	if c.key != nil {
-		if held := c.key.gate.foresee(time.Now()); held-wait > c.cfg.maxWait {
+		if held := c.key.gate.RetryDelay(time.Now()); held-wait > c.cfg.maxWait {
 			return 0, "max wait"
 		} else if pastDeadline(c.ctx, time.Now(), held) {
 			return 0, "deadline"
@@ -672,12 +685,12 @@ func (c *call) next(a *AttemptInfo) (wait time.Duration, why string) {
 		return 0, why
 	}
 	if v.Kind != KindRateLimit {
-		ok, prepaid := c.key.budget.take(time.Now(), &c.cfg.shared, a.cost())
+		ok, charged := c.key.budget.TryWithdraw(time.Now(), a.cost())
 		if !ok {
 			return 0, "budget"
 		}
-		c.prepaid = prepaid
-		c.paid += prepaid
+		c.chargedAhead = charged
+		c.charged += charged
 	}
 	return wait, ""
 }
@@ -705,7 +718,7 @@ func (c *call) backoff(a *AttemptInfo) (wait time.Duration, why string) {
 	if e, ok := c.policy.(*backoff.ExponentialBackOff); ok {
 		spread := min(e.RandomizationFactor, 1)
 		switch {
-		case a.Attempt == 1 && v.Kind != KindRateLimit && !c.key.budget.correlated(time.Now()):
+		case a.Attempt == 1 && v.Kind != KindRateLimit && !c.key.budget.Correlated(time.Now()):
 			// Nobody else fails, so there is nothing to spread out: the smallest
 			// interval the policy has, and a tenth of the jitter.
 			interval = time.Duration(float64(e.InitialInterval) * (1 - spread + 0.1*spread*rand.Float64()))
@@ -745,9 +758,9 @@ func (c *call) sleep(d time.Duration, a *AttemptInfo) error {
 	if a.Verdict.RetryAfter > 0 {
 		reason = "retry-after"
 	}
-	its := c.wait(a.Attempt + 1)
-	its.begins(reason, d)
-	defer its.ended(reason, time.Now())
+	w := c.wait(a.Attempt + 1)
+	defer w.ended()
+	w.begins(reason, d)
 	ctx := c.waitContext()
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -856,108 +869,6 @@ func (c *call) report(attempts, status int, err error, why string) {
 			Err: err, Why: why, Duration: time.Since(c.begin),
 		})
 	}
-}
-
-// budget bounds retries of temporary failures for one limit key.
-//
-// While the last retry to end was a success, or there was none lately, failures
-// look isolated: a retry is let go on credit and costs its token only if it
-// fails. A burst of 64 unlucky requests is then retried whole. Once a retry has
-// failed, failures look correlated, and each retry must pay in advance, so an
-// outage soon uses up the balance and is left to the tokens that come with
-// time. Above its floor the balance fades within about budgetWindow: what was
-// earned in a good hour is not there to be spent on a bad minute.
-type budget struct {
-	mu      sync.Mutex
-	balance float64
-	at      time.Time // when balance was right
-	wary    time.Time // until when retries pay in advance
-}
-
-const (
-	// budgetStart covers the retries of three calls that all fail: enough for
-	// a client that makes a call now and then, and for 100 clients that each
-	// make 10 calls a second, 3 % of an outage of 30 s.
-	budgetStart = 10
-
-	budgetWindow = 10 * time.Second
-
-	// budgetMost is as good as no bound, and can be written as JSON, which
-	// infinity cannot.
-	budgetMost = 1e9
-)
-
-func newBudget() budget { return budget{balance: budgetStart, at: time.Now()} }
-
-// take reports whether a retry may be made, and what has been paid for it.
-func (b *budget) take(now time.Time, cfg *sharedConfig, cost int) (ok bool, prepaid int) {
-	if math.IsInf(cfg.budgetRatio, 1) {
-		return true, 0
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.settle(now, cfg)
-	if b.balance < float64(cost) {
-		return false, 0
-	}
-	if !now.Before(b.wary) && cost == 1 {
-		return true, 0
-	}
-	b.balance -= float64(cost)
-	return true, cost
-}
-
-// correlated reports whether a retry has failed lately, so that failures are not
-// a matter of chance.
-func (b *budget) correlated(now time.Time) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return now.Before(b.wary)
-}
-
-// failed charges for a retry that failed what was not paid in advance.
-func (b *budget) failed(now time.Time, due int) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.wary = now.Add(budgetWindow)
-	b.balance = max(b.balance-float64(due), 0)
-}
-
-// earn adds tokens for a call that was answered, by a retry or at once.
-func (b *budget) earn(now time.Time, cfg *sharedConfig, tokens float64, byRetry bool) {
-	if math.IsInf(cfg.budgetRatio, 1) {
-		return
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.settle(now, cfg)
-	b.balance = min(b.balance+tokens, budgetMost)
-	if byRetry {
-		b.wary = time.Time{}
-	}
-}
-
-// left returns the balance; -1 if there is no bound.
-func (b *budget) left(now time.Time, cfg *sharedConfig) float64 {
-	if math.IsInf(cfg.budgetRatio, 1) {
-		return -1
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.settle(now, cfg)
-	return b.balance
-}
-
-// settle brings the balance up to now: it rises to budgetStart by the floor's
-// rate, and falls to it exponentially.
-func (b *budget) settle(now time.Time, cfg *sharedConfig) {
-	elapsed := now.Sub(b.at)
-	b.at = now
-	if b.balance <= budgetStart {
-		b.balance = min(b.balance+cfg.budgetFloor*elapsed.Seconds(), budgetStart)
-		return
-	}
-	b.balance = budgetStart + (b.balance-budgetStart)*math.Exp(-float64(elapsed)/float64(budgetWindow))
 }
 
 // delivery watches whether anything of a request was written, by the hooks of

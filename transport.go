@@ -262,6 +262,7 @@ type config struct {
 	limitKey           func(*http.Request) string
 	trace              *Trace
 	logTrace           *Trace // the hooks of WithLogger, apart because the last logger wins
+	logger             *slog.Logger
 	hooks              *Trace // trace and logTrace together, see apply
 	shared             sharedConfig
 }
@@ -362,7 +363,7 @@ func WithLogger(l *slog.Logger) Option {
 	if l != nil {
 		hooks = logTrace(l)
 	}
-	return func(c *config) { c.logTrace = hooks }
+	return func(c *config) { c.logTrace, c.logger = hooks, l }
 }
 
 type optionsKey struct{}
@@ -481,8 +482,20 @@ type Snapshot struct {
 	Totals Totals `json:"totals"`
 
 	// Keys are the limit keys that have a rate limit or have had a failure, the
-	// one used last in front; at most 1,024 are remembered.
+	// one used last in front. WithLimitKey says how many are remembered.
 	Keys []KeySnapshot `json:"keys"`
+
+	// KeyChurn is set if limit keys are made faster than they are used again:
+	// more than 1,024 were made, and fewer than half of them used by a second
+	// call. Then a WithLimitKey or the credentials name each request, and no
+	// limit is shared.
+	KeyChurn *KeyChurn `json:"key_churn,omitempty"`
+}
+
+// KeyChurn counts limit keys.
+type KeyChurn struct {
+	Made   int64 `json:"made"`
+	Reused int64 `json:"reused"` // by a second call
 }
 
 // KeySnapshot is the state of one limit key.
@@ -495,7 +508,7 @@ type KeySnapshot struct {
 
 	Limit        float64   `json:"limit,omitzero"`         // of WithRateLimit, attempts a second; 0: none
 	Burst        int       `json:"burst,omitzero"`         // of WithRateLimit
-	Tokens       float64   `json:"tokens"`                 // in the bucket of WithRateLimit; below 0: one is reserved for who is first in line
+	Tokens       float64   `json:"tokens"`                 // in the bucket of WithRateLimit
 	LearnedLimit float64   `json:"learned_limit,omitzero"` // the pace that was learned, attempts a second; 0: none is known
 	PausedUntil  time.Time `json:"paused_until,omitzero"`  // when attempts may go again, by what the server said; zero: now
 	Reopening    bool      `json:"reopening,omitzero"`     // one attempt may go at first, and more as they are accepted
@@ -528,7 +541,7 @@ type WaitTotal struct {
 func (t *Transport) Snapshot() Snapshot {
 	s := Snapshot{Totals: t.totals.snapshot(), Keys: []KeySnapshot{}}
 	now := time.Now()
-	for _, k := range t.keys.list() {
+	for _, k := range t.keys.snapshot(&s) {
 		s.Keys = append(s.Keys, k.snapshot(now, &t.cfg.shared))
 	}
 	return s

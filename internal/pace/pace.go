@@ -60,9 +60,9 @@ import (
 	"time"
 )
 
-// Ticket is an attempt that was sent. The zero Ticket is one from before there
+// Stamp identifies an attempt that was sent. The zero Stamp is one from before there
 // was a Pace.
-type Ticket struct {
+type Stamp struct {
 	N  int64 // attempts sent, this one included
 	At time.Time
 }
@@ -194,6 +194,11 @@ const (
 
 	// forgetting is how long a pace is kept that holds nobody back.
 	forgetting = time.Minute
+
+	// pausing is how long nothing goes while the pace is not known only if nobody
+	// asks: while a key is reopened, an attempt goes each second. A refusal an
+	// hour after another one says nothing about the rate.
+	pausing = 2 * time.Second
 )
 
 // Known reports whether there is a pace, learned or told.
@@ -237,12 +242,12 @@ func (p *Pace) Wait(now time.Time) time.Duration {
 // as far as that can be told.
 func (p *Pace) Behind(ahead int) time.Duration {
 	if p.Told() {
-		return seconds(float64(ahead) / p.quota.refill)
+		return Seconds(float64(ahead) / p.quota.refill)
 	}
 	if !p.Known() || p.trust() < sure || p.shared() || p.row >= drought {
 		return 0
 	}
-	return seconds(float64(ahead) / p.rate)
+	return Seconds(float64(ahead) / p.rate)
 }
 
 // Drought returns for how long all attempts have been refused, if there were
@@ -281,32 +286,35 @@ func (p *Pace) Forget() {
 }
 
 // Send counts an attempt that goes now.
-func (p *Pace) Send(now time.Time) Ticket {
+func (p *Pace) Send(now time.Time) Stamp {
 	if p == nil {
-		return Ticket{}
+		return Stamp{}
 	}
 	if !p.window.at.IsZero() {
 		if past := now.Sub(p.window.at).Truncate(p.dry); past > 0 {
 			p.window = mark{p.window.at.Add(past), p.sent, p.refused}
 		}
 	}
+	if p.rate == 0 && now.Sub(later(later(p.last, p.next), p.known)) > pausing {
+		p.idle = true
+	}
 	p.sent++
 	p.last = now
 	if p.rate > 0 && !p.Told() { // who goes by what is told runs up no debt
-		gap := seconds(1 / p.rate)
+		gap := Seconds(1 / p.rate)
 		p.idle = p.idle || now.Sub(p.next) > gap
 		if earliest := now.Add(-catchUp); p.next.Before(earliest) {
 			p.next = earliest
 		}
 		p.next = p.next.Add(gap)
 	}
-	return Ticket{p.sent, now}
+	return Stamp{p.sent, now}
 }
 
 // Refused takes note of a refusal and reports whether it is news: one of an
 // attempt that was sent before the last one was known is not, nor is one of an
 // attempt from before learning began.
-func (p *Pace) Refused(t Ticket, now time.Time, learning bool) bool {
+func (p *Pace) Refused(t Stamp, now time.Time, learning bool) bool {
 	if t.N == 0 && learning {
 		return false
 	}
@@ -316,7 +324,7 @@ func (p *Pace) Refused(t Ticket, now time.Time, learning bool) bool {
 	}
 	if t.N == 0 {
 		p.Forget()
-		t = Ticket{p.sent, now}
+		t = Stamp{p.sent, now}
 	} else {
 		p.rtt = now.Sub(t.At)
 		p.quota.breach(t, now, p.row+1)
@@ -361,7 +369,7 @@ func (p *Pace) Refused(t Ticket, now time.Time, learning bool) bool {
 	if p.row == 1 && p.proof >= weak {
 		p.long = p.base
 	}
-	if p.base == 0 && p.quota.voids == 0 {
+	if p.base == 0 && p.quota.voids == 0 && p.quota.scarce() {
 		p.base = p.quota.rate // where the policy is told, to begin with
 	}
 	p.add(m)
@@ -397,13 +405,14 @@ func (p *Pace) set(rate float64, now time.Time) {
 	rate = min(rate, p.most())
 	p.base, p.rate = rate, rate
 	if rate > 0 {
-		p.next = later(now, p.last.Add(seconds(1/rate)))
+		p.next = later(now, p.last.Add(Seconds(1/rate)))
 	}
 }
 
-// most is what a pace does not exceed: the policy, if the server tells it.
+// most is what a pace does not exceed: the policy, if the server tells it and
+// little is left of the quota.
 func (p *Pace) most() float64 {
-	if p.quota.rate > 0 {
+	if p.quota.rate > 0 && p.quota.scarce() {
 		return p.quota.rate
 	}
 	return fastest
@@ -449,7 +458,7 @@ func (p *Pace) every() float64 {
 func (p *Pace) slack() float64 { return min(p.dry, longest).Seconds() }
 
 // Accepted takes note of an attempt that was accepted.
-func (p *Pace) Accepted(t Ticket, now time.Time, backlog bool) {
+func (p *Pace) Accepted(t Stamp, now time.Time, backlog bool) {
 	if t.At.Before(p.known) {
 		return
 	}
@@ -490,7 +499,7 @@ func (p *Pace) creep(elapsed time.Duration) {
 // the rate of the long run, or if neither is known, with a few attempts in the
 // time the drought took. A server that was closed is as if nothing were known,
 // unless that was tried in vain.
-func (p *Pace) revive(t Ticket, now time.Time, refused int) {
+func (p *Pace) revive(t Stamp, now time.Time, refused int) {
 	took := t.At.Sub(p.first.at)
 	good := p.sent - p.refused
 	wrong := p.revived > 0 && good-p.revived < 16 // the last time
@@ -566,7 +575,7 @@ type account struct {
 // Tell takes note of what the server says with an answer: what remains of the
 // quota, and how much of it is refilled each second. Where nothing remains, reset
 // is when that changes at the latest; 0: not said.
-func (p *Pace) Tell(t Ticket, now time.Time, remaining, rate float64, reset time.Duration) {
+func (p *Pace) Tell(t Stamp, now time.Time, remaining, rate float64, reset time.Duration) {
 	p.quota.told(t, now, remaining, rate, reset)
 	if !p.quota.others || p.rate == 0 {
 		return
@@ -581,8 +590,12 @@ func (p *Pace) Tell(t Ticket, now time.Time, remaining, rate float64, reset time
 	}
 }
 
+// scarce reports whether little is left of the quota. With 900 left of 1,000 a day,
+// a refusal is about something else, and the policy's one in 86 seconds is no pace.
+func (q *allowance) scarce() bool { return q.left <= max(accountRefill, q.high/16) }
+
 // told takes note of an answer.
-func (q *allowance) told(t Ticket, now time.Time, remaining, rate float64, reset time.Duration) {
+func (q *allowance) told(t Stamp, now time.Time, remaining, rate float64, reset time.Duration) {
 	q.high = max(q.high, remaining)
 	switch {
 	case now.Before(q.void):
@@ -645,7 +658,7 @@ func (q *allowance) wait(now time.Time, sent int64) time.Duration {
 	if q.high >= 8 {
 		need += quotaSpare
 	}
-	d := seconds((need - q.expected(now, sent)) / q.refill)
+	d := Seconds((need - q.expected(now, sent)) / q.refill)
 	if q.reset.IsZero() || d <= q.reset.Sub(now) {
 		return d
 	}
@@ -670,7 +683,7 @@ func (q *allowance) disbelieve(now time.Time) {
 }
 
 // breach takes note of a refusal, the last of so many in a row.
-func (q *allowance) breach(t Ticket, now time.Time, row int) {
+func (q *allowance) breach(t Stamp, now time.Time, row int) {
 	if q.rate == 0 {
 		return
 	}
@@ -683,8 +696,8 @@ func (q *allowance) breach(t Ticket, now time.Time, row int) {
 	}
 }
 
-// seconds is s seconds as a Duration, which a tiny rate would overflow.
-func seconds(s float64) time.Duration {
+// Seconds is s seconds as a Duration, which a tiny rate would overflow.
+func Seconds(s float64) time.Duration {
 	return time.Duration(min(max(s, 0), maxWait.Seconds()) * float64(time.Second))
 }
 

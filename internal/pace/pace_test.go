@@ -44,7 +44,7 @@ func (s *server) take(now time.Time) bool {
 // answer is one that is under way.
 type answer struct {
 	at       time.Time
-	ticket   pace.Ticket
+	ticket   pace.Stamp
 	accepted bool
 	left     float64 // when it was decided
 }
@@ -407,10 +407,10 @@ func TestOldRefusalsAreNoNews(t *testing.T) {
 	start := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 	now := start
 	var p pace.Pace
-	require.True(t, p.Refused(pace.Ticket{}, now, false), "the first one begins it all")
-	require.False(t, p.Refused(pace.Ticket{}, now, true), "sent before anything was known")
+	require.True(t, p.Refused(pace.Stamp{}, now, false), "the first one begins it all")
+	require.False(t, p.Refused(pace.Stamp{}, now, true), "sent before anything was known")
 	require.False(t, p.Known(), "one refusal tells no rate")
-	var burst []pace.Ticket
+	var burst []pace.Stamp
 	for range 60 {
 		burst = append(burst, p.Send(now))
 	}
@@ -502,7 +502,7 @@ func FuzzPace(f *testing.F) {
 	f.Fuzz(func(t *testing.T, events []byte) {
 		now := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 		var p pace.Pace
-		tickets := []pace.Ticket{{}}
+		tickets := []pace.Stamp{{}}
 		for _, e := range events {
 			now = now.Add(time.Duration(e) * time.Millisecond)
 			ticket := tickets[int(e)%len(tickets)]
