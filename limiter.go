@@ -339,6 +339,7 @@ func (t *keyTable) add(cfg *config, key limitKey) (s *keyState, warn string) {
 		gate: gate.New(shared.limit, shared.burst), budget: budget.New(shared.budgetRatio, shared.budgetFloor, now),
 	}
 	if t.suspect(key) {
+		s.troubled.Store(true) // the gate has to learn of the answer
 		s.gate.TryOne(now)
 	}
 	dropped, forced := t.states.Add(key, s)

@@ -2,9 +2,12 @@ package resilient_test
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -12,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -372,6 +376,19 @@ func TestKeys(t *testing.T) {
 		{"another signature by the same key", func(r *http.Request) {
 			r.Header.Set("Authorization", "Bearer a, Signature=1234") // as SigV4 is made up
 		}, true},
+		{"the default port", func(r *http.Request) { r.URL.Host = "api.test:80" }, true},
+		{"an empty port", func(r *http.Request) { r.URL.Host = "api.test:" }, true},
+		{"an absolute name", func(r *http.Request) { r.URL.Host = "Api.Test." }, true},
+		{"an absolute name and the default port", func(r *http.Request) { r.URL.Host = "api.test.:80" }, true},
+		{"another port", func(r *http.Request) { r.URL.Host = "api.test:8080" }, false},
+		{"the port of another scheme", func(r *http.Request) { r.URL.Host = "api.test:443" }, false},
+		{"a scheme in capitals", func(r *http.Request) { r.URL.Scheme = "HTTP" }, true},
+		{"another cookie", func(r *http.Request) { r.Header.Set("Cookie", "session=b") }, true},
+		{"GitLab's token", func(r *http.Request) { r.Header.Set("Private-Token", "b") }, false},
+		{"Azure OpenAI's key", func(r *http.Request) { r.Header.Set("api-key", "b") }, false},
+		{"Google's key", func(r *http.Request) { r.Header.Set("x-goog-api-key", "b") }, false},
+		{"OpenStack's token", func(r *http.Request) { r.Header.Set("X-Auth-Token", "b") }, false},
+		{"Shopify's token", func(r *http.Request) { r.Header.Set("X-Shopify-Access-Token", "b") }, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -389,6 +406,178 @@ func TestKeys(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestKeysOfIPv6(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		transport, start := resilient.NewTransport(newScript(answer(200)), resilient.WithRateLimit(1, 1)), time.Now()
+		for i, host := range []string{"[::1]", "[::1]:80", "[::1]:"} {
+			resp, err := transport.RoundTrip(newRequest(t, http.MethodGet, "http://"+host, ""))
+			require.NoError(t, err)
+			require.NoError(t, resp.Body.Close())
+			require.Equal(t, time.Duration(i)*time.Second, time.Since(start))
+		}
+	})
+}
+
+// TestALimitIsHeldWhateverTheCredential: where a token is minted, or a signature
+// made, for each request, each request had a limit of its own.
+func TestALimitIsHeldWhateverTheCredential(t *testing.T) {
+	segment := base64.RawURLEncoding.EncodeToString
+	for _, tt := range []struct {
+		name string
+		of   func(n int) string // the Authorization of a request
+	}{
+		{"a JWT that is minted anew", func(n int) string {
+			claims := fmt.Sprintf(`{"iat":%d,"jti":"%x","iss":"https://id.test","sub":"42"}`, 1700000000+n, n)
+			return "Bearer " + segment([]byte(`{"alg":"HS256"}`)) + "." + segment([]byte(claims)) + "." + segment([]byte(fmt.Sprint("signed", n)))
+		}},
+		{"Cosmos DB", func(n int) string { return fmt.Sprintf("type%%3dmaster%%26ver%%3d1.0%%26sig%%3dAbC%d", n) }},
+		{"Azure App Configuration", func(n int) string {
+			return fmt.Sprintf("HMAC-SHA256 Credential=a&SignedHeaders=x-ms-date;host&Signature=%d", n)
+		}},
+		{"SigV4", func(n int) string {
+			return fmt.Sprintf("AWS4-HMAC-SHA256 Credential=AKIA/202601%02d/eu/s3/aws4_request, SignedHeaders=host, Signature=%d", n, n)
+		}},
+		{"OAuth 1", func(n int) string {
+			return fmt.Sprintf(`OAuth oauth_nonce="%d", oauth_consumer_key="k", oauth_signature="%d"`, n, n)
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				transport, start := resilient.NewTransport(newScript(answer(200)), resilient.WithRateLimit(1, 1)), time.Now()
+				for n := range 20 {
+					req := get(t)
+					req.Header.Set("Authorization", tt.of(n))
+					resp, err := transport.RoundTrip(req)
+					require.NoError(t, err)
+					require.NoError(t, resp.Body.Close())
+				}
+				require.Equal(t, 19*time.Second, time.Since(start))
+			})
+		})
+	}
+}
+
+// TestANewCredentialIsTriedOnce: a token that is refreshed is another key, and
+// would have ended the pause of its account for all requests at once.
+func TestANewCredentialIsTriedOnce(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		tokens  []string // that were used before
+		new     string
+		limit   resilient.Option
+		accepts bool
+		want    int // of 20 requests under the new token, sent at once
+		why     string
+	}{
+		{"the same account", []string{"a"}, "b", nil, false, 1, "one finds out, and the pause is theirs too"},
+		{"another account", []string{"a"}, "b", nil, true, 1, "one finds out, then all go"},
+		{"under a limit", []string{"a"}, "b", resilient.WithRateLimit(1000, 1000), false, 1, "the same"},
+		{"one of several", []string{"a", "b"}, "c", nil, true, 20, "credentials of a host are accounts of their own"},
+		{"without a credential", []string{"a"}, "", nil, true, 20, "no account at all"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				base := newScript(func(req *http.Request) (*http.Response, error) {
+					if strings.TrimPrefix(req.Header.Get("Authorization"), "Bearer ") == tt.new && tt.accepts {
+						time.Sleep(10 * ms)
+						return answer(200)(req)
+					}
+					return answer(429, "Retry-After", "30")(req)
+				})
+				transport := resilient.NewTransport(base, resilient.WithMaxAttempts(1), tt.limit)
+				call := func(token string) {
+					req := get(t)
+					if token != "" {
+						req.Header.Set("Authorization", "Bearer "+token)
+					}
+					resp, err := transport.RoundTrip(req)
+					if err == nil {
+						_ = resp.Body.Close()
+					}
+				}
+				for _, token := range tt.tokens {
+					call(token)
+				}
+				before, start := base.count(), time.Now()
+				var calls sync.WaitGroup
+				for range 20 {
+					calls.Go(func() { call(tt.new) })
+				}
+				synctest.Wait()
+				require.Equal(t, tt.want, base.count()-before, tt.why)
+				calls.Wait()
+				require.Equal(t, tt.accepts, time.Since(start) < time.Second)
+			})
+		})
+	}
+}
+
+// TestKeysThatAreNotUsedAgain: a WithLimitKey that names each request was never
+// told of.
+func TestKeysThatAreNotUsedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var said []string
+		logger := slog.New(recordHandler(func(r slog.Record) {
+			if strings.Contains(r.Message, "keys") {
+				said = append(said, r.Level.String()+" "+r.Message)
+			}
+		}))
+		n := 0
+		nonce := resilient.WithLimitKey(func(*http.Request) string { n++; return strconv.Itoa(n) })
+		transport := resilient.NewTransport(newScript(answer(200)), nonce, resilient.WithRateLimit(1, 1), resilient.WithLogger(logger))
+		call := func() {
+			resp, err := transport.RoundTrip(get(t))
+			require.NoError(t, err)
+			require.NoError(t, resp.Body.Close())
+		}
+		for range 1024 {
+			call()
+		}
+		require.Empty(t, said)
+		require.Nil(t, transport.Snapshot().KeyChurn)
+		for range 2000 {
+			call()
+		}
+		require.Len(t, said, 1, "once")
+		require.Equal(t, "WARN limit keys are made faster than they are used again: 1025 made, 0 used by a second call; requests that share a limit need one key, see WithLimitKey", said[0])
+		require.Equal(t, &resilient.KeyChurn{Made: 3024}, transport.Snapshot().KeyChurn)
+	})
+	synctest.Test(t, func(t *testing.T) {
+		transport := resilient.NewTransport(newScript(answer(200)), resilient.WithRateLimit(100, 1))
+		for range 3 {
+			for i := range 1500 {
+				resp, err := transport.RoundTrip(newRequest(t, http.MethodGet, fmt.Sprintf("http://h%d.test", i), ""))
+				require.NoError(t, err)
+				require.NoError(t, resp.Body.Close())
+			}
+		}
+		require.Nil(t, transport.Snapshot().KeyChurn, "many hosts are no fault")
+	})
+}
+
+// TestKeysHaveABound: what holds something is kept, but not without end.
+func TestKeysHaveABound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var said []string
+		logger := slog.New(recordHandler(func(r slog.Record) {
+			if r.Level == slog.LevelWarn {
+				said = append(said, r.Message)
+			}
+		}))
+		n := 0
+		nonce := resilient.WithLimitKey(func(*http.Request) string { n++; return strconv.Itoa(n) })
+		transport := resilient.NewTransport(newScript(answer(200)), nonce, resilient.WithRateLimit(0.001, 1), resilient.WithLogger(logger))
+		for range 66_000 {
+			resp, err := transport.RoundTrip(get(t))
+			require.NoError(t, err)
+			require.NoError(t, resp.Body.Close())
+		}
+		require.Len(t, transport.Snapshot().Keys, 65_536)
+		require.Len(t, said, 2)
+		require.Equal(t, "more than 65536 limit keys have something to remember: one was dropped with its limit", said[1])
+	})
 }
 
 func TestLimitKey(t *testing.T) {
@@ -787,6 +976,130 @@ func TestPauseLongerThanMaxWait(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 200, resp.StatusCode)
 		require.NoError(t, resp.Body.Close())
+	})
+}
+
+// TestAPauseFarLongerThanMaxWait: a hint of more than four times WithMaxWait,
+// when it came again, held the key for twice as long as it should.
+func TestAPauseFarLongerThanMaxWait(t *testing.T) {
+	for _, hint := range []string{"241", "300", "480", "3600", "2400"} {
+		synctest.Test(t, func(t *testing.T) {
+			base, start := newScript(answer(429, "Retry-After", hint)), time.Now()
+			transport := resilient.NewTransport(base)
+			for range 10 * 60 { // a call a second, that comes to nothing
+				if resp, err := transport.RoundTrip(get(t)); err == nil {
+					require.NoError(t, resp.Body.Close())
+				}
+				time.Sleep(time.Second)
+			}
+			for i, at := range base.since(start) {
+				require.Equal(t, time.Duration(i)*time.Minute, at, hint)
+			}
+			require.Equal(t, 10, base.count(), "one goes each time WithMaxWait has passed")
+		})
+	}
+}
+
+// TestLoneRefusalsMeasureNothing: two refusals an hour apart were taken for a rate
+// of one an hour, and nothing was sent for that long.
+func TestLoneRefusalsMeasureNothing(t *testing.T) {
+	lost := fails(&net.OpError{Op: "read", Err: syscall.ECONNRESET})
+	for _, tt := range []struct {
+		name  string
+		opts  []resilient.Option
+		req   func(testing.TB) *http.Request
+		steps []step // the first are one call, and come again after the gap
+		gap   time.Duration
+	}{
+		{"single attempts", []resilient.Option{resilient.WithMaxAttempts(1)}, get, []step{answer(429)}, time.Hour},
+		{"POSTs that cannot be replayed", nil, stream, []step{answer(429)}, 30 * time.Minute},
+		{"half an hour of nothing, with resets", nil, get, []step{answer(429), lost, lost, lost}, 30 * time.Minute},
+		{"a few seconds", []resilient.Option{resilient.WithMaxAttempts(1)}, get, []step{answer(429)}, 4 * time.Second},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				base := newScript(append(append(tt.steps[:len(tt.steps):len(tt.steps)], tt.steps...), answer(200))...)
+				transport := resilient.NewTransport(base, tt.opts...)
+				for range 2 {
+					resp, err := transport.RoundTrip(tt.req(t))
+					if err == nil {
+						require.NoError(t, resp.Body.Close())
+					}
+					time.Sleep(tt.gap)
+				}
+				require.Equal(t, 2*len(tt.steps), base.count())
+				for i := range 100 { // a call a second
+					start := time.Now()
+					resp, err := transport.RoundTrip(get(t))
+					require.NoError(t, err, i)
+					require.NoError(t, resp.Body.Close())
+					require.Zero(t, time.Since(start), i)
+					time.Sleep(time.Second)
+				}
+				require.Zero(t, transport.Snapshot().Keys[0].LearnedLimit)
+			})
+		})
+	}
+}
+
+// stream is a POST whose body cannot be sent again.
+func stream(tb testing.TB) *http.Request {
+	tb.Helper()
+	req := post(tb)
+	req.GetBody = nil
+	return req
+}
+
+// TestAStrayRefusalUnderALargeQuota: with 900 left of 1,000 a day a single 429 set
+// the pace to one in 86 seconds, and most calls of a job at one a second failed.
+func TestAStrayRefusalUnderALargeQuota(t *testing.T) {
+	for _, strays := range [][]int{{10}, {10, 12}, {10, 11, 40}, {100, 200, 300}} {
+		synctest.Test(t, func(t *testing.T) {
+			left, n := 900, 0
+			base := newScript(func(req *http.Request) (*http.Response, error) {
+				left--
+				n++
+				fields := []string{"RateLimit", fmt.Sprintf(`"day";r=%d;t=43200`, left), "RateLimit-Policy", `"day";q=1000;w=86400`}
+				if slices.Contains(strays, n) {
+					return answer(429, fields...)(req)
+				}
+				return answer(200, fields...)(req)
+			})
+			transport := resilient.NewTransport(base)
+			for i := range 600 {
+				start := time.Now()
+				resp, err := transport.RoundTrip(get(t))
+				require.NoError(t, err, i)
+				require.NoError(t, resp.Body.Close())
+				require.Equal(t, 200, resp.StatusCode)
+				require.Less(t, time.Since(start), 2*time.Second, i)
+				time.Sleep(time.Second)
+			}
+		})
+	}
+}
+
+// TestManyWaitersGiveUpAtOnce: 40,000 of them took seconds, each of them looking
+// for its place among the others.
+func TestManyWaitersGiveUpAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := newScript(answer(200))
+		transport := resilient.NewTransport(base, resilient.WithRateLimit(0.001, 1), resilient.WithMaxWait(1<<62))
+		ctx, cancel := context.WithCancel(t.Context())
+		var waiting sync.WaitGroup
+		for range 40_000 {
+			waiting.Go(func() {
+				if resp, err := transport.RoundTrip(get(t).WithContext(ctx)); err == nil {
+					_ = resp.Body.Close()
+				}
+			})
+		}
+		synctest.Wait()
+		require.Equal(t, 39_999, transport.Snapshot().Keys[0].Waiting)
+		cancel()
+		waiting.Wait()
+		require.Zero(t, transport.Snapshot().Keys[0].Waiting)
+		require.Equal(t, 1, base.count())
 	})
 }
 
