@@ -998,6 +998,26 @@ func TestAPauseFarLongerThanMaxWait(t *testing.T) {
 			require.Equal(t, 10, base.count(), "one goes each time WithMaxWait has passed")
 		})
 	}
+	synctest.Test(t, func(t *testing.T) {
+		slowly := func(req *http.Request) (*http.Response, error) {
+			time.Sleep(10 * ms)
+			return answer(429, "Retry-After", "480")(req)
+		}
+		base, start := newScript(slowly, slowly, answer(200)), time.Now()
+		transport := resilient.NewTransport(base, resilient.WithMaxAttempts(1))
+		callers(t, transport, 1)
+		time.Sleep(time.Minute)
+		var calls sync.WaitGroup
+		for range 3 { // one goes; the others are in the queue when the next pause begins
+			calls.Go(func() {
+				if resp, err := transport.RoundTrip(get(t)); err == nil {
+					_ = resp.Body.Close()
+				}
+			})
+		}
+		calls.Wait()
+		require.Equal(t, []time.Duration{0, time.Minute + 10*ms, 2*time.Minute + 20*ms, 2*time.Minute + 20*ms}, base.since(start))
+	})
 }
 
 // TestLoneRefusalsMeasureNothing: two refusals an hour apart were taken for a rate
@@ -1020,12 +1040,12 @@ func TestLoneRefusalsMeasureNothing(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				base := newScript(append(append(tt.steps[:len(tt.steps):len(tt.steps)], tt.steps...), answer(200))...)
 				transport := resilient.NewTransport(base, tt.opts...)
-				for range 2 {
+				for _, gap := range []time.Duration{tt.gap, time.Second} {
 					resp, err := transport.RoundTrip(tt.req(t))
 					if err == nil {
 						require.NoError(t, resp.Body.Close())
 					}
-					time.Sleep(tt.gap)
+					time.Sleep(gap)
 				}
 				require.Equal(t, 2*len(tt.steps), base.count())
 				for i := range 100 { // a call a second

@@ -1,0 +1,472 @@
+package gate_test
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/time/rate"
+
+	"github.com/resilienthttp/resilient/internal/gate"
+	"github.com/resilienthttp/resilient/internal/waithint"
+)
+
+const (
+	ms      = time.Millisecond
+	maxWait = time.Minute
+)
+
+// passes notes when attempts pass a gate, and in what order.
+type passes struct {
+	*gate.Gate
+	start time.Time
+
+	mu     sync.Mutex
+	all    []pass
+	stamps map[string]gate.Stamp
+}
+
+type pass struct {
+	name string
+	at   time.Duration
+}
+
+func watch(g *gate.Gate) *passes {
+	return &passes{Gate: g, start: time.Now(), stamps: make(map[string]gate.Stamp)}
+}
+
+func (p *passes) note(name string, s gate.Stamp) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.all = append(p.all, pass{name, time.Since(p.start)})
+	p.stamps[name] = s
+}
+
+// admit sends an attempt through the gate in a goroutine of its own.
+func (p *passes) admit(ctx context.Context, name string, a gate.Attempt) {
+	var s gate.Stamp
+	if p.TryAdmit(&s, a.Arrived) {
+		p.note(name, s)
+		return
+	}
+	go func() {
+		s, err := p.Admit(ctx, a, maxWait, func(string, time.Duration) {})
+		if err == nil {
+			p.note(name, s)
+			return
+		}
+		p.note(fmt.Sprintf("%s: %v", name, err), s)
+	}()
+	synctest.Wait()
+}
+
+func (p *passes) refused(name string, hint time.Duration, learn bool) {
+	p.Refused(p.stamps[name], time.Now(), hint, maxWait, learn)
+}
+
+func (p *passes) accepted(name string) { p.Ended(p.stamps[name], time.Now(), true) }
+func (p *passes) lost(name string)     { p.Ended(p.stamps[name], time.Now(), false) }
+
+func TestGate(t *testing.T) {
+	first := gate.Attempt{Number: 1}
+	retry := gate.Attempt{Number: 2, Retry: true}
+	for _, tt := range []struct {
+		name string
+		gate *gate.Gate
+		run  func(t *testing.T, p *passes)
+		want []pass
+		why  string
+	}{
+		{"the zero gate", new(gate.Gate), func(t *testing.T, p *passes) {
+			t.Helper()
+			p.admit(t.Context(), "a", first)
+			p.admit(t.Context(), "b", retry)
+		}, []pass{{"a", 0}, {"b", 0}}, "nothing is known"},
+		{"a bucket", gate.New(10, 2), func(t *testing.T, p *passes) {
+			t.Helper()
+			for _, name := range []string{"a", "b", "c", "d"} {
+				p.admit(t.Context(), name, first)
+			}
+		}, []pass{{"a", 0}, {"b", 0}, {"c", 100 * ms}, {"d", 200 * ms}}, "its burst, then its rate"},
+		{"first attempts and retries", gate.New(10, 1), func(t *testing.T, p *passes) {
+			t.Helper()
+			p.admit(t.Context(), "a", first)
+			p.admit(t.Context(), "retry", retry)
+			for i := range 10 {
+				p.admit(t.Context(), fmt.Sprint(i), first)
+			}
+		}, []pass{
+			{"a", 0},
+			{"0", 100 * ms}, {"1", 200 * ms}, {"2", 300 * ms}, {"3", 400 * ms},
+			{"4", 500 * ms}, {"5", 600 * ms}, {"6", 700 * ms}, {"7", 800 * ms},
+			{"retry", 900 * ms}, {"8", 1000 * ms}, {"9", 1100 * ms},
+		}, "every ninth place is a retry's"},
+		{"refused before", gate.New(10, 1), func(t *testing.T, p *passes) {
+			t.Helper()
+			p.admit(t.Context(), "a", first)
+			time.Sleep(50 * ms)
+			p.admit(t.Context(), "b", first)
+			p.admit(t.Context(), "c", gate.Attempt{Number: 2, Arrived: time.Now().Add(-20 * ms)})
+			p.admit(t.Context(), "d", gate.Attempt{Number: 2, Arrived: time.Now().Add(-10 * ms)})
+		}, []pass{{"a", 0}, {"c", 100 * ms}, {"d", 200 * ms}, {"b", 300 * ms}}, "it keeps its place"},
+		{"a pause", new(gate.Gate), func(t *testing.T, p *passes) {
+			t.Helper()
+			p.admit(t.Context(), "a", first)
+			p.refused("a", 2*time.Second, false)
+			for _, name := range []string{"b", "c", "d", "e"} {
+				p.admit(t.Context(), name, first)
+			}
+			time.Sleep(2010 * ms)
+			p.accepted("b")
+			synctest.Wait()
+		}, []pass{{"a", 0}, {"b", 2 * time.Second}, {"c", 2010 * ms}, {"d", 2010 * ms}, {"e", 3 * time.Second}}, "then one, and two for each that is accepted, and one each second"},
+		{"a refusal without a hint", new(gate.Gate), func(t *testing.T, p *passes) {
+			t.Helper()
+			p.admit(t.Context(), "a", first)
+			p.refused("a", 0, true)
+			p.admit(t.Context(), "b", first)
+			p.admit(t.Context(), "c", first)
+			time.Sleep(100 * ms)
+			p.lost("b")
+			synctest.Wait()
+		}, []pass{{"a", 0}, {"b", 0}, {"c", 100 * ms}}, "a lost attempt leaves things as they were before it"},
+		{"a hint longer than the longest wait", new(gate.Gate), func(t *testing.T, p *passes) {
+			t.Helper()
+			p.admit(t.Context(), "a", first)
+			p.refused("a", time.Hour, false)
+			p.admit(t.Context(), "b", first)
+			time.Sleep(maxWait)
+			p.admit(t.Context(), "c", first)
+		}, []pass{{"a", 0}, {"b: pause", 0}, {"c", maxWait}}, "callers are told at once, and one finds out when the longest wait is over"},
+		{"a deadline", gate.New(1, 1), func(t *testing.T, p *passes) {
+			t.Helper()
+			ctx, cancel := context.WithTimeout(t.Context(), 500*ms)
+			defer cancel()
+			p.admit(ctx, "a", first)
+			p.admit(ctx, "b", first)
+		}, []pass{{"a", 0}, {"b: rate limit", 0}}, "a wait that cannot end well is not begun"},
+		{"one that gives up", gate.New(1, 1), func(t *testing.T, p *passes) {
+			t.Helper()
+			ctx, cancel := context.WithCancelCause(t.Context())
+			p.admit(t.Context(), "a", first)
+			p.admit(ctx, "b", first)
+			p.admit(t.Context(), "c", first)
+			time.Sleep(500 * ms)
+			cancel(errors.New("enough"))
+			synctest.Wait()
+		}, []pass{{"a", 0}, {"b: enough", 500 * ms}, {"c", time.Second}}, "it takes no token with it"},
+		{"a probe", new(gate.Gate), func(t *testing.T, p *passes) {
+			t.Helper()
+			p.admit(t.Context(), "a", first)
+			p.refused("a", 4*time.Second, true)
+			time.Sleep(4 * time.Second)
+			p.admit(t.Context(), "b", first)
+			p.refused("b", 4*time.Second, true)
+			p.admit(t.Context(), "c", first)
+			p.admit(t.Context(), "d", first)
+			time.Sleep(1010 * ms)
+			p.accepted("c")
+			synctest.Wait()
+		}, []pass{{"a", 0}, {"b", 4 * time.Second}, {"c", 5 * time.Second}, {"d", 5010 * ms}}, "it was accepted, so hints are about one request"},
+		{"a probe that is refused", new(gate.Gate), func(t *testing.T, p *passes) {
+			t.Helper()
+			p.admit(t.Context(), "a", first)
+			p.refused("a", 4*time.Second, true)
+			time.Sleep(4 * time.Second)
+			p.admit(t.Context(), "b", first)
+			p.refused("b", 4*time.Second, true)
+			p.admit(t.Context(), "c", first)
+			p.admit(t.Context(), "d", first)
+			time.Sleep(1010 * ms)
+			p.refused("c", 3*time.Second, true)
+			synctest.Wait()
+		}, []pass{{"a", 0}, {"b", 4 * time.Second}, {"c", 5 * time.Second}, {"d", 8010 * ms}}, "no other one goes before the pause is over"},
+		{"where nobody waits", new(gate.Gate), func(t *testing.T, p *passes) {
+			t.Helper()
+			p.Refused(gate.Stamp{}, time.Now(), time.Hour, 0, true)
+			p.admit(t.Context(), "a", first)
+		}, []pass{{"a", 0}}, "nothing is held back"},
+		{"one is tried", new(gate.Gate), func(t *testing.T, p *passes) {
+			t.Helper()
+			p.TryOne(time.Now())
+			p.TryOne(time.Now())
+			p.admit(t.Context(), "a", first)
+			p.admit(t.Context(), "b", first)
+			time.Sleep(10 * ms)
+			p.accepted("a")
+			synctest.Wait()
+			p.accepted("b")
+			p.admit(t.Context(), "c", first)
+			p.admit(t.Context(), "d", first)
+			p.admit(t.Context(), "e", first)
+		}, []pass{{"a", 0}, {"b", 10 * ms}, {"c", 10 * ms}, {"d", 10 * ms}, {"e", 10 * ms}}, "nobody is left to hold back"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := watch(tt.gate)
+				tt.run(t, p)
+				time.Sleep(time.Hour)
+				slices.SortStableFunc(p.all, func(a, b pass) int { return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.name, b.name)) })
+				require.Equal(t, tt.want, p.all, tt.why)
+			})
+		})
+	}
+}
+
+// TestTheQueueIsNotForever: a wait that turns out longer than the longest one ends.
+func TestTheQueueIsNotForever(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := gate.New(1.0/50, 1)
+		var s gate.Stamp
+		require.True(t, g.TryAdmit(&s, time.Time{}))
+		start := time.Now()
+		done := make(chan error, 1)
+		go func() { // it would wait for 50 s
+			_, err := g.Admit(t.Context(), gate.Attempt{Number: 1}, maxWait, func(string, time.Duration) {})
+			done <- err
+		}()
+		synctest.Wait()
+		time.Sleep(10 * time.Second)
+		// Others that arrived earlier go before it.
+		for range 3 {
+			go func() {
+				_, _ = g.Admit(t.Context(), gate.Attempt{Number: 2, Arrived: start.Add(-time.Hour)}, 1000*time.Hour, func(string, time.Duration) {})
+			}()
+		}
+		synctest.Wait()
+		require.Equal(t, &gate.Refusal{Reason: gate.RateLimit, Wait: maxWait}, <-done)
+		require.Equal(t, maxWait, time.Since(start))
+		time.Sleep(time.Hour)
+	})
+}
+
+func TestBeginsPanics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := gate.New(1, 1)
+		var s gate.Stamp
+		require.True(t, g.TryAdmit(&s, time.Time{}))
+		require.PanicsWithValue(t, "hook", func() {
+			_, _ = g.Admit(t.Context(), gate.Attempt{Number: 1}, maxWait, func(string, time.Duration) { panic("hook") })
+		})
+		require.Zero(t, g.Snapshot(time.Now()).Waiting)
+	})
+}
+
+func TestSnapshotAndIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := gate.New(1, 2)
+		now := time.Now()
+		require.True(t, g.Idle(now))
+		require.Equal(t, gate.Snapshot{Tokens: 2}, g.Snapshot(now))
+		var s gate.Stamp
+		require.True(t, g.TryAdmit(&s, time.Time{}))
+		require.False(t, g.Idle(now), "its bucket is not full")
+		require.Equal(t, gate.Snapshot{Tokens: 1}, g.Snapshot(now))
+		require.True(t, g.Idle(now.Add(time.Second)))
+
+		g = new(gate.Gate)
+		g.Refused(gate.Stamp{}, now, 5*time.Second, maxWait, false)
+		require.False(t, g.Idle(now))
+		require.True(t, g.Paused(now))
+		require.Equal(t, gate.Snapshot{PausedUntil: now.Add(5 * time.Second), Reopening: true}, g.Snapshot(now))
+		require.Equal(t, 5*time.Second, g.RetryDelay(now))
+		now = now.Add(5 * time.Second)
+		require.False(t, g.Paused(now))
+		require.Equal(t, gate.Snapshot{Reopening: true}, g.Snapshot(now))
+		require.Zero(t, g.RetryDelay(now))
+		require.False(t, g.Idle(now))
+		require.True(t, g.Idle(now.Add(2*time.Minute)), "nobody asked for two minutes")
+	})
+}
+
+func TestAdvertised(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		// Alone with 10 a second: what the server says is what goes.
+		g := new(gate.Gate)
+		start, sent := time.Now(), 0
+		for time.Since(start) < time.Minute {
+			var s gate.Stamp
+			if !g.TryAdmit(&s, time.Time{}) {
+				var err error
+				s, err = g.Admit(t.Context(), gate.Attempt{Number: 1}, maxWait, func(string, time.Duration) {})
+				require.NoError(t, err)
+			}
+			sent++
+			left := 100 + 10*time.Since(start).Seconds() - float64(sent)
+			require.Positive(t, left, "never overrun")
+			time.Sleep(50 * ms)
+			g.Advertised(s, time.Now(), waithint.Quota{Remaining: float64(int(left)), Rate: 10})
+		}
+		require.InDelta(t, 10, g.Snapshot(time.Now()).Rate, 0.5)
+		require.InDelta(t, 700, sent, 15)
+		require.False(t, g.Idle(time.Now()))
+	})
+}
+
+// FuzzGate runs whatever order of arrivals, outcomes and cancellations against
+// the rules that hold for all of them.
+func FuzzGate(f *testing.F) {
+	f.Add([]byte{0, 0, 0, 8, 1, 3, 0, 0, 2, 9, 9, 9, 4, 5, 6}, byte(5), byte(2))
+	f.Add([]byte{0, 3, 0, 0, 0, 9, 9, 6, 9, 9, 0, 0, 9, 7, 9}, byte(0), byte(0))
+	f.Add([]byte{0, 0, 0, 2, 2, 2, 5, 5, 9, 9, 9, 4, 0, 0, 9}, byte(0), byte(0))
+	f.Fuzz(func(t *testing.T, ops []byte, limit, burst byte) {
+		if len(ops) > 200 {
+			t.Skip("long enough")
+		}
+		synctest.Test(t, func(t *testing.T) { play(t, ops, rate.Limit(limit%20), int(burst%5)+1) })
+	})
+}
+
+// crowd is what fuzzed operations do to a gate.
+type crowd struct {
+	t      *testing.T
+	gate   *gate.Gate
+	ctx    context.Context //nolint:containedctx // of the bubble
+	cancel []context.CancelFunc
+
+	mu       sync.Mutex
+	arrivals int
+	ended    int                  // Admits that have returned
+	queued   [2]map[int]time.Time // when first attempts and retries passed; zero: not yet
+	probes   map[time.Time]int    // attempts that passed in a pause, by its end
+	passed   int
+	open     []gate.Stamp // passed, and not answered yet
+}
+
+func play(t *testing.T, ops []byte, limit rate.Limit, burst int) {
+	t.Helper()
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	c := &crowd{
+		t: t, gate: gate.New(limit, burst), ctx: ctx, probes: make(map[time.Time]int),
+		queued: [2]map[int]time.Time{{}, {}},
+	}
+	start := time.Now()
+	for _, op := range ops {
+		switch op % 10 {
+		case 0, 1:
+			c.arrive(false)
+		case 2:
+			c.arrive(true)
+		case 3:
+			c.answer(func(s gate.Stamp) { c.gate.Refused(s, time.Now(), time.Duration(op)*100*ms, maxWait, op%20 < 10) })
+		case 4:
+			c.answer(func(s gate.Stamp) { c.gate.Refused(s, time.Now(), 0, maxWait, true) })
+		case 5, 6:
+			c.answer(func(s gate.Stamp) { c.gate.Ended(s, time.Now(), true) })
+		case 7:
+			c.answer(func(s gate.Stamp) { c.gate.Ended(s, time.Now(), false) })
+		case 8:
+			if n := len(c.cancel); n > 0 {
+				c.cancel[int(op)%n]()
+			}
+		case 9:
+			time.Sleep(time.Duration(op) * 10 * ms)
+		}
+		synctest.Wait()
+		if limit > 0 {
+			require.LessOrEqual(t, float64(c.passed), float64(burst)+float64(limit)*time.Since(start).Seconds()+1e-6, "tokens are conserved")
+		}
+		for _, n := range c.probes {
+			require.LessOrEqual(t, n, 1, "at most one probe in a pause")
+		}
+	}
+	time.Sleep(3 * maxWait) // the longest wait, another one, and the longest pause
+	synctest.Wait()
+	require.Equal(t, c.arrivals, c.ended, "no waiter is lost")
+	require.Zero(t, c.gate.Snapshot(time.Now()).Waiting)
+	if limit > 0 {
+		require.InDelta(t, burst, c.gate.Snapshot(time.Now()).Tokens, 1e-6, "no token is lost")
+	}
+	for _, class := range c.queued {
+		var last time.Time
+		for _, id := range slices.Sorted(maps.Keys(class)) {
+			require.False(t, class[id].Before(last), "order is kept within a class")
+			last = class[id]
+		}
+	}
+}
+
+func (c *crowd) arrive(retry bool) {
+	ctx, cancel := context.WithCancel(c.ctx)
+	c.cancel = append(c.cancel, cancel)
+	c.mu.Lock()
+	c.arrivals++
+	id := c.arrivals
+	c.mu.Unlock()
+	var s gate.Stamp
+	if c.gate.TryAdmit(&s, time.Time{}) {
+		require.Zero(c.t, c.gate.Snapshot(time.Now()).Waiting, "nobody is overtaken")
+		c.pass(s)
+		c.mu.Lock()
+		c.ended++
+		c.mu.Unlock()
+		return
+	}
+	class := 0
+	if retry {
+		class = 1
+	}
+	go func() {
+		begun, queued := time.Now(), false
+		s, err := c.gate.Admit(ctx, gate.Attempt{Retry: retry, Number: 1 + class}, maxWait, func(string, time.Duration) {
+			queued = true
+		})
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.ended++
+		if d := time.Since(begun); d > 3*maxWait {
+			c.t.Errorf("waited for %v", d)
+		}
+		var refusal *gate.Refusal
+		switch {
+		case err == nil:
+			if queued {
+				c.queued[class][id] = time.Now()
+			}
+			c.passLocked(s)
+		case errors.As(err, &refusal):
+			if !queued && refusal.Wait <= maxWait {
+				c.t.Errorf("refused at once to wait for %v", refusal.Wait)
+			}
+		case !errors.Is(err, context.Canceled):
+			c.t.Error(err)
+		}
+	}()
+	synctest.Wait()
+}
+
+func (c *crowd) pass(s gate.Stamp) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.passLocked(s)
+}
+
+func (c *crowd) passLocked(s gate.Stamp) {
+	c.passed++
+	c.open = append(c.open, s)
+	if until := c.gate.Snapshot(time.Now()).PausedUntil; until.After(time.Now()) {
+		c.probes[until]++
+	}
+}
+
+// answer takes the attempt that passed first and was not answered yet.
+func (c *crowd) answer(f func(gate.Stamp)) {
+	c.mu.Lock()
+	if len(c.open) == 0 {
+		c.mu.Unlock()
+		return
+	}
+	s := c.open[0]
+	c.open = c.open[1:]
+	c.mu.Unlock()
+	f(s)
+}
