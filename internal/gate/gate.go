@@ -156,7 +156,7 @@ func (g *Gate) overtime(maxWait time.Duration) time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.serve(now) // its turn may have come in this same instant
-	return maxWait + max(g.pausedUntil.Sub(now), g.pace.DryUntil().Sub(now))
+	return maxWait + max(g.pausedUntil.Sub(now), g.pace.BlockedUntil().Sub(now))
 }
 
 // leave takes w out of the queue and reports whether it was still in it.
@@ -198,7 +198,7 @@ func (g *Gate) serve(now time.Time) {
 			})
 			return
 		}
-		_, blocked := g.pace.Drought(now)
+		_, blocked := g.pace.BlockedFor(now)
 		w := g.queue.pop(blocked)
 		w.stamp.Stamp = g.pass(now)
 		close(w.passed)
@@ -210,7 +210,7 @@ func (g *Gate) pass(now time.Time) pace.Stamp {
 	if g.bucket != nil {
 		g.bucket.AllowN(now, 1)
 	}
-	stamp := g.pace.Send(now)
+	stamp := g.pace.Sent(now)
 	g.sent(stamp)
 	return stamp
 }
@@ -273,7 +273,7 @@ func (g *Gate) Idle(now time.Time) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.resume(now)
-	return g.queue.empty() && g.state != paused && g.pace.Rate(now) == 0 && !g.pace.Told() &&
+	return g.queue.empty() && g.state != paused && g.pace.Rate(now) == 0 && !g.pace.Advertised() &&
 		(g.state == open || now.Sub(g.reopenedAt) > forgetting) &&
 		(g.bucket == nil || g.bucket.TokensAt(now) >= float64(g.bucket.Burst()))
 }

@@ -117,7 +117,7 @@ func (g *Gate) sent(stamp pace.Stamp) {
 	switch g.state {
 	case open:
 	case paused:
-		g.probe, g.probeAt = stamp.N, time.Time{}
+		g.probe, g.probeAt = stamp.Seq, time.Time{}
 	case reopening:
 		g.credit--
 	}
@@ -151,7 +151,7 @@ func (g *Gate) learnRefusal(s Stamp, now time.Time, hint time.Duration) {
 	if !g.learner().Refused(s.Stamp, now, g.state != open || g.pace.Known()) {
 		return
 	}
-	if d, blocked := g.pace.Drought(now); blocked && d >= hint/probePart {
+	if d, blocked := g.pace.BlockedFor(now); blocked && d >= hint/probePart {
 		g.perRequestHint = 0
 	}
 	switch {
@@ -164,7 +164,7 @@ func (g *Gate) learnRefusal(s Stamp, now time.Time, hint time.Duration) {
 
 // isProbe reports whether s is the probe of the pause in force.
 func (g *Gate) isProbe(s Stamp) bool {
-	return g.state == paused && s.N > 0 && s.N == g.probe
+	return g.state == paused && s.Seq > 0 && s.Seq == g.probe
 }
 
 // pause stops the key because the server refuses everything for d. The pause is
@@ -202,7 +202,7 @@ func (g *Gate) pause(now time.Time, d, maxWait time.Duration, learn bool) {
 func (g *Gate) Ended(s Stamp, now time.Time, accepted bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if s.N == 0 || g.pace == nil {
+	if s.Seq == 0 || g.pace == nil {
 		return
 	}
 	g.resume(now)
@@ -210,16 +210,16 @@ func (g *Gate) Ended(s Stamp, now time.Time, accepted bool) {
 		if g.isProbe(s) {
 			g.perRequestHint, g.pausedUntil, g.refusedUntil = 2*g.hint, now, now
 			g.pace.Stop(now)
-			g.setState(reopening, s.At)
+			g.setState(reopening, s.Sent)
 		}
 		g.probeRefused = false
 		known := g.pace.Known()
 		g.pace.Accepted(s.Stamp, now, !g.queue.empty())
 		if known && !g.pace.Known() && g.state == open {
-			g.setState(reopening, s.At)
+			g.setState(reopening, s.Sent)
 		}
 	}
-	if g.state == reopening && !s.At.Before(g.reopenedAt) {
+	if g.state == reopening && !s.Sent.Before(g.reopenedAt) {
 		g.credit++
 		if accepted {
 			g.credit++
@@ -241,11 +241,11 @@ func (g *Gate) Advertised(s Stamp, now time.Time, q waithint.Quota) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.resume(now)
-	g.learner().Tell(s.Stamp, now, q.Remaining, q.Rate, q.Reset)
-	if _, blocked := g.pace.Drought(now); !blocked {
+	g.learner().SetQuota(s.Stamp, now, q.Remaining, q.Rate, q.Reset)
+	if _, blocked := g.pace.BlockedFor(now); !blocked {
 		g.perRequestHint = max(g.perRequestHint, 2*time.Second) // hints are in whole seconds
 	}
-	if !g.pace.Told() {
+	if !g.pace.Advertised() {
 		return
 	}
 	if g.state == reopening {

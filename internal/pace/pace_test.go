@@ -105,7 +105,7 @@ func (b *backlog) run(d time.Duration) tally {
 }
 
 func (b *backlog) send() {
-	a := answer{at: b.now, ticket: b.pace.Send(b.now), accepted: b.srv.take(b.now)}
+	a := answer{at: b.now, ticket: b.pace.Sent(b.now), accepted: b.srv.take(b.now)}
 	a.left = float64(int(b.srv.tokens))
 	b.credit--
 	b.in.sent++
@@ -122,7 +122,7 @@ func (b *backlog) send() {
 
 func (b *backlog) take(a answer) {
 	if b.told {
-		b.pace.Tell(a.ticket, b.now, a.left, b.srv.rate, 0)
+		b.pace.SetQuota(a.ticket, b.now, a.left, b.srv.rate, 0)
 	}
 	switch {
 	case a.accepted:
@@ -204,7 +204,7 @@ func TestALimitThatFallsWithoutABacklog(t *testing.T) {
 		if b.pace.Wait(b.now) > 0 {
 			continue // held back
 		}
-		at := b.pace.Send(b.now)
+		at := b.pace.Sent(b.now)
 		if b.srv.take(b.now) {
 			b.pace.Accepted(at, b.now.Add(20*time.Millisecond), false)
 		} else {
@@ -273,16 +273,16 @@ func TestToldOfAWindow(t *testing.T) {
 	now := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 	var p pace.Pace
 	for left := 100.0; left >= 0; left-- {
-		at := p.Send(now)
+		at := p.Sent(now)
 		now = now.Add(100 * time.Millisecond)
-		p.Tell(at, now, left, 3600.0/3600, 10*time.Second)
+		p.SetQuota(at, now, left, 3600.0/3600, 10*time.Second)
 	}
 	require.InDelta(t, 10, p.Wait(now).Seconds(), 0.1, "the reset, and not what would have come of it in a bucket")
 	now = now.Add(10 * time.Second)
 	require.Zero(t, p.Wait(now))
-	at := p.Send(now)
+	at := p.Sent(now)
 	require.NotZero(t, p.Wait(now), "one")
-	p.Tell(at, now, 99, 1, time.Hour)
+	p.SetQuota(at, now, 99, 1, time.Hour)
 	require.Zero(t, p.Wait(now))
 }
 
@@ -292,11 +292,11 @@ func told(t *testing.T) (p *pace.Pace, now time.Time) {
 	now = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 	p = new(pace.Pace)
 	for range 20 {
-		at := p.Send(now)
+		at := p.Sent(now)
 		now = now.Add(20 * time.Millisecond)
-		p.Tell(at, now, 7, 100, 0)
+		p.SetQuota(at, now, 7, 100, 0)
 	}
-	require.True(t, p.Told())
+	require.True(t, p.Advertised())
 	return p, now
 }
 
@@ -307,7 +307,7 @@ func TestToldOfOthers(t *testing.T) {
 		"six refusals in a row": func(p *pace.Pace, now time.Time) time.Time {
 			for range 6 {
 				now = now.Add(100 * time.Millisecond)
-				at := p.Send(now)
+				at := p.Sent(now)
 				now = now.Add(10 * time.Millisecond)
 				p.Refused(at, now, true)
 			}
@@ -315,9 +315,9 @@ func TestToldOfOthers(t *testing.T) {
 		},
 		"less comes in than the policy says": func(p *pace.Pace, now time.Time) time.Time {
 			for left := 7.0; left >= 0; left -= 0.25 {
-				at := p.Send(now)
+				at := p.Sent(now)
 				now = now.Add(20 * time.Millisecond)
-				p.Tell(at, now, float64(int(left)), 100, 0)
+				p.SetQuota(at, now, float64(int(left)), 100, 0)
 			}
 			return now
 		},
@@ -326,20 +326,20 @@ func TestToldOfOthers(t *testing.T) {
 			p, now := told(t)
 			for _, patience := range []time.Duration{time.Minute, 2 * time.Minute} {
 				now = doubt(p, now)
-				require.False(t, p.Told())
+				require.False(t, p.Advertised())
 				for until := now.Add(patience - time.Second); now.Before(until); {
-					at := p.Send(now)
+					at := p.Sent(now)
 					now = now.Add(20 * time.Millisecond)
-					p.Tell(at, now, 7, 100, 0)
-					require.False(t, p.Told(), "not yet")
+					p.SetQuota(at, now, 7, 100, 0)
+					require.False(t, p.Advertised(), "not yet")
 				}
 				now = now.Add(time.Second)
 				for range 20 {
-					at := p.Send(now)
+					at := p.Sent(now)
 					now = now.Add(20 * time.Millisecond)
-					p.Tell(at, now, 7, 100, 0)
+					p.SetQuota(at, now, 7, 100, 0)
 				}
-				require.True(t, p.Told())
+				require.True(t, p.Advertised())
 			}
 		})
 	}
@@ -351,22 +351,22 @@ func TestToldOfOthers(t *testing.T) {
 func TestToldRunsUpNoDebt(t *testing.T) {
 	p, now := told(t)
 	for range 2 { // a tenth of a second apart, with none accepted between them
-		at := p.Send(now)
+		at := p.Sent(now)
 		now = now.Add(100 * time.Millisecond)
 		p.Refused(at, now, true)
 	}
-	require.True(t, p.Told())
+	require.True(t, p.Advertised())
 	for range 1000 { // ten times as fast as the pace that was learned of it
-		at := p.Send(now)
+		at := p.Sent(now)
 		now = now.Add(10 * time.Millisecond)
-		p.Tell(at, now, 7, 100, 0)
+		p.SetQuota(at, now, 7, 100, 0)
 	}
 	for left := 7.0; left >= 0; left -= 0.25 { // others have come
-		at := p.Send(now)
+		at := p.Sent(now)
 		now = now.Add(20 * time.Millisecond)
-		p.Tell(at, now, float64(int(left)), 100, 0)
+		p.SetQuota(at, now, float64(int(left)), 100, 0)
 	}
-	require.False(t, p.Told())
+	require.False(t, p.Advertised())
 	require.LessOrEqual(t, p.Wait(now), 2*time.Second)
 }
 
@@ -412,7 +412,7 @@ func TestOldRefusalsAreNoNews(t *testing.T) {
 	require.False(t, p.Known(), "one refusal tells no rate")
 	var burst []pace.Stamp
 	for range 60 {
-		burst = append(burst, p.Send(now))
+		burst = append(burst, p.Sent(now))
 	}
 	now = now.Add(100 * time.Millisecond)
 	for _, at := range burst[:10] {
@@ -508,13 +508,13 @@ func FuzzPace(f *testing.F) {
 			ticket := tickets[int(e)%len(tickets)]
 			switch e % 5 {
 			case 0, 1:
-				tickets = append(tickets, p.Send(now))
+				tickets = append(tickets, p.Sent(now))
 			case 2:
 				p.Accepted(ticket, now, e > 128)
 			case 3:
 				p.Refused(ticket, now, p.Known())
 			case 4:
-				p.Tell(ticket, now, float64(e%16), float64(e), time.Duration(e)*time.Second)
+				p.SetQuota(ticket, now, float64(e%16), float64(e), time.Duration(e)*time.Second)
 			}
 			wait := p.Wait(now)
 			require.GreaterOrEqual(t, wait, time.Duration(0))

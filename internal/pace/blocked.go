@@ -1,0 +1,87 @@
+package pace
+
+import "time"
+
+const (
+	// A server that has refused so many in a row is closed, and is asked at this
+	// pace whether it opens. Of a minute that is used up after 6 s it refuses a
+	// hundred attempts, which is less than two for each of 64 callers.
+	closedAfter     = 16
+	closedProbeRate = 1.5
+
+	// minPerWindow attempts must fit a window for its blocked stretch to say by
+	// how much the pace was too fast. Of a window of fewer, one attempt more or
+	// less is too large a part.
+	minPerWindow = 4 * minSamples
+
+	// initialPerWindow attempts in a window are the beginning if it is not known how
+	// many fit.
+	initialPerWindow = 4
+
+	// blockedAfter refusals in a row are no chance at a pace that is about right.
+	blockedAfter = 3
+)
+
+// BlockedFor returns for how long all attempts have been refused, if there were
+// more of them than chance explains.
+func (p *Pace) BlockedFor(now time.Time) (d time.Duration, blocked bool) {
+	if p == nil {
+		return 0, false
+	}
+	return now.Sub(p.firstRefusal.at), p.blockedAt(now)
+}
+
+// BlockedUntil returns when the server last refused everything: the last refusal,
+// if it still does.
+func (p *Pace) BlockedUntil() time.Time {
+	switch {
+	case p == nil:
+		return time.Time{}
+	case p.streak >= blockedAfter:
+		return p.lastNews
+	}
+	return p.recoveredAt
+}
+
+// blockedAt reports whether an attempt that is sent at the given time is in a
+// blocked stretch. Over a long way many attempts are refused before the pace can be
+// lowered.
+func (p *Pace) blockedAt(at time.Time) bool {
+	return p.streak >= blockedAfter && at.Sub(p.firstRefusal.at) >= 2*p.rtt
+}
+
+// recover ends a blocked stretch of so many refusals, with the pace that fits a
+// window, or the rate of the long run, or if neither is known, with a few attempts
+// in the time the stretch took. A server that was closed is as if nothing were
+// known, unless that was tried in vain.
+func (p *Pace) recover(t Stamp, now time.Time, refused int) {
+	took := t.Sent.Sub(p.firstRefusal.at)
+	good := p.sent - p.refused
+	wrong := p.recovered > 0 && good-p.recovered < 16 // the last time
+	if wrong {
+		p.longRunRate = 0
+	}
+	p.recovered, p.recoveredAt = good, now
+	if refused > closedAfter && !wrong {
+		p.Forget()
+		return
+	}
+	rate, proof, length := p.longRunRate, float64(probeEvery), p.longestBlock.Seconds()
+	p.window = mark{} // the end of a long blocked stretch is not seen exactly, as it is seldom asked
+	if took < p.longestBlock && !wrong && p.rateBefore*length >= minPerWindow {
+		lost := took - t.Sent.Sub(p.lastRefusal.at)/2 // it ended somewhere between these two
+		rate = max(p.rateBefore*(1-lost.Seconds()/length), initialPerWindow/length)
+		if n := rate * length; n < 2*minSamples {
+			proof = n // a limit that fell so far is not known well
+		}
+		p.window = mark{t.Sent, t.Seq - 1, p.refused}
+	}
+	p.longestBlock = max(p.longestBlock, took-8*p.rtt)
+	if rate > 0 {
+		p.proof = proof
+		p.set(rate, now)
+		return
+	}
+	p.marks[0], p.n, p.proof = p.firstRefusal, 1, 0
+	p.set(initialPerWindow/max(took.Seconds(), 1e-6), now)
+}

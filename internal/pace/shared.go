@@ -1,0 +1,44 @@
+package pace
+
+import "math"
+
+const (
+	// sharedAfter more refusals that the pace does not account for than those that
+	// it does show that a quota is shared.
+	sharedAfter = 5
+
+	// A shared pace loses shareCut of itself with a refusal and is given back
+	// shareCut * shareGrowth * pace^(1/4) of it each second. So in the balance
+	// shareGrowth / pace^(3/4) of the attempts are refused: 1.4 % at 18 a second.
+	// Of a large share that is less than of a small one, so they become alike,
+	// the faster the smaller the exponent; at 0 the figure would hold for one
+	// scale of limits only. The cut is how fast, and what it costs of the quota.
+	shareCut    = 0.2
+	shareGrowth = 0.12
+)
+
+// detectSharing tells refusals that the pace accounts for from others. A pace that is
+// one's own is refused at about the same height each time.
+func (p *Pace) detectSharing() {
+	if p.rate == 0 || p.streak > 1 {
+		return
+	}
+	if p.shared() {
+		if p.level++; math.Abs(p.rate-p.peak) > 0.02*p.peak {
+			p.level = 0
+		}
+		p.peak = p.rate
+		if p.level >= 4 {
+			p.unexplained, p.level = 0, 0
+		}
+		return
+	}
+	if p.idle || float64(p.acks) < p.every()/2 {
+		p.unexplained++
+	} else {
+		p.unexplained = max(p.unexplained-1, 0)
+	}
+}
+
+// shared reports whether others use the quota too.
+func (p *Pace) shared() bool { return p.unexplained >= sharedAfter }
