@@ -10,12 +10,12 @@
 // A number is digits, with a fraction or without: no sign, no exponent, not
 // "Inf". It counts seconds, unless the field's name or the configuration says
 // otherwise; but from 946684800 on, which is 30 years or the beginning of 2000,
-// it is a point in time, in seconds since 1970, and from 1e11 on in
-// milliseconds. Points in time are also read in the forms of RFC 9110 section
-// 5.6.7. They are taken relative to the response's Date, so that a wrong clock
-// on either side does no harm. Everywhere but in Retry-After, which has a
-// grammar of its own, there are also durations, "8m24s", and the form of RFC
-// 3339, in which the seconds may be missing.
+// it is a point in time, in seconds since 1970, from 1e11 on in milliseconds,
+// from 1e14 on in microseconds and from 1e17 on in nanoseconds. Points in time
+// are also read in the forms of RFC 9110 section 5.6.7. They are taken relative
+// to the response's Date and Age, so that a wrong clock on either side does no
+// harm. There are also durations, "8m24s", and, everywhere except in
+// Retry-After, the form of RFC 3339, in which the seconds may be missing.
 //
 // A value that cannot be understood is as good as none, and the next source is
 // asked. Waits are rounded up to the millisecond and cut off at [Max].
@@ -35,6 +35,8 @@ import (
 
 // Max is the longest wait there is, far from where a Duration would overflow.
 const Max = 365 * 24 * time.Hour
+
+const maxValue = 128 // bytes of a number, a date or a duration; longer ones are none
 
 // Units are the fields that only a configuration can know: by their canonical
 // names, what a number in them counts; 0 is for the grammar to tell. A field
@@ -354,48 +356,88 @@ func scalar(value any) string {
 	return ""
 }
 
-// serverTime is the server's clock when it answered: the Date of the response,
-// unless a cache kept it, which Age tells; then it is ours.
+// serverTime is the server's clock when the response arrived: its Date, and its
+// Age if a cache kept it. It is the client's own clock if one of them makes no
+// sense.
 func serverTime(h http.Header, received time.Time) time.Time {
-	if value := h.Get("Date"); value != "" && h.Get("Age") == "" {
-		if date, err := http.ParseTime(value); err == nil {
-			return date
-		}
+	value := h.Get("Date")
+	age, ok := age(h)
+	if value == "" || len(value) > maxValue || !ok {
+		return received
 	}
-	return received
+	date, err := http.ParseTime(value)
+	if err != nil {
+		return received
+	}
+	return date.Add(age)
 }
 
+// age reads Age, a number of seconds without a fraction. Of a list, it is the
+// first item (RFC 9111 section 5.1). An age of more than a year is nonsense, and
+// so is the 2147483648 by which a cache says that its counter ran over.
+func age(h http.Header) (time.Duration, bool) {
+	value := h.Get("Age")
+	if value == "" {
+		return 0, true
+	}
+	value, _, _ = strings.Cut(value[:min(len(value), maxValue)], ",")
+	seconds, err := strconv.ParseUint(strings.TrimSpace(value), 10, 31)
+	d := time.Duration(seconds) * time.Second
+	return d, err == nil && d <= Max
+}
+
+// The numbers from which on a point in time is in another unit. In the unit
+// before, each of them would be the year 5138.
 const (
-	firstEpoch       = 946684800 // a number of seconds from here on is a point in time
-	firstMilliEpoch  = 1e11      // and from here on one in milliseconds; in seconds it would be the year 5138
-	lastEpochSeconds = 1e12      // far beyond Max, and its microseconds fit an int64
+	firstEpoch       = 946684800 // seconds: a number from here on is a point in time
+	firstMilliEpoch  = 1e11
+	firstMicroEpoch  = 1e14
+	firstNanoEpoch   = 1e17
+	lastEpochSeconds = 1e12 // far beyond Max, and its microseconds fit an int64
 )
 
 // retryAfter reads a number, which is seconds unless it can only be a point in
-// time, or a point in time in one of the forms of RFC 9110 section 5.6.7.
+// time, a point in time in one of the forms of RFC 9110 section 5.6.7, or a
+// duration.
 func retryAfter(value string, now time.Time) (time.Duration, bool) {
 	value = strings.TrimSpace(value)
-	if value == "" {
+	if value == "" || len(value) > maxValue {
 		return 0, false
 	}
 	f, ok := number(value)
 	if !ok {
-		at, err := http.ParseTime(value)
-		return until(at, now), err == nil
+		if at, err := http.ParseTime(value); err == nil {
+			return until(at, now), true
+		}
+		return duration(value)
 	}
-	if f < firstEpoch {
+	switch {
+	case f < firstEpoch:
 		return delta(value, time.Second)
-	}
-	if f >= firstMilliEpoch {
-		f /= 1000
+	case f >= firstNanoEpoch:
+		f /= 1e9
+	case f >= firstMicroEpoch:
+		f /= 1e6
+	case f >= firstMilliEpoch:
+		f /= 1e3
 	}
 	// Rounded, as a float64 holds 1767225664.57 not quite.
 	at := time.UnixMicro(int64(math.Round(min(f, lastEpochSeconds) * 1e6)))
 	return until(at, now), true
 }
 
+// duration reads a duration of Go, "8m24s", which no RFC has but servers send. A
+// sign is outside the grammar, as it is in a number.
+func duration(value string) (time.Duration, bool) {
+	if value[0] == '-' || value[0] == '+' {
+		return 0, false
+	}
+	d, err := time.ParseDuration(value)
+	return saturate(float64(d)), err == nil
+}
+
 // wait reads value by the grammar of the package, which is wider than that of
-// Retry-After; unit is what a number counts, or 0.
+// Retry-After. A number in it counts units, or if unit is 0, the grammar tells.
 func wait(value string, unit time.Duration, now time.Time) (time.Duration, bool) {
 	if unit > 0 {
 		if d, ok := delta(value, unit); ok {
@@ -406,11 +448,8 @@ func wait(value string, unit time.Duration, now time.Time) (time.Duration, bool)
 		return d, true
 	}
 	value = strings.TrimSpace(value)
-	if value == "" || value[0] == '-' || value[0] == '+' {
+	if len(value) > maxValue {
 		return 0, false
-	}
-	if d, err := time.ParseDuration(value); err == nil { // "8m24s"
-		return saturate(float64(d)), true
 	}
 	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04Z07:00"} {
 		if at, err := time.Parse(layout, value); err == nil {
