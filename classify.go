@@ -201,7 +201,7 @@ func (p *Profile) read(resp *http.Response, prefix []byte, body errorobject.Body
 		e.Invalid = append(e.Invalid, InvalidParam(param))
 	}
 
-	limit := limitOf(status, h, o.Tokens)
+	limit := limitOf(status, h, &o, p.WaitHeaders)
 	rule := p.rule(status, &o)
 	kind := rule.Kind
 	switch {
@@ -336,7 +336,11 @@ const (
 // limitOf looks for a limit in what statuses say that are also used for one.
 // With any other status a word about limits is about something else: 413 with a
 // request that is larger than the limit, 404 for a limit that is not there.
-func limitOf(status int, h http.Header, tokens []string) limitKind {
+//
+// Fields that say that nothing remains decide about a 403 and a 503 only, because
+// APIs refuse for a rate with both. The fields are on any other answer too: a 500,
+// 502 or 504 is a failure of the server that happened to use up the quota.
+func limitOf(status int, h http.Header, o *errorobject.Object, units waithint.Units) limitKind {
 	switch status {
 	case http.StatusBadRequest, http.StatusForbidden, http.StatusTooManyRequests,
 		http.StatusInternalServerError, http.StatusServiceUnavailable:
@@ -346,7 +350,7 @@ func limitOf(status int, h http.Header, tokens []string) limitKind {
 		}
 	}
 	found, named, number := noLimit, false, strconv.Itoa(status)
-	for _, token := range tokens {
+	for _, token := range o.Tokens {
 		found = max(found, limitTokens[foldToken(token)])
 		named = named || token != number
 	}
@@ -356,6 +360,8 @@ func limitOf(status int, h http.Header, tokens []string) limitKind {
 		return rateLimit
 	case status == http.StatusForbidden && !named && waithint.Refused(h):
 		return rateLimit // who may not at all is told so by a code
+	case status == http.StatusServiceUnavailable && waithint.UsedUp(h, units):
+		return rateLimit // whatever the code is, no retry before the reset can succeed
 	}
 	return found
 }

@@ -1,0 +1,95 @@
+package resilient_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/resilienthttp/resilient"
+)
+
+func TestLimitsByTheirHints(t *testing.T) {
+	const (
+		limit   = resilient.KindRateLimit
+		server  = resilient.KindServer
+		invalid = resilient.KindInvalidRequest
+		auth    = resilient.KindAuthentication
+		second  = time.Second
+	)
+	fields := func(remaining, reset string) []string {
+		return []string{"X-RateLimit-Remaining", remaining, "X-RateLimit-Reset", reset}
+	}
+	for _, tt := range []struct {
+		status int
+		body   string
+		header []string
+		kind   resilient.Kind
+		hint   time.Duration
+		why    string
+	}{
+		// 503
+		{503, "", fields("0", "8"), limit, 8 * second, "nothing remains until the reset"},
+		{503, `{"code":"unavailable"}`, fields("0", "8"), limit, 8 * second, "and a retry before it cannot succeed, whatever the code"},
+		{503, "", []string{"RateLimit", `"a";r=0;t=8`}, limit, 8 * second, "the RateLimit field says so"},
+		{503, "", []string{"RateLimit", `"a";a=0;w=8`}, limit, 8 * second, "in the words of the next draft"},
+		{503, "", []string{"X-User-Limit-24hour-Remaining", "0", "X-User-Limit-24hour-Reset", "8"}, limit, 8 * second, "of any name"},
+		{503, "", fields("1, 0", "1, 8"), limit, 8 * second, "in one window"},
+		{503, "", append(fields("0", "8"), "Retry-After", "5"), limit, 5 * second, "Retry-After is about this request"},
+		{503, "", fields("1", "8"), server, 0, "something remains: the server failed"},
+		{503, "", fields("-1", "8"), server, 0, "no limit, or less than nothing: nobody knows"},
+		{503, "", []string{"X-RateLimit-Reset", "8"}, server, 0, "nothing is said of what remains"},
+		{503, "", []string{"X-RateLimit-Remaining", "0"}, server, 0, "nor when there is more"},
+		{503, "", []string{"Retry-After", "8"}, server, 8 * second, "a hint alone is no limit"},
+		{503, "", []string{"RateLimit", `"a";r=1;t=8`}, server, 0, "one remains"},
+		{500, "", fields("0", "8"), server, 0, "a failure that used up the quota"},
+		{502, "", fields("0", "8"), server, 0, "as 500"},
+		{504, "", fields("0", "8"), server, 0, "as 500"},
+		{400, "", fields("0", "8"), invalid, 0, "a request that used it up"},
+		{403, "", fields("1, 0", "1, 8"), limit, 8 * second, "a 403 in one window"},
+		{403, `{"code":"forbidden"}`, fields("1, 0", "1, 8"), auth, 0, "unless a code says why"},
+
+		// Lists, names and units
+		{429, "", []string{"X-RateLimit-Limit", "1, 15000", "X-RateLimit-Remaining", "1, 0", "X-RateLimit-Reset", "1, 1419704"}, limit, 1419704 * second, "the window that is used up"},
+		{429, "", []string{"X-User-Limit-24hour-Remaining", "0", "X-User-Limit-24hour-Reset", "8"}, limit, 8 * second, "a family of another name"},
+		{429, "", []string{"Retry-After", "1m30s"}, limit, 90 * second, "a duration"},
+	} {
+		t.Run(tt.why, func(t *testing.T) {
+			base := newScript(answerWith(tt.status, tt.body, tt.header...))
+			resp, err := resilient.NewTransport(base, resilient.WithMaxAttempts(1)).RoundTrip(get(t))
+			require.NoError(t, err)
+			e, ok := resilient.ErrorFromResponse(resp)
+			require.True(t, ok)
+			require.Equal(t, tt.kind, e.Kind)
+			require.Equal(t, tt.hint, e.RetryAfter)
+		})
+	}
+}
+
+func TestUsedUpQuotaOfA503(t *testing.T) {
+	// It once was waited for by the backoff, and cost the retry budget.
+	synctest.Test(t, func(t *testing.T) {
+		base := newScript(answer(503, "X-RateLimit-Remaining", "0", "X-RateLimit-Reset", "8"), answer(200))
+		start := time.Now()
+		callers(t, resilient.NewTransport(base, every(0)), 1)
+		require.Equal(t, 8*time.Second, base.since(start)[1])
+	})
+}
+
+func TestHostileFieldsOfASuccess(t *testing.T) {
+	// Two fields of 90 KB once took a minute, which the context did not end. The
+	// bound is far above the milliseconds that they take, and far below that.
+	var items strings.Builder
+	for i := 9000; items.Len() < 90_000; i-- {
+		fmt.Fprintf(&items, `"a";r=%d,`, i)
+	}
+	base := newScript(answer(200, "RateLimit", items.String(), "RateLimit-Policy", strings.Repeat(`"b";q=1;w=1,`, 7500)))
+	start := time.Now()
+	resp, err := resilient.NewTransport(base).RoundTrip(get(t))
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	require.Less(t, time.Since(start), 10*time.Second)
+}
