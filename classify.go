@@ -216,7 +216,7 @@ func (p *Profile) read(resp *http.Response, prefix []byte, body errorobject.Body
 		wait, hinted = waithint.Reset(h, received, p.WaitHeaders)
 	}
 	// A quota that comes back at a stated time is as good as a rate limit.
-	if rule.Kind == 0 && (limit == balance || limit == quota && !hinted) {
+	if rule.Kind == 0 && (limit > quota || limit == quota && !hinted) {
 		kind = KindQuota
 	}
 
@@ -329,8 +329,9 @@ type limitKind int
 const (
 	noLimit limitKind = iota
 	rateLimit
-	quota   // used up, and not soon refilled, unless the response says when
-	balance // money, which does not come by itself
+	quota     // used up, and not soon refilled, unless the response says when
+	longQuota // one of a day or longer by its name, whatever the response says
+	balance   // money, which does not come by itself
 )
 
 // limitOf looks for a limit in what statuses say that are also used for one.
@@ -353,6 +354,9 @@ func limitOf(status int, h http.Header, o *errorobject.Object, units waithint.Un
 	for _, token := range o.Tokens {
 		found = max(found, limitTokens[foldToken(token)])
 		named = named || token != number
+	}
+	if slices.ContainsFunc(o.Quotas, isLongQuota) {
+		found = max(found, longQuota)
 	}
 	switch {
 	case found != noLimit:
@@ -408,6 +412,54 @@ func foldToken(token string) string {
 	token, _, _ = strings.Cut(token, ".")
 	return plain.Fold(token)
 }
+
+// isLongQuota reports whether a quota is one of a day or longer by its name, as
+// GenerateRequestsPerDayPerProjectPerModel is. A server sends a hint of some
+// seconds with every quota, but this one is not refilled before the day is over.
+func isLongQuota(name string) bool {
+	words := wordsOf(name)
+	for i, word := range words {
+		switch word {
+		case "daily", "weekly", "monthly", "yearly", "perday", "perweek", "permonth", "peryear":
+			return true
+		case "day", "week", "month", "year":
+			if i > 0 && words[i-1] == "per" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// wordsOf returns the words of a name in lower case, whether they are told apart
+// by capitals, as in QuotaExceeded and APIQuota, or by what is no letter or digit.
+func wordsOf(name string) []string {
+	var words []string
+	begin := 0
+	end := func(i int) {
+		if i > begin {
+			words = append(words, strings.ToLower(name[begin:i]))
+		}
+		begin = i
+	}
+	for i := range len(name) {
+		switch c := name[i]; {
+		case !isAlnum(c):
+			end(i)
+			begin = i + 1
+		case i > begin && isUpper(c) && (!isUpper(name[i-1]) || i+1 < len(name) && isLower(name[i+1])):
+			end(i)
+		}
+	}
+	end(len(name))
+	return words
+}
+
+func isAlnum(c byte) bool { return isUpper(c) || isLower(c) || '0' <= c && c <= '9' }
+
+func isUpper(c byte) bool { return 'A' <= c && c <= 'Z' }
+
+func isLower(c byte) bool { return 'a' <= c && c <= 'z' }
 
 // classifyError is the default verdict on an attempt without a response. What
 // is known to be permanent is listed, by type and never by text; the rest of

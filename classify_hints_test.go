@@ -15,6 +15,7 @@ import (
 func TestLimitsByTheirHints(t *testing.T) {
 	const (
 		limit   = resilient.KindRateLimit
+		quota   = resilient.KindQuota
 		server  = resilient.KindServer
 		invalid = resilient.KindInvalidRequest
 		auth    = resilient.KindAuthentication
@@ -22,6 +23,11 @@ func TestLimitsByTheirHints(t *testing.T) {
 	)
 	fields := func(remaining, reset string) []string {
 		return []string{"X-RateLimit-Remaining", remaining, "X-RateLimit-Reset", reset}
+	}
+	google := func(quotaID string) string {
+		return `{"error":{"code":429,"message":"m","status":"RESOURCE_EXHAUSTED","details":[` +
+			`{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"quotaMetric":"x/PerDay","quotaId":"` + quotaID + `"}]},` +
+			`{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"38s"}]}}`
 	}
 	for _, tt := range []struct {
 		status int
@@ -52,6 +58,32 @@ func TestLimitsByTheirHints(t *testing.T) {
 		{403, "", fields("1, 0", "1, 8"), limit, 8 * second, "a 403 in one window"},
 		{403, `{"code":"forbidden"}`, fields("1, 0", "1, 8"), auth, 0, "unless a code says why"},
 
+		// Google
+		{429, google("GenerateRequestsPerDayPerProjectPerModel-FreeTier"), nil, quota, 38 * second, "used up for the day, whatever the hint"},
+		{429, "[" + google("GenerateRequestsPerDayPerProjectPerModel") + "]", nil, quota, 38 * second, "as a stream has it"},
+		{429, google("TokensPerMonth"), nil, quota, 38 * second, "for the month"},
+		{429, google("requests_per_week"), nil, quota, 38 * second, "for the week, in another spelling"},
+		{429, google("REQUESTS_PER_YEAR"), nil, quota, 38 * second, "for the year"},
+		{429, google("daily-requests"), nil, quota, 38 * second, "in another word"},
+		{429, google("requests_perday"), nil, quota, 38 * second, "in one word"},
+		{429, strings.ReplaceAll(google("APIPerDay"), "quotaId", "quota_id"), nil, quota, 38 * second, "in the spelling of protobuf"},
+		{403, google("RequestsPerDay"), nil, quota, 38 * second, "with another status"},
+		{404, google("RequestsPerDay"), nil, resilient.KindNotFound, 38 * second, "but not with one that is not a limit's"},
+		{429, google("RequestsPerDay"), []string{"Retry-After", "9"}, quota, 9 * second, "whatever the header"},
+		{429, google("GenerateRequestsPerMinutePerProjectPerModel-FreeTier"), nil, limit, 38 * second, "a minute is soon over"},
+		{429, google("RequestsPerHour"), nil, limit, 38 * second, "an hour is a matter of the hint"},
+		{429, google("RequestsPerDaylight"), nil, limit, 38 * second, "another word"},
+		{429, google("DayRequests"), nil, limit, 38 * second, "a day that is no window"},
+		{429, google("SuperDay"), nil, limit, 38 * second, "nor is this one"},
+		{
+			429, strings.ReplaceAll(google("PerMinute"), "]},", `,{"quotaId":"PerDay"}]},`), nil,
+			quota, 38 * second, "one of several",
+		},
+		{
+			429, `{"error":{"details":[{"reason":"RATE_LIMIT_EXCEEDED","metadata":{"quota_limit":"RequestsPerDay"}},{"retryDelay":"38s"}]}}`, nil,
+			quota, 38 * second, "in google.rpc.ErrorInfo",
+		},
+
 		// Lists, names and units
 		{429, "", []string{"X-RateLimit-Limit", "1, 15000", "X-RateLimit-Remaining", "1, 0", "X-RateLimit-Reset", "1, 1419704"}, limit, 1419704 * second, "the window that is used up"},
 		{429, "", []string{"X-User-Limit-24hour-Remaining", "0", "X-User-Limit-24hour-Reset", "8"}, limit, 8 * second, "a family of another name"},
@@ -76,6 +108,22 @@ func TestUsedUpQuotaOfA503(t *testing.T) {
 		start := time.Now()
 		callers(t, resilient.NewTransport(base, every(0)), 1)
 		require.Equal(t, 8*time.Second, base.since(start)[1])
+	})
+}
+
+func TestQuotaOfTheDayIsFinal(t *testing.T) {
+	base := newScript(answerWith(429, `{"error":{"details":[{"violations":[{"quotaId":"PerDay"}]},{"retryDelay":"1s"}]}}`), answer(200))
+	resp, err := resilient.NewTransport(base).RoundTrip(get(t))
+	require.NoError(t, err)
+	require.Equal(t, 429, resp.StatusCode)
+	require.Equal(t, 1, base.count())
+	require.NoError(t, resp.Body.Close())
+
+	rule := resilient.Profile{Rules: []resilient.Rule{{Status: 429, Kind: resilient.KindRateLimit}}}
+	synctest.Test(t, func(t *testing.T) {
+		base := newScript(answerWith(429, `{"error":{"details":[{"violations":[{"quotaId":"PerDay"}]},{"retryDelay":"1s"}]}}`), answer(200))
+		callers(t, resilient.NewTransport(base, resilient.WithProfile(rule)), 1)
+		require.Equal(t, 2, base.count(), "unless a rule says otherwise")
 	})
 }
 

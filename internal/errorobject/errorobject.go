@@ -49,6 +49,10 @@ type Object struct {
 	// Tokens are all words for the error that are meant for programs: Type and
 	// Code, and those of the errors it consists of.
 	Tokens []string
+
+	// Quotas are the names of quotas that are used up, such as the quotaId in a
+	// google.rpc.QuotaFailure.
+	Quotas []string
 }
 
 // Param is a parameter that is wrong, and why. Either may be unknown.
@@ -143,6 +147,7 @@ var (
 		"code", "errorcode", "reason", "type", "status", "error",
 		"errcode", "errortype", "errorreason", "reasoncode", "subcode", "errorsubcode",
 	}
+	quotaNames = []string{"quotaid", "quotalimit"} // google.rpc.QuotaFailure, google.rpc.ErrorInfo
 )
 
 const (
@@ -285,8 +290,8 @@ func (p *parser) says(m object) {
 	p.words(m, maxInner)
 }
 
-// words collects the words for programs in an error and in the errors inside it.
-// An error in an error is gone through once for each of
+// words collects the words for programs in an error and in the errors inside it,
+// and the names of quotas. An error in an error is gone through once for each of
 // those around it, so depth keeps the work linear.
 func (p *parser) words(m object, depth int) {
 	if len(m) == 0 || depth == 0 {
@@ -297,12 +302,25 @@ func (p *parser) words(m object, depth int) {
 			p.token(s)
 		}
 	}
+	violations, _ := m["violations"].([]any)
+	for _, violation := range violations {
+		p.quota(members(violation))
+	}
+	p.quota(members(m["metadata"]))
 	for _, name := range innerNames {
 		p.words(members(m[name]), depth-1)
 		list, _ := m[name].([]any)
 		for _, element := range list {
 			p.words(members(element), depth-1)
 		}
+	}
+}
+
+// quota collects the name of a quota that is used up.
+func (p *parser) quota(m object) {
+	s := first(m, quotaNames, token)
+	if isWord(s) && len(p.o.Quotas) < maxTokens && !slices.Contains(p.o.Quotas, s) {
+		p.o.Quotas = append(p.o.Quotas, s)
 	}
 }
 

@@ -307,6 +307,26 @@ func TestNestedTokens(t *testing.T) {
 	require.Empty(t, parse(429, nil, deep(8)).Tokens, "deeper it is data")
 }
 
+func TestQuotas(t *testing.T) {
+	const info = `{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"RATE_LIMIT_EXCEEDED","metadata":{"quota_limit":"b","quota_metric":"no"}}`
+	for _, tt := range []struct {
+		why, body string
+		want      []string
+	}{
+		{"google.rpc.QuotaFailure", `{"error":{"details":[{"violations":[{"quotaMetric":"no","quotaId":"a"}]}]}}`, []string{"a"}},
+		{"several", `{"error":{"details":[{"violations":[{"quotaId":"a"},{"quotaId":"b"},{"quotaId":"a"}]}]}}`, []string{"a", "b"}},
+		{"in another spelling", `{"error":{"details":[{"violations":[{"quota_id":"a"}]}]}}`, []string{"a"}},
+		{"in an array", `[{"error":{"details":[{"violations":[{"quotaId":"a"}]}]}}]`, []string{"a"}},
+		{"google.rpc.ErrorInfo", `{"error":{"details":[` + info + `]}}`, []string{"b"}},
+		{"both", `{"error":{"details":[{"violations":[{"quotaId":"a"}]},` + info + `]}}`, []string{"a", "b"}},
+		{"a sentence is for people", `{"error":{"details":[{"violations":[{"quotaId":"a b"}]}]}}`, nil},
+		{"a subject is whose it is", `{"error":{"details":[{"violations":[{"subject":"a","description":"b"}]}]}}`, nil},
+		{"violations of other kinds", `{"error":{"details":[{"violations":["a",null,{"field":"f"}]}]}}`, nil},
+	} {
+		require.Equal(t, tt.want, parse(429, nil, tt.body).Quotas, tt.why)
+	}
+}
+
 func TestCodeNames(t *testing.T) {
 	require.Equal(t, "DAILY", parse(429, nil, `{"policyName":"DAILY"}`, "policy_name").Code)
 	require.Equal(t, "c", parse(429, nil, `{"policyName":"DAILY","code":"c"}`, "policyName").Code,
@@ -391,6 +411,7 @@ func TestLimits(t *testing.T) {
 		fields = append(fields, fmt.Sprintf(`"%d":"r"`, i))
 	}
 	require.Len(t, parse(400, nil, `{"errors":[`+strings.Join(codes, ",")+`]}`).Tokens, 32)
+	require.Len(t, parse(400, nil, `{"violations":[`+strings.ReplaceAll(strings.Join(codes, ","), "code", "quotaId")+`],"code":"c"}`).Quotas, 32)
 	require.Len(t, parse(400, nil, `{"errors":{`+strings.Join(fields, ",")+`}}`).Invalid, 256)
 }
 
