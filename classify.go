@@ -352,7 +352,7 @@ func limitOf(status int, h http.Header, o *errorobject.Object, units waithint.Un
 	}
 	found, named, number := noLimit, false, strconv.Itoa(status)
 	for _, token := range o.Tokens {
-		found = max(found, limitTokens[foldToken(token)])
+		found = max(found, limitToken(token))
 		named = named || token != number
 	}
 	if slices.ContainsFunc(o.Quotas, isLongQuota) {
@@ -373,7 +373,7 @@ func limitOf(status int, h http.Header, o *errorobject.Object, units waithint.Un
 // limitTokens are the codes that speak of a limit, as many APIs spell them: a
 // table of whole words and not of parts, since "rate_limit_invalid" is about a
 // parameter. "slow_down" is not one of them: in RFC 8628 it is for the poller.
-// See foldToken.
+// See foldToken, and limitToken for words of which the end is enough.
 var limitTokens = map[string]limitKind{ //nolint:gochecknoglobals // a table, which nobody writes to
 	"ratelimit": rateLimit, "ratelimited": rateLimit, "ratelimiting": rateLimit, "ratelimitexceeded": rateLimit,
 	"ratelimitreached": rateLimit, "userratelimitexceeded": rateLimit, "apiratelimitexceeded": rateLimit,
@@ -412,6 +412,32 @@ func foldToken(token string) string {
 	token, _, _ = strings.Cut(token, ".")
 	return plain.Fold(token)
 }
+
+// limitToken returns the limit that a code speaks of.
+//
+// APIs name the owner in front of a limit on money, as in org_spend_limit_reached,
+// so a code may also end in a word of limitTokens. This is for money alone: its
+// words, see moneyWords, are about nothing else, and a lack of it is final whoever
+// the owner is. The end of another code says less: thinking_budget_exceeded is
+// about a parameter, and disk_insufficient_quota about a volume.
+func limitToken(token string) limitKind {
+	if limit := limitTokens[foldToken(token)]; limit != noLimit || len(token) > maxCode {
+		return limit
+	}
+	tail, money := "", false
+	for _, word := range slices.Backward(wordsOf(token[strings.LastIndexByte(token, '/')+1:])) {
+		tail, money = word+tail, money || slices.Contains(moneyWords, word)
+		if money && limitTokens[tail] == balance {
+			return balance
+		}
+	}
+	return noLimit
+}
+
+// maxCode is the longest code that is taken apart.
+const maxCode = 256
+
+var moneyWords = []string{"spend", "spending", "billing", "credit", "credits", "balance", "funds"} //nolint:gochecknoglobals // a table, which nobody writes to
 
 // isLongQuota reports whether a quota is one of a day or longer by its name, as
 // GenerateRequestsPerDayPerProjectPerModel is. A server sends a hint of some

@@ -29,6 +29,9 @@ func TestLimitsByTheirHints(t *testing.T) {
 			`{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"quotaMetric":"x/PerDay","quotaId":"` + quotaID + `"}]},` +
 			`{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"38s"}]}}`
 	}
+	nested := func(code string) string {
+		return `{"type":"error","error":{"type":"rate_limit_error","message":"m","details":{"error_code":"` + code + `"}}}`
+	}
 	for _, tt := range []struct {
 		status int
 		body   string
@@ -83,6 +86,29 @@ func TestLimitsByTheirHints(t *testing.T) {
 			429, `{"error":{"details":[{"reason":"RATE_LIMIT_EXCEEDED","metadata":{"quota_limit":"RequestsPerDay"}},{"retryDelay":"38s"}]}}`, nil,
 			quota, 38 * second, "in google.rpc.ErrorInfo",
 		},
+
+		// Codes within
+		{429, nested("org_spend_limit_reached"), nil, quota, 0, "no money comes by waiting"},
+		{429, nested("workspace_monthly_spend_limit_reached"), []string{"Retry-After", "9"}, quota, 9 * second, "whatever the header"},
+		{429, nested("spend_limit_reached"), nil, quota, 0, "whose it is may be left out"},
+		{429, nested("OrgSpendLimitExceeded"), nil, quota, 0, "capitals part words too"},
+		{429, nested("team-billing-hard-limit-reached"), nil, quota, 0, "as hyphens do"},
+		{429, nested("account_insufficient_credits"), nil, quota, 0, "other money"},
+		{429, nested("user.credit_balance_too_low"), nil, quota, 0, "qualified"},
+		{429, nested("https://api.test/errors/org-spend-limit-reached"), nil, quota, 0, "at the end of a URI"},
+		{429, `{"error":{"type":"rate_limit_error","details":{"errorCode":"org_spend_limit_reached"}}}`, nil, quota, 0, "another spelling"},
+		{429, `{"error":{"type":"rate_limit_error","details":[{"reason":"org_spend_limit_reached"}]}}`, nil, quota, 0, "a reason in a list"},
+		{400, `{"detail":{"code":"org_spend_limit_reached"}}`, nil, quota, 0, "a detail, with another status"},
+		{429, nested("suspend_limit_reached"), nil, limit, 0, "spend is not the word"},
+		{429, nested("orgspendlimitreached"), nil, limit, 0, "nor can it be found here"},
+		{429, nested("thinking_budget_exceeded"), nil, limit, 0, "a budget is not always money"},
+		{429, nested("disk_insufficient_quota"), nil, limit, 0, "nor is a quota"},
+		{429, nested("memory_hard_limit_reached"), nil, limit, 0, "nor is a hard limit"},
+		{429, nested("spend_limit_reached_soon"), nil, limit, 0, "only the end of a code says that it is over"},
+		{429, nested(strings.Repeat("x_", 124) + "spend_limit_reached"), nil, limit, 0, "longer than codes are"},
+		{400, nested("invalid_spend_limit"), nil, limit, 0, "only what is reached is over; the type says rate limit"},
+		{400, `{"code":"invalid_spend_limit"}`, nil, invalid, 0, "a parameter"},
+		{402, nested("org_spend_limit_reached"), nil, resilient.KindPaymentRequired, 0, "the status is more exact"},
 
 		// Lists, names and units
 		{429, "", []string{"X-RateLimit-Limit", "1, 15000", "X-RateLimit-Remaining", "1, 0", "X-RateLimit-Reset", "1, 1419704"}, limit, 1419704 * second, "the window that is used up"},
