@@ -183,7 +183,8 @@ func TestAskedInOrder(t *testing.T) {
 		{header("X-Wait", "2026-01-01T00:03Z"), "", 3 * time.Minute, "without seconds"},
 		{header("X-Wait", "1767225690000000"), "", 90 * time.Second, "in microseconds"},
 		{header("X-Wait", "2026-01-01T00:03Z"+strings.Repeat(" ", 200)), "", 3 * time.Minute, "blanks around it do not count"},
-		{header("X-Wait", "2026-01-01T00:03:00."+strings.Repeat("0", 128)+"Z"), "", none, "longer than values are read"},
+		{header("X-Wait", "2026-01-01T00:03:00."+strings.Repeat("0", 107)+"Z"), "", 3 * time.Minute, "as long as values are read"},
+		{header("X-Wait", "2026-01-01T00:03:00."+strings.Repeat("0", 108)+"Z"), "", none, "longer than that"},
 		{header("X-Wait", "Thu, 01 Jan 2026 00:02:00 GMT"), "", 2 * time.Minute, "a date"},
 		{header("X-Wait", "-1m"), "", none, "a sign"},
 		{header("X-Wait", "+1m"), "", none, "of either kind"},
@@ -333,6 +334,7 @@ func TestReset(t *testing.T) {
 			2 * time.Minute, "the comma in a date ends no item",
 		},
 		{header("X-RateLimit-Remaining", "1, 0", "X-RateLimit-Reset", "5, Thursday, 01-Jan-26 00:02:00 GMT"), 2 * time.Minute, "nor that of RFC 850"},
+		{header("X-RateLimit-Reset", "Sat, 03 Jan 2026 00:00:00 GMT, 5"), 48 * time.Hour, "of any day"},
 		{header("X-RateLimit-Reset", "Thu"), none, "a day alone"},
 		{
 			header("X-Rate-Limit-Remaining-Tokens", "1, 0", "X-Rate-Limit-Reset-Tokens", "1, 60"),
@@ -367,7 +369,9 @@ func TestReset(t *testing.T) {
 		{header("X-Password-Reset", "60", "X-RateLimit-Remaining", "0"), none, "another family's"},
 		{header("X-Limit-Resolution", "60", "X-Limit-Remaining", "0"), none, "another word"},
 		{header("X-Limit-Presets", "60", "X-Limit-Remaining", "0"), none, "and another"},
-		{header(strings.Repeat("X-", 60)+"Quota-Reset", "60", strings.Repeat("X-", 60)+"Quota-Remaining", "0"), none, "a name longer than names are"},
+		{header("Reset-Quota", "60", "Remaining-Quota", "0"), time.Minute, "the word at the beginning"},
+		{header(strings.Repeat("X", 116)+"-Quota-Reset", "60", strings.Repeat("X", 116)+"-Quota-Remaining", "0"), time.Minute, "a name as long as names are"},
+		{header(strings.Repeat("X", 117)+"-Quota-Reset", "60", strings.Repeat("X", 117)+"-Quota-Remaining", "0"), none, "longer than names are"},
 
 		{header("Reset-RateLimit", "9", "X-Reset", "9", "Limit-Reset", "9", "X-Speed-Limit-Reset", "9"), none, "not a rate limit's"},
 		{header("Retry-After", "9"), none, "for Asked"},
