@@ -305,6 +305,11 @@ func TestNestedTokens(t *testing.T) {
 	}
 	require.Equal(t, []string{"c"}, parse(429, nil, deep(7)).Tokens, "as deep as errors are")
 	require.Empty(t, parse(429, nil, deep(8)).Tokens, "deeper it is data")
+	list := func(n int) string {
+		return strings.Repeat(`{"x":1,"details":[`, n) + `{"code":"c"}` + strings.Repeat("]}", n)
+	}
+	require.Equal(t, []string{"c"}, parse(429, nil, list(7)).Tokens, "as deep in lists")
+	require.Empty(t, parse(429, nil, list(8)).Tokens, "deeper in lists")
 }
 
 func TestQuotas(t *testing.T) {
@@ -413,6 +418,18 @@ func TestLimits(t *testing.T) {
 	require.Len(t, parse(400, nil, `{"errors":[`+strings.Join(codes, ",")+`]}`).Tokens, 32)
 	require.Len(t, parse(400, nil, `{"violations":[`+strings.ReplaceAll(strings.Join(codes, ","), "code", "quotaId")+`],"code":"c"}`).Quotas, 32)
 	require.Len(t, parse(400, nil, `{"errors":{`+strings.Join(fields, ",")+`}}`).Invalid, 256)
+}
+
+func TestManyStringsBesideALongMessage(t *testing.T) {
+	var details []string
+	for i := range 20 {
+		details = append(details, fmt.Sprintf(`"b%d"`, i))
+	}
+	body := func(n int) string {
+		return `{"message":"` + strings.Repeat("a", n) + `","details":[` + strings.Join(details, ",") + `]}`
+	}
+	require.Len(t, parse(400, nil, body(1<<10)).Invalid, 20)
+	require.Len(t, parse(400, nil, body(64<<10)).Invalid, 16, "1 MiB is gone through")
 }
 
 func TestLongHeaders(t *testing.T) {
