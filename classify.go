@@ -216,7 +216,7 @@ func (p *Profile) read(resp *http.Response, prefix []byte, body errorobject.Body
 		e.Invalid = append(e.Invalid, InvalidParam(param))
 	}
 
-	limit := limitOf(status, h, o.Tokens)
+	limit := limitOf(status, h, &o, p.WaitHeaders)
 	rule := p.rule(status, &o)
 	kind := rule.Kind
 	switch {
@@ -231,7 +231,7 @@ func (p *Profile) read(resp *http.Response, prefix []byte, body errorobject.Body
 		wait, hinted = waithint.Reset(h, received, p.WaitHeaders)
 	}
 	// A quota that comes back at a stated time is as good as a rate limit.
-	if rule.Kind == 0 && (limit == balance || limit == quota && !hinted) {
+	if rule.Kind == 0 && (limit > quota || limit == quota && !hinted) {
 		kind = KindQuota
 	}
 
@@ -383,14 +383,19 @@ type limitKind int
 const (
 	noLimit limitKind = iota
 	rateLimit
-	quota   // used up, and not soon refilled, unless the response says when
-	balance // money, which does not come by itself
+	quota     // used up, and not soon refilled, unless the response says when
+	longQuota // one of a day or longer by its name, whatever the response says
+	balance   // money, which does not come by itself
 )
 
 // limitOf looks for a limit in what statuses say that are also used for one.
 // With any other status a word about limits is about something else: 413 with a
 // request that is larger than the limit, 404 for a limit that is not there.
-func limitOf(status int, h http.Header, tokens []string) limitKind {
+//
+// Fields that say that nothing remains decide about a 403 and a 503 only, because
+// APIs refuse for a rate with both. The fields are on any other answer too: a 500,
+// 502 or 504 is a failure of the server that happened to use up the quota.
+func limitOf(status int, h http.Header, o *errorobject.Object, units waithint.Units) limitKind {
 	switch status {
 	case http.StatusBadRequest, http.StatusForbidden, http.StatusTooManyRequests,
 		http.StatusInternalServerError, http.StatusServiceUnavailable:
@@ -400,9 +405,12 @@ func limitOf(status int, h http.Header, tokens []string) limitKind {
 		}
 	}
 	found, named, number := noLimit, false, strconv.Itoa(status)
-	for _, token := range tokens {
-		found = max(found, limitTokens[foldToken(token)])
+	for _, token := range o.Tokens {
+		found = max(found, limitToken(token))
 		named = named || token != number
+	}
+	if slices.ContainsFunc(o.Quotas, isLongQuota) {
+		found = max(found, longQuota)
 	}
 	switch {
 	case found != noLimit:
@@ -410,6 +418,8 @@ func limitOf(status int, h http.Header, tokens []string) limitKind {
 		return rateLimit
 	case status == http.StatusForbidden && !named && waithint.Refused(h):
 		return rateLimit // who may not at all is told so by a code
+	case status == http.StatusServiceUnavailable && waithint.UsedUp(h, units):
+		return rateLimit // whatever the code is, no retry before the reset can succeed
 	}
 	return found
 }
@@ -417,7 +427,7 @@ func limitOf(status int, h http.Header, tokens []string) limitKind {
 // limitTokens are the codes that speak of a limit, as many APIs spell them: a
 // table of whole words and not of parts, since "rate_limit_invalid" is about a
 // parameter. "slow_down" is not one of them: in RFC 8628 it is for the poller.
-// See foldToken.
+// See foldToken, and limitToken for words of which the end is enough.
 var limitTokens = map[string]limitKind{ //nolint:gochecknoglobals // a table, which nobody writes to
 	"ratelimit": rateLimit, "ratelimited": rateLimit, "ratelimiting": rateLimit, "ratelimitexceeded": rateLimit,
 	"ratelimitreached": rateLimit, "userratelimitexceeded": rateLimit, "apiratelimitexceeded": rateLimit,
@@ -456,6 +466,80 @@ func foldToken(token string) string {
 	token, _, _ = strings.Cut(token, ".")
 	return plain.Fold(token)
 }
+
+// limitToken returns the limit that a code speaks of.
+//
+// APIs name the owner in front of a limit on money, as in org_spend_limit_reached,
+// so a code may also end in a word of limitTokens. This is for money alone: its
+// words, see moneyWords, are about nothing else, and a lack of it is final whoever
+// the owner is. The end of another code says less: thinking_budget_exceeded is
+// about a parameter, and disk_insufficient_quota about a volume.
+func limitToken(token string) limitKind {
+	if limit := limitTokens[foldToken(token)]; limit != noLimit || len(token) > maxCode {
+		return limit
+	}
+	tail, money := "", false
+	for _, word := range slices.Backward(wordsOf(token[strings.LastIndexByte(token, '/')+1:])) {
+		tail, money = word+tail, money || slices.Contains(moneyWords, word)
+		if money && limitTokens[tail] == balance {
+			return balance
+		}
+	}
+	return noLimit
+}
+
+// maxCode is the longest code that is taken apart.
+const maxCode = 256
+
+var moneyWords = []string{"spend", "spending", "billing", "credit", "credits", "balance", "funds"} //nolint:gochecknoglobals // a table, which nobody writes to
+
+// isLongQuota reports whether a quota is one of a day or longer by its name, as
+// GenerateRequestsPerDayPerProjectPerModel is. A server sends a hint of some
+// seconds with every quota, but this one is not refilled before the day is over.
+func isLongQuota(name string) bool {
+	words := wordsOf(name)
+	for i, word := range words {
+		switch word {
+		case "daily", "weekly", "monthly", "yearly", "perday", "perweek", "permonth", "peryear":
+			return true
+		case "day", "week", "month", "year":
+			if i > 0 && words[i-1] == "per" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// wordsOf returns the words of a name in lower case, whether they are told apart
+// by capitals, as in QuotaExceeded and APIQuota, or by what is no letter or digit.
+func wordsOf(name string) []string {
+	var words []string
+	begin := 0
+	end := func(i int) {
+		if i > begin {
+			words = append(words, strings.ToLower(name[begin:i]))
+		}
+		begin = i
+	}
+	for i := range len(name) {
+		switch c := name[i]; {
+		case !isAlnum(c):
+			end(i)
+			begin = i + 1
+		case i > begin && isUpper(c) && (!isUpper(name[i-1]) || i+1 < len(name) && isLower(name[i+1])):
+			end(i)
+		}
+	}
+	end(len(name))
+	return words
+}
+
+func isAlnum(c byte) bool { return isUpper(c) || isLower(c) || '0' <= c && c <= '9' }
+
+func isUpper(c byte) bool { return 'A' <= c && c <= 'Z' }
+
+func isLower(c byte) bool { return 'a' <= c && c <= 'z' }
 
 // classifyError is the default verdict on an attempt without a response. What
 // is known to be permanent is listed, by type and never by text; the rest of

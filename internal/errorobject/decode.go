@@ -83,7 +83,7 @@ func latin1(h http.Header, body []byte) []byte {
 	if utf8.Valid(body) {
 		return body
 	}
-	_, params, _ := mime.ParseMediaType(h.Get("Content-Type"))
+	_, params, _ := mime.ParseMediaType(firstHeader(h, contentType))
 	switch strings.ToLower(params["charset"]) {
 	case "iso-8859-1", "latin1", "windows-1252":
 	default:

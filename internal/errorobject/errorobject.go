@@ -19,6 +19,14 @@
 // What a shape leaves empty is taken from those after it. A body that is a JSON
 // string, or plain text, is the message. Markup, and JSON that is cut short or
 // otherwise broken, say nothing: half an object would be a guess.
+//
+// # Bounds
+//
+// Servers are not trusted. The body is the beginning of one, and a compressed one
+// is unpacked up to 64 KiB. JSON deeper than 500 levels is not read, and words for
+// programs are not looked for deeper than 8. There are at most 32 of those, and
+// 256 parameters. A header field of more than 1 KiB is as good as none. The work
+// is linear in the length of the body.
 package errorobject
 
 import (
@@ -41,6 +49,10 @@ type Object struct {
 	// Tokens are all words for the error that are meant for programs: Type and
 	// Code, and those of the errors it consists of.
 	Tokens []string
+
+	// Quotas are the names of quotas that are used up, such as the quotaId in a
+	// google.rpc.QuotaFailure.
+	Quotas []string
 }
 
 // Param is a parameter that is wrong, and why. Either may be unknown.
@@ -77,6 +89,7 @@ func Parse(status int, h http.Header, body Body, codeNames ...string) Object {
 
 // The tables. Names of members are compared folded, see fold.
 var (
+	contentType      = []string{"Content-Type"}
 	codeHeaders      = []string{"X-Amzn-Errortype", "X-Ms-Error-Code"}
 	requestIDHeaders = []string{
 		"X-Request-Id", "Request-Id", "X-Correlation-Id", "X-Amzn-Requestid", "X-Amz-Request-Id",
@@ -127,14 +140,23 @@ var (
 	culpritNames = []string{"param", "parameter", "field", "target"} // of a whole error
 
 	// Words for programs, and where there are more of them.
-	innerNames = []string{"extensions", "innererror", "errors", "details"}
-	wordNames  = []string{"code", "errorcode", "reason", "type", "status", "error"}
+	innerNames = []string{
+		"extensions", "innererror", "errors", "details", "detail", "error", "errordetails", "errorinfo", "cause",
+	}
+	wordNames = []string{
+		"code", "errorcode", "reason", "type", "status", "error",
+		"errcode", "errortype", "errorreason", "reasoncode", "subcode", "errorsubcode",
+	}
+	quotaNames = []string{"quotaid", "quotalimit"} // google.rpc.QuotaFailure, google.rpc.ErrorInfo
 )
 
 const (
-	maxTokens = 32
-	maxParams = 256
-	maxName   = 1024 // of a nested parameter, with the names of those around it
+	maxTokens   = 32
+	maxParams   = 256
+	maxName     = 1024    // of a nested parameter, with the names of those around it
+	maxHeader   = 1 << 10 // bytes of a header field
+	maxInner    = 8       // levels of errors in errors
+	maxCompared = 1 << 20 // bytes of the message, each time that it is looked through
 )
 
 type parser struct {
@@ -142,6 +164,7 @@ type parser struct {
 	problem    bool
 	headerCode string
 	codeNames  []string
+	compared   int // see maxCompared
 	o          Object
 }
 
@@ -225,7 +248,7 @@ func (p *parser) errors(value any) {
 			p.says(e)
 			said = true
 		}
-		p.words(e)
+		p.words(e, maxInner)
 	}
 }
 
@@ -264,12 +287,14 @@ func (p *parser) says(m object) {
 		set(&p.o.Type, s) // {"error":"not_found","code":1234}
 	}
 	set(&p.o.RequestID, first(m, requestIDNames, text))
-	p.words(m)
+	p.words(m, maxInner)
 }
 
-// words collects what is meant for programs, also of the errors inside.
-func (p *parser) words(m object) {
-	if len(m) == 0 {
+// words collects the words for programs in an error and in the errors inside it,
+// and the names of quotas. An error in an error is gone through once for each of
+// those around it, so depth keeps the work linear.
+func (p *parser) words(m object, depth int) {
+	if len(m) == 0 || depth == 0 {
 		return
 	}
 	for _, name := range wordNames {
@@ -277,12 +302,25 @@ func (p *parser) words(m object) {
 			p.token(s)
 		}
 	}
+	violations, _ := m["violations"].([]any)
+	for _, violation := range violations {
+		p.quota(members(violation))
+	}
+	p.quota(members(m["metadata"]))
 	for _, name := range innerNames {
-		p.words(members(m[name]))
+		p.words(members(m[name]), depth-1)
 		list, _ := m[name].([]any)
 		for _, element := range list {
-			p.words(members(element))
+			p.words(members(element), depth-1)
 		}
+	}
+}
+
+// quota collects the name of a quota that is used up.
+func (p *parser) quota(m object) {
+	s := first(m, quotaNames, token)
+	if isWord(s) && len(p.o.Quotas) < maxTokens && !slices.Contains(p.o.Quotas, s) {
+		p.o.Quotas = append(p.o.Quotas, s)
 	}
 }
 
@@ -304,8 +342,8 @@ func (p *parser) params(value any, open, asMap bool) {
 		for _, entry := range value {
 			if _, ok := entry.(string); !ok {
 				p.param(members(entry), open)
-			} else if s := text(entry); !open || !strings.Contains(p.o.Message, s) {
-				p.add("", s) // not what the message says already
+			} else if s := text(entry); !open || !p.said(s) {
+				p.add("", s)
 			}
 		}
 	case map[string]any:
@@ -317,6 +355,13 @@ func (p *parser) params(value any, open, asMap bool) {
 			p.fields("", value)
 		}
 	}
+}
+
+// said reports whether the message says s already. A great many strings beside a
+// long message are not compared with it to the end, and count as said.
+func (p *parser) said(s string) bool {
+	p.compared += len(p.o.Message)
+	return p.compared > maxCompared || strings.Contains(p.o.Message, s)
 }
 
 // param reads one parameter, or several that have one reason.
@@ -347,7 +392,7 @@ func (p *parser) fields(prefix string, m map[string]any) {
 		if name == "_errors" { // beside those of the members
 			full = prefix
 		}
-		if len(full) > maxName {
+		if len(full) > maxName || len(p.o.Invalid) == maxParams {
 			continue
 		}
 		switch value := m[name].(type) {
@@ -518,7 +563,7 @@ func set(field *string, s string) { *field = cmp.Or(*field, s) }
 
 func firstHeader(h http.Header, names []string) string {
 	for _, name := range names {
-		if v := h.Get(name); v != "" {
+		if v := h.Get(name); v != "" && len(v) <= maxHeader {
 			return v
 		}
 	}
@@ -528,6 +573,6 @@ func firstHeader(h http.Header, names []string) string {
 // mediaType returns the content type without its parameters, also when those
 // are broken.
 func mediaType(h http.Header) string {
-	t, _, _ := strings.Cut(h.Get("Content-Type"), ";")
+	t, _, _ := strings.Cut(firstHeader(h, contentType), ";")
 	return strings.ToLower(strings.TrimSpace(t))
 }

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
@@ -280,6 +281,57 @@ func TestTokens(t *testing.T) {
 	require.Equal(t, []string{"c", "h"}, parse(403, header("X-Ms-Error-Code", "h"), `{"error":{"code":"c"}}`).Tokens)
 }
 
+func TestNestedTokens(t *testing.T) {
+	for _, tt := range []struct{ why, body string }{
+		{"details as an object", `{"type":"error","error":{"type":"t","details":{"error_code":"c"}}}`},
+		{"in another spelling", `{"error":{"type":"t","details":{"errorCode":"c"}}}`},
+		{"a reason", `{"error":{"type":"t","details":{"reason":"c"}}}`},
+		{"a code of a reason", `{"error":{"type":"t","details":[{"reason_code":"c"}]}}`},
+		{"a part of a code", `{"error":{"type":"t","error_subcode":"c"}}`},
+		{"a type", `{"error":{"type":"t","details":{"error_type":"c"}}}`},
+		{"a single detail, which frameworks make of an exception", `{"type":"t","detail":{"code":"c","message":"m"}}`},
+		{"details beside a code", `{"error":"t","details":{"error_code":"c"}}`},
+		{"a wrapped error", `[{"error":{"type":"t","details":{"code":"c"}}}]`},
+		{"an error in an error that has a message", `{"error":{"type":"t","message":"m","error":{"code":"c"}}}`},
+		{"a cause", `{"error":{"type":"t","message":"m","cause":{"error_code":"c"}}}`},
+		{"details in details", `{"error":{"type":"t","details":{"details":{"code":"c"}}}}`},
+		{"details of other names", `{"error":{"type":"t","error_details":{"code":"c"}}}`},
+		{"information", `{"type":"t","error_info":{"reason":"c"}}`},
+	} {
+		require.Subset(t, parse(429, nil, tt.body).Tokens, []string{"t", "c"}, tt.why)
+	}
+	deep := func(n int) string {
+		return strings.Repeat(`{"x":1,"details":`, n) + `{"code":"c"}` + strings.Repeat("}", n)
+	}
+	require.Equal(t, []string{"c"}, parse(429, nil, deep(7)).Tokens, "as deep as errors are")
+	require.Empty(t, parse(429, nil, deep(8)).Tokens, "deeper it is data")
+	list := func(n int) string {
+		return strings.Repeat(`{"x":1,"details":[`, n) + `{"code":"c"}` + strings.Repeat("]}", n)
+	}
+	require.Equal(t, []string{"c"}, parse(429, nil, list(7)).Tokens, "as deep in lists")
+	require.Empty(t, parse(429, nil, list(8)).Tokens, "deeper in lists")
+}
+
+func TestQuotas(t *testing.T) {
+	const info = `{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"RATE_LIMIT_EXCEEDED","metadata":{"quota_limit":"b","quota_metric":"no"}}`
+	for _, tt := range []struct {
+		why, body string
+		want      []string
+	}{
+		{"google.rpc.QuotaFailure", `{"error":{"details":[{"violations":[{"quotaMetric":"no","quotaId":"a"}]}]}}`, []string{"a"}},
+		{"several", `{"error":{"details":[{"violations":[{"quotaId":"a"},{"quotaId":"b"},{"quotaId":"a"}]}]}}`, []string{"a", "b"}},
+		{"in another spelling", `{"error":{"details":[{"violations":[{"quota_id":"a"}]}]}}`, []string{"a"}},
+		{"in an array", `[{"error":{"details":[{"violations":[{"quotaId":"a"}]}]}}]`, []string{"a"}},
+		{"google.rpc.ErrorInfo", `{"error":{"details":[` + info + `]}}`, []string{"b"}},
+		{"both", `{"error":{"details":[{"violations":[{"quotaId":"a"}]},` + info + `]}}`, []string{"a", "b"}},
+		{"a sentence is for people", `{"error":{"details":[{"violations":[{"quotaId":"a b"}]}]}}`, nil},
+		{"a subject is whose it is", `{"error":{"details":[{"violations":[{"subject":"a","description":"b"}]}]}}`, nil},
+		{"violations of other kinds", `{"error":{"details":[{"violations":["a",null,{"field":"f"}]}]}}`, nil},
+	} {
+		require.Equal(t, tt.want, parse(429, nil, tt.body).Quotas, tt.why)
+	}
+}
+
 func TestCodeNames(t *testing.T) {
 	require.Equal(t, "DAILY", parse(429, nil, `{"policyName":"DAILY"}`, "policy_name").Code)
 	require.Equal(t, "c", parse(429, nil, `{"policyName":"DAILY","code":"c"}`, "policyName").Code,
@@ -364,7 +416,102 @@ func TestLimits(t *testing.T) {
 		fields = append(fields, fmt.Sprintf(`"%d":"r"`, i))
 	}
 	require.Len(t, parse(400, nil, `{"errors":[`+strings.Join(codes, ",")+`]}`).Tokens, 32)
+	require.Len(t, parse(400, nil, `{"violations":[`+strings.ReplaceAll(strings.Join(codes, ","), "code", "quotaId")+`],"code":"c"}`).Quotas, 32)
 	require.Len(t, parse(400, nil, `{"errors":{`+strings.Join(fields, ",")+`}}`).Invalid, 256)
+}
+
+func TestManyStringsBesideALongMessage(t *testing.T) {
+	var details []string
+	for i := range 20 {
+		details = append(details, fmt.Sprintf(`"b%d"`, i))
+	}
+	body := func(n int) string {
+		return `{"message":"` + strings.Repeat("a", n) + `","details":[` + strings.Join(details, ",") + `]}`
+	}
+	require.Len(t, parse(400, nil, body(1<<10)).Invalid, 20)
+	require.Len(t, parse(400, nil, body(64<<10)).Invalid, 16, "1 MiB is gone through")
+}
+
+func TestLongHeaders(t *testing.T) {
+	long := strings.Repeat("x", 1024)
+	require.Equal(t, long, parse(400, header("X-Request-Id", long), "").RequestID)
+	require.Equal(t, "r", parse(400, header("X-Request-Id", long+"x"), `{"request_id":"r"}`).RequestID, "longer than fields are read")
+	require.Equal(t, "c", parse(400, header("X-Amzn-Errortype", long+"x"), `{"code":"c"}`).Code)
+	require.Equal(t, "caf\ufffd", parse(400, header("Content-Type", "text/plain; charset=latin1; x="+long), "caf\xe9").Message)
+}
+
+// cost fails the test if f takes more than linear time over size bytes. A busy
+// machine is not taken for that: the best of five runs counts, and only if it is
+// over half a second and a hundred times that of decoding as much JSON.
+func cost(tb testing.TB, size int, f func()) {
+	tb.Helper()
+	best := func(f func()) time.Duration {
+		least := time.Duration(1 << 62)
+		for range 5 {
+			begin := time.Now()
+			f()
+			if least = min(least, time.Since(begin)); least < 500*time.Millisecond {
+				break
+			}
+		}
+		return least
+	}
+	if took := best(f); took >= 500*time.Millisecond {
+		linear := best(func() { _ = json.Unmarshal([]byte(`"`+strings.Repeat("x", size)+`"`), new(any)) })
+		require.LessOrEqual(tb, took, 100*linear, "more than linear time")
+	}
+}
+
+// TestCostIsLinear parses bodies that are longer than any prefix, where the square
+// of it shows. The first of them once took ten seconds.
+func TestCostIsLinear(t *testing.T) {
+	const size = 1 << 20
+	half := func(s string) string { return strings.Repeat(s, size/2/len(s)) }
+	few := func(s string) string { return strings.Repeat(s, size/8/len(s)) } // objects take longer
+	nest := func(begin string, n int, middle, end string) string {
+		return strings.Repeat(begin, n) + middle + strings.Repeat(end, n)
+	}
+	var names strings.Builder
+	for i := range 10_000 {
+		fmt.Fprintf(&names, `"N_%d":"r",`, i)
+	}
+	for _, body := range []string{
+		`{"message":"` + half("a") + `","errors":[` + half(`"aab",`) + `1]}`,
+		`{"message":"` + half("ab") + `","details":[` + half(`"abababababb",`) + `1]}`,
+		nest(`{"error":`, 480, `{"details":[`+few(`{"code":"c"},`)+`1]}`, "}"),
+		nest(`{"cause":`, 480, `{"details":[`+few(`{"code":"c"},`)+`1]}`, "}"),
+		nest(`{"error":{"details":[`, 160, few(`{"code":"c"},`)+"1", `]}}`),
+		nest(`{"error":{"details":[{"fieldViolations":[`, 100, few(`{},`)+"1", `]}]}}`),
+		`{"error":{"details":[{"violations":[` + few(`{"quotaId":"a"},`) + `1]}]}}`,
+		`{"message":{` + names.String() + `"z":1}}`,
+		`{"error":{` + names.String() + `"z":1}}`,
+		`{"errors":{"` + strings.Repeat("x", 900) + `":{` + names.String() + `"z":1}}}`,
+		`{"message":[` + half(`"a",`) + `"a"]}`,
+		`{"detail":[{"loc":[` + half(`"a",`) + `1],"msg":"r"}]}`,
+		half("a b "),
+		`"` + half("a b ") + `"`,
+	} {
+		cost(t, size, func() { parse(400, nil, body) })
+	}
+}
+
+// FuzzCost repeats what it is given until it is longer than any prefix.
+func FuzzCost(f *testing.F) {
+	f.Add("message", `{"code":"c"},`, `{"error":`, "}")
+	f.Add("errors", `"aab",`, `{"details":[`, "]}")
+	f.Add("details", `{"violations":[{"quotaId":"a"}]},`, `[`, "]")
+	f.Fuzz(func(t *testing.T, name, element, begin, end string) {
+		const size = 256 << 10
+		begin, end, name = begin[:min(len(begin), 64)], end[:min(len(end), 64)], name[:min(len(name), 64)]
+		many := strings.Repeat(element, size/8/max(len(element), 1))
+		for _, body := range []string{
+			strings.Repeat(begin, 400) + `{"` + name + `":[` + many + `1]}` + strings.Repeat(end, 400),
+			`{"` + name + `":[` + many + `1],"message":"` + strings.Repeat(name, size/2/max(len(name), 1)) + `"}`,
+			many,
+		} {
+			cost(t, size, func() { parse(400, header("Content-Type", name), body) })
+		}
+	})
 }
 
 // TestCostIsBounded parses what is as deep, or as much, as a prefix of 64 KiB

@@ -4,25 +4,36 @@
 // this very request: come back after so long. [Reset] reads the rate-limit
 // fields, which tell when a quota is refilled; that is a wait only for a request
 // that was refused for its rate, and only if that quota is the one used up.
+// [Remaining] reads how much is left before anything is refused.
 //
 // # Grammar
 //
 // A number is digits, with a fraction or without: no sign, no exponent, not
 // "Inf". It counts seconds, unless the field's name or the configuration says
 // otherwise; but from 946684800 on, which is 30 years or the beginning of 2000,
-// it is a point in time, in seconds since 1970, and from 1e11 on in
-// milliseconds. Points in time are also read in the forms of RFC 9110 section
-// 5.6.7. They are taken relative to the response's Date, so that a wrong clock
-// on either side does no harm. Everywhere but in Retry-After, which has a
-// grammar of its own, there are also durations, "8m24s", and the form of RFC
-// 3339, in which the seconds may be missing.
+// it is a point in time, in seconds since 1970, from 1e11 on in milliseconds,
+// from 1e14 on in microseconds and from 1e17 on in nanoseconds. Points in time
+// are also read in the forms of RFC 9110 section 5.6.7. They are taken relative
+// to the response's Date and Age, so that a wrong clock on either side does no
+// harm. There are also durations, "8m24s", and, everywhere except in
+// Retry-After, the form of RFC 3339, in which the seconds may be missing.
 //
 // A value that cannot be understood is as good as none, and the next source is
 // asked. Waits are rounded up to the millisecond and cut off at [Max].
+//
+// # Bounds
+//
+// Servers are not trusted, and [Remaining] reads every response. So a field is
+// read up to 8 KiB and 32 items, all its lines together, and an item that does
+// not end within them is not read at all. A number, a date or a duration has at
+// most 128 bytes, and so has the name of a field. Longer ones are as good as
+// none. Work is linear in the length of the header and of the body.
 package waithint
 
 import (
+	"cmp"
 	"encoding/json"
+	"iter"
 	"math"
 	"net/http"
 	"slices"
@@ -35,6 +46,14 @@ import (
 
 // Max is the longest wait there is, far from where a Duration would overflow.
 const Max = 365 * 24 * time.Hour
+
+// The bounds of the package doc. The longest fields of real servers have a few
+// hundred bytes.
+const (
+	maxField = 8 << 10 // bytes of a field, all its lines together
+	maxItems = 32      // items of a field
+	maxValue = 128     // bytes of a number, a date, a duration or a name
+)
 
 // Units are the fields that only a configuration can know: by their canonical
 // names, what a number in them counts; 0 is for the grammar to tell. A field
@@ -73,53 +92,52 @@ func Asked(h http.Header, body any, received time.Time, units Units) (time.Durat
 }
 
 // Reset returns when the quota is refilled that is used up, by the rate-limit
-// fields of a request that was refused for its rate; of several quotas, the one
-// that takes longest. It reads
+// fields of a request that was refused for its rate. Of several quotas, it is the
+// one that takes longest. It reads
 //
 //   - the RateLimit field of draft-ietf-httpapi-ratelimit-headers, a list of
-//     quotas, "burst";r=0;t=7, or one quota, limit=9, remaining=0, reset=7
+//     quotas, "burst";r=0;t=7, or one quota, limit=9, remaining=0, reset=7. The
+//     next draft has a for r and w for t.
 //   - the fields with a segment "Reset" after "RateLimit" or "Rate-Limit", under
 //     any prefix and for any number of quotas, each with the field that has
 //     "Remaining" in the place of "Reset"
+//   - the fields of any other name with "Reset" in it that is about a limit, if
+//     the field with "Remaining" in the place of "Reset" is there and is 0
 //   - the fields in units
 //
-// A quota of which something remains does not count.
+// A quota of which something remains does not count. The unit of a quota makes
+// no difference: one of bytes that is used up refuses requests like any other.
+//
+// A field may be a list, with an item for each window of the quota. Reset and
+// Remaining are paired by position. A field of one item is about all windows.
 func Reset(h http.Header, received time.Time, units Units) (time.Duration, bool) {
-	now := serverTime(h, received)
 	var longest hint
-	for name, values := range h {
-		unit, configured := units[name]
-		reset, remaining, fieldUnit := resetField(name)
-		switch {
-		case configured && strings.Contains(name, "Reset"):
-			remaining = strings.Replace(name, "Reset", "Remaining", 1)
-		case reset:
-			unit = fieldUnit
-		case strings.HasSuffix(name, "Ratelimit"):
-			longest.add(rateLimit(strings.Join(values, ",")))
-			continue
-		default:
-			continue
-		}
-		if left(h.Get(remaining)) {
-			continue
-		}
-		for _, value := range values {
-			longest.add(wait(value, unit, now))
+	for w := range windows(h, serverTime(h, received), units) {
+		if w.left != some && (w.left == nothing || !w.strict) {
+			longest.add(w.wait, w.ok)
 		}
 	}
 	return longest.wait, longest.ok
 }
 
+// UsedUp reports whether a quota is used up by its own words: the remaining
+// amount is the number 0, and the same fields tell when there is more. An item of
+// the RateLimit field need not tell when.
+func UsedUp(h http.Header, units Units) bool {
+	for w := range windows(h, time.Time{}, units) {
+		if w.left == nothing && (w.ok || w.item) {
+			return true
+		}
+	}
+	return false
+}
+
 // Refused reports whether the rate-limit fields say that a request was refused
 // for its rate: nothing remains of a quota, or they stand beside a Retry-After.
 func Refused(h http.Header) bool {
-	for name := range h {
-		reset, remaining, _ := resetField(name)
-		if !reset {
-			continue
-		}
-		if h.Get("Retry-After") != "" || h.Get(remaining) != "" && !left(h.Get(remaining)) {
+	late := h.Get("Retry-After") != ""
+	for w := range windows(h, time.Time{}, nil) {
+		if w.left == nothing || !w.strict && !w.item && (late || w.left == unclear) {
 			return true
 		}
 	}
@@ -138,44 +156,212 @@ func (l *hint) add(d time.Duration, ok bool) {
 	}
 }
 
-// resetField reports whether name is that of a field such as X-RateLimit-Reset,
-// and returns the name of the field that tells what remains, and the unit if
-// the name has one. Names are canonical, as in http.Header.
-func resetField(name string) (reset bool, remaining string, unit time.Duration) {
-	segments := strings.Split(name, "-")
-	limit := slices.Index(segments, "Ratelimit")
-	if limit < 0 {
-		if limit = slices.Index(segments, "Limit"); limit < 1 || segments[limit-1] != "Rate" {
-			return false, "", 0
+// window is one window of a quota, as the fields of a response describe it.
+type window struct {
+	left   left
+	wait   time.Duration // until the quota is refilled
+	ok     bool          // wait was said
+	strict bool          // the fields are only known to be about a quota if they say that nothing is left
+	item   bool          // an item of the RateLimit field
+}
+
+// left is how much is left in a window.
+type left int
+
+const (
+	unsaid  left = iota // nobody says
+	unclear             // a word, or a negative number
+	nothing             // 0
+	some                // more than 0
+)
+
+// leftOf reads how much is left. A negative number is unclear: it stands for an
+// excess with some servers and for no limit with others.
+func leftOf(value string) left {
+	f, ok := number(value)
+	switch {
+	case value == "":
+		return unsaid
+	case !ok:
+		return unclear
+	case f == 0:
+		return nothing
+	}
+	return some
+}
+
+// windows returns all windows that the fields of h describe.
+func windows(h http.Header, now time.Time, units Units) iter.Seq[window] {
+	return func(yield func(window) bool) {
+		for name, lines := range h {
+			if strings.HasSuffix(name, "Ratelimit") {
+				if !rateLimit(lines, yield) {
+					return
+				}
+				continue
+			}
+			f, ok := resetField(name)
+			if unit, configured := units[name]; configured && strings.Contains(name, "Reset") {
+				ok, f.unit, f.strict = true, unit, false
+				f.remaining = strings.Replace(name, "Reset", "Remaining", 1)
+			}
+			if ok && (!f.strict || f.limited || len(h[f.limit]) > 0) && !f.windows(lines, h[f.remaining], now, yield) {
+				return
+			}
 		}
 	}
-	before, rest := segments[:limit+1], segments[limit+1:]
-	i := slices.IndexFunc(rest, func(s string) bool { return strings.HasPrefix(s, "Reset") })
-	if i < 0 {
-		return false, "", 0
+}
+
+// field is what the name of a field such as X-RateLimit-Reset says.
+type field struct {
+	remaining, limit string        // the fields that belong to it
+	unit             time.Duration // that the name states, or 0
+	strict           bool          // the name is not that of a rate limit
+	limited          bool          // but it is about a limit
+}
+
+// resetField reads the name of a field, and reports whether it may tell when a
+// quota is refilled. Names are canonical, as in http.Header.
+func resetField(name string) (f field, ok bool) {
+	if len(name) > maxValue || !strings.Contains(name, "eset") { // most names, without an allocation
+		return f, false
 	}
-	between, rest := rest[:i], rest[i+1:]
+	segments := strings.Split(name, "-")
+	i := -1
+	if begin := afterRateLimit(segments); begin > 0 {
+		if i = slices.IndexFunc(segments[begin:], isReset); i >= 0 {
+			i += begin
+		}
+	}
+	if f.strict = i < 0; f.strict {
+		if i = slices.IndexFunc(segments, isReset); i < 0 {
+			i = slices.IndexFunc(segments, func(s string) bool { return strings.HasSuffix(s, "reset") })
+		}
+	}
+	if i < 0 {
+		return f, false
+	}
+	lower := strings.ToLower(name)
+	f.limited = strings.Contains(lower, "limit") || strings.Contains(lower, "quota") || slices.Contains(segments, "Rate")
+
+	rest := segments[i+1:]
 	if len(rest) > 0 {
 		switch rest[0] {
 		case "Ms":
-			unit, rest = time.Millisecond, rest[1:]
+			f.unit, rest = time.Millisecond, rest[1:]
 		case "After", "At", "Time", "Seconds":
 			rest = rest[1:]
 		}
 	}
-	return true, strings.Join(slices.Concat(before, between, []string{"Remaining"}, rest), "-"), unit
+	beside := func(word string) string {
+		if before, found := strings.CutSuffix(segments[i], "reset"); found {
+			word = before + strings.ToLower(word) // Userreset, Userremaining
+		}
+		return strings.Join(slices.Concat(segments[:i], []string{word}, rest), "-")
+	}
+	f.remaining, f.limit = beside("Remaining"), beside("Limit")
+	return f, true
 }
 
-// left reports whether value, which tells what remains of a quota, says that
-// anything does. What cannot be understood says nothing.
-func left(value string) bool {
-	value, _, _ = strings.Cut(value, ",")
-	value, _, _ = strings.Cut(value, ";")
-	f, ok := number(strings.TrimSpace(value))
-	return ok && f > 0
+// afterRateLimit returns where a name goes on after "RateLimit" or "Rate-Limit",
+// or 0.
+func afterRateLimit(segments []string) int {
+	for i, s := range segments {
+		if s == "Ratelimit" || s == "Limit" && i > 0 && segments[i-1] == "Rate" {
+			return i + 1
+		}
+	}
+	return 0
 }
 
-// Quota is what a server says about a quota, before it refuses anything.
+func isReset(segment string) bool { return strings.HasPrefix(segment, "Reset") }
+
+// windows passes on the windows of a Reset field and of the Remaining field that
+// belongs to it. It reports whether there may be more.
+func (f field) windows(resets, remaining []string, now time.Time, yield func(window) bool) bool {
+	var at, of [maxItems]string
+	r, n := at[:elements(resets, &at)], of[:elements(remaining, &of)]
+	for i := range max(len(r), len(n)) {
+		w := window{strict: f.strict}
+		if value, ok := pick(r, i); ok {
+			w.wait, w.ok = wait(value, f.unit, now)
+		}
+		if value, ok := pick(n, i); ok {
+			w.left = leftOf(value)
+		} else if len(n) > 0 {
+			continue // of another window than those that Remaining tells of
+		}
+		if !yield(w) {
+			return false
+		}
+	}
+	return true
+}
+
+// pick returns the item at a position. A list of one has the same item at all
+// positions.
+func pick(list []string, i int) (value string, ok bool) {
+	if len(list) == 1 {
+		i = 0
+	}
+	if i >= len(list) {
+		return "", false
+	}
+	return list[i], true
+}
+
+// elements reads a list of plain values, without their parameters, and returns
+// how many there are. The comma in a date ends no value.
+func elements(lines []string, into *[maxItems]string) (n int) {
+	day := ""
+	for item := range items(lines, strings.Cut) {
+		if day != "" {
+			item = day + ", " + item
+		}
+		if day = ""; isDay(item) {
+			day = item
+			continue
+		}
+		value, _, _ := strings.Cut(item, ";")
+		into[n] = strings.TrimSpace(value)
+		n++
+	}
+	return n
+}
+
+func isDay(s string) bool {
+	for day := time.Sunday; day <= time.Saturday; day++ {
+		if name := day.String(); s == name || s == name[:3] {
+			return true
+		}
+	}
+	return false
+}
+
+// items returns the items of a list, which is that of all lines of a field (RFC
+// 9110 section 5.3), within the bounds of the package. cut is strings.Cut, or one
+// that minds quotes.
+func items(lines []string, cut func(s, sep string) (before, after string, found bool)) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		bytes, n := maxField, 0
+		for _, rest := range lines {
+			short := len(rest) > bytes
+			if short {
+				rest = rest[:bytes]
+			}
+			bytes -= len(rest)
+			for found := true; found; n++ {
+				var item string
+				item, rest, found = cut(rest, ",")
+				if n == maxItems || short && !found || !yield(strings.TrimSpace(item)) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Quota is the state of a quota, which a server tells before it refuses anything.
 type Quota struct {
 	Remaining float64
 	Rate      float64       // refilled per second, by its policy; 0: not said
@@ -183,90 +369,164 @@ type Quota struct {
 }
 
 // Remaining returns the quota of which the least remains, by the RateLimit field
-// and its RateLimit-Policy. Fields such as X-RateLimit-Remaining are not read: they
-// have no policy that says how fast the quota comes back. It is asked of every
-// response, so it looks a field up before all else.
+// and its RateLimit-Policy. Only quotas of requests count, because only those
+// compare with one another and with the requests to come. Fields such as
+// X-RateLimit-Remaining are not read: they have no policy that says how fast the
+// quota comes back. It is asked of every response, so it looks a field up before
+// all else.
 func Remaining(h http.Header) (Quota, bool) {
-	fields := h["Ratelimit"]
-	if len(fields) == 0 {
+	lines := h["Ratelimit"]
+	if len(lines) == 0 {
 		return Quota{}, false
 	}
-	return structuredQuota(strings.Join(fields, ","), strings.Join(h["Ratelimit-Policy"], ","))
+	return remaining(lines, h["Ratelimit-Policy"])
 }
 
-func structuredQuota(field, policies string) (quota Quota, found bool) {
-	for _, item := range split(field, ',') {
-		parts := split(item, ';')
-		said := parameters(parts[1:])
-		r, ok := number(said["r"])
-		if !ok || found && r >= quota.Remaining {
+func remaining(lines, policyLines []string) (least Quota, found bool) {
+	var all [maxItems]item
+	policies := all[:0]
+	for s := range items(policyLines, cutUnquoted) {
+		policies = append(policies, parse(s))
+	}
+	for s := range items(lines, cutUnquoted) {
+		it := parse(s)
+		r, ok := number(it.r)
+		if !ok || found && r >= least.Remaining || !isRequests(it.qu) {
 			continue
 		}
-		quota, found = Quota{Remaining: r}, true
-		quota.Reset, _ = delta(said["t"], time.Second)
-		for _, policy := range split(policies, ',') {
-			p := split(policy, ';')
-			q, qOK := number(parameters(p[1:])["q"])
-			w, wOK := number(parameters(p[1:])["w"])
-			if p[0] == parts[0] && qOK && wOK && w > 0 {
-				quota.Rate = q / w
+		rate, requests := it.policy(policies)
+		if !requests {
+			continue
+		}
+		least, found = Quota{Remaining: r, Rate: rate}, true
+		least.Reset, _ = delta(it.t, time.Second)
+	}
+	return least, found
+}
+
+// item is an item of RateLimit or RateLimit-Policy, whose parameters have one
+// letter. The cost of this request, c, is not read, because the next request may
+// cost something else.
+type item struct {
+	name, alias string // without quotes
+	r, t        string
+	q, w, qu    string
+}
+
+// parse reads an item. A quoted string in the place of a parameter is another
+// name of the item: no grammar has one, but a large emitter writes its policies
+// as "fixed window";"api";q=500;w=300, of which the state is "api";r=489;t=189.
+func parse(s string) (it item) {
+	name, rest, found := cutUnquoted(s, ";")
+	it.name = unquoted(name)
+	var a string
+	for found {
+		var parameter string
+		parameter, rest, found = cutUnquoted(rest, ";")
+		parameter = strings.TrimSpace(parameter)
+		if strings.HasPrefix(parameter, `"`) {
+			it.alias = unquoted(parameter)
+			continue
+		}
+		key, value, _ := strings.Cut(parameter, "=")
+		switch key {
+		case "r":
+			it.r = value
+		case "t":
+			it.t = value
+		case "a": // r in the next draft
+			a = value
+		case "w": // t in the next draft, and in any draft the window of a policy
+			it.w = value
+		case "q":
+			it.q = value
+		case "qu":
+			it.qu = unquoted(value)
+		}
+	}
+	it.r, it.t = cmp.Or(it.r, a), cmp.Or(it.t, it.w)
+	return it
+}
+
+// policy returns the rate of the policy that belongs to an item, and whether that
+// counts requests. An item without a policy counts them, since that is the unit
+// if none is said.
+func (it item) policy(policies []item) (rate float64, requests bool) {
+	byName := slices.ContainsFunc(policies, func(p item) bool { return p.name == it.name })
+	for _, p := range policies {
+		if byName && p.name != it.name || !byName && !it.sharesAlias(p) {
+			continue
+		}
+		if !isRequests(p.qu) {
+			return 0, false
+		}
+		q, qOK := number(p.q)
+		w, wOK := number(p.w)
+		if qOK && wOK && w > 0 {
+			rate = q / w
+		}
+	}
+	return rate, true
+}
+
+// sharesAlias reports whether the second name of one item is a name of the other.
+func (it item) sharesAlias(p item) bool {
+	return p.alias != "" && (p.alias == it.name || p.alias == it.alias) || it.alias != "" && it.alias == p.name
+}
+
+// isRequests reports whether a quota unit is one request. The draft says
+// "requests", and its examples have said "request".
+func isRequests(unit string) bool {
+	return unit == "" || strings.EqualFold(unit, "request") || strings.EqualFold(unit, "requests")
+}
+
+// rateLimit passes on the windows of the RateLimit field, and reports whether
+// there may be more.
+func rateLimit(lines []string, yield func(window) bool) bool {
+	var remaining, reset string // of drafts 3 to 7, which have a single quota
+	for s := range items(lines, cutUnquoted) {
+		name, _, _ := cutUnquoted(s, ";")
+		if key, value, ok := strings.Cut(name, "="); ok && !strings.HasPrefix(name, `"`) {
+			switch key {
+			case "remaining":
+				remaining = value
+			case "reset":
+				reset = value
 			}
-		}
-	}
-	return quota, found
-}
-
-func parameters(parts []string) map[string]string {
-	m := make(map[string]string, len(parts))
-	for _, part := range parts {
-		name, value, _ := strings.Cut(part, "=")
-		m[name] = value
-	}
-	return m
-}
-
-// rateLimit reads the RateLimit field.
-func rateLimit(field string) (time.Duration, bool) {
-	var longest hint
-	one := make(map[string]string)
-	for _, item := range split(field, ',') {
-		parts := split(item, ';')
-		if name, value, ok := strings.Cut(parts[0], "="); ok && !strings.HasPrefix(parts[0], `"`) {
-			one[name] = value // drafts 3 to 7: a single quota
 			continue
 		}
-		quota := parameters(parts[1:])
-		if !left(quota["r"]) {
-			longest.add(delta(quota["t"], time.Second))
+		it := parse(s)
+		w := window{item: true, left: leftOf(it.r)}
+		w.wait, w.ok = delta(it.t, time.Second)
+		if !yield(w) {
+			return false
 		}
 	}
-	if !left(one["remaining"]) {
-		longest.add(delta(one["reset"], time.Second))
-	}
-	return longest.wait, longest.ok
+	w := window{item: true, left: leftOf(remaining)}
+	w.wait, w.ok = delta(reset, time.Second)
+	return yield(w)
 }
 
-// split splits s at each sep that is not in a quoted string of RFC 9651 section
-// 3.3.3, and trims the parts.
-func split(s string, sep byte) []string {
-	var parts []string
-	quoted, escaped, begin := false, false, 0
-	for i := range len(s) {
-		if escaped {
-			escaped = false
-			continue
-		}
-		escaped = quoted && s[i] == '\\'
-		if s[i] == '"' {
+// cutUnquoted is strings.Cut at a separator that is not in a quoted string of RFC
+// 9651 section 3.3.3.
+func cutUnquoted(s, sep string) (before, after string, found bool) {
+	quoted := false
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '"':
 			quoted = !quoted
-		}
-		if s[i] == sep && !quoted {
-			parts = append(parts, strings.TrimSpace(s[begin:i]))
-			begin = i + 1
+		case quoted && c == '\\':
+			i++
+		case !quoted && c == sep[0]:
+			return s[:i], s[i+1:], true
 		}
 	}
-	return append(parts, strings.TrimSpace(s[begin:]))
+	return s, "", false
 }
+
+// unquoted returns a name without its quotes, so that a token and a string are
+// the same name.
+func unquoted(s string) string { return strings.Trim(strings.TrimSpace(s), `"`) }
 
 // bodyHints are the members that hold a hint, by their folded names, and their
 // units; 0 is for the grammar to tell.
@@ -354,48 +614,88 @@ func scalar(value any) string {
 	return ""
 }
 
-// serverTime is the server's clock when it answered: the Date of the response,
-// unless a cache kept it, which Age tells; then it is ours.
+// serverTime is the server's clock when the response arrived: its Date, and its
+// Age if a cache kept it. It is the client's own clock if one of them makes no
+// sense.
 func serverTime(h http.Header, received time.Time) time.Time {
-	if value := h.Get("Date"); value != "" && h.Get("Age") == "" {
-		if date, err := http.ParseTime(value); err == nil {
-			return date
-		}
+	value := h.Get("Date")
+	age, ok := age(h)
+	if value == "" || len(value) > maxValue || !ok {
+		return received
 	}
-	return received
+	date, err := http.ParseTime(value)
+	if err != nil {
+		return received
+	}
+	return date.Add(age)
 }
 
+// age reads Age, a number of seconds without a fraction. Of a list, it is the
+// first item (RFC 9111 section 5.1). An age of more than a year is nonsense, and
+// so is the 2147483648 by which a cache says that its counter ran over.
+func age(h http.Header) (time.Duration, bool) {
+	value := h.Get("Age")
+	if value == "" {
+		return 0, true
+	}
+	value, _, _ = strings.Cut(value[:min(len(value), maxValue)], ",")
+	seconds, err := strconv.ParseUint(strings.TrimSpace(value), 10, 31)
+	d := time.Duration(seconds) * time.Second
+	return d, err == nil && d <= Max
+}
+
+// The numbers from which on a point in time is in another unit. In the unit
+// before, each of them would be the year 5138.
 const (
-	firstEpoch       = 946684800 // a number of seconds from here on is a point in time
-	firstMilliEpoch  = 1e11      // and from here on one in milliseconds; in seconds it would be the year 5138
-	lastEpochSeconds = 1e12      // far beyond Max, and its microseconds fit an int64
+	firstEpoch       = 946684800 // seconds: a number from here on is a point in time
+	firstMilliEpoch  = 1e11
+	firstMicroEpoch  = 1e14
+	firstNanoEpoch   = 1e17
+	lastEpochSeconds = 1e12 // far beyond Max, and its microseconds fit an int64
 )
 
 // retryAfter reads a number, which is seconds unless it can only be a point in
-// time, or a point in time in one of the forms of RFC 9110 section 5.6.7.
+// time, a point in time in one of the forms of RFC 9110 section 5.6.7, or a
+// duration.
 func retryAfter(value string, now time.Time) (time.Duration, bool) {
 	value = strings.TrimSpace(value)
-	if value == "" {
+	if value == "" || len(value) > maxValue {
 		return 0, false
 	}
 	f, ok := number(value)
 	if !ok {
-		at, err := http.ParseTime(value)
-		return until(at, now), err == nil
+		if at, err := http.ParseTime(value); err == nil {
+			return until(at, now), true
+		}
+		return duration(value)
 	}
-	if f < firstEpoch {
+	switch {
+	case f < firstEpoch:
 		return delta(value, time.Second)
-	}
-	if f >= firstMilliEpoch {
-		f /= 1000
+	case f >= firstNanoEpoch:
+		f /= 1e9
+	case f >= firstMicroEpoch:
+		f /= 1e6
+	case f >= firstMilliEpoch:
+		f /= 1e3
 	}
 	// Rounded, as a float64 holds 1767225664.57 not quite.
 	at := time.UnixMicro(int64(math.Round(min(f, lastEpochSeconds) * 1e6)))
 	return until(at, now), true
 }
 
+// duration reads a duration of Go, "8m24s", which no RFC has but servers send. A
+// sign is outside the grammar, as it is in a number.
+func duration(value string) (time.Duration, bool) {
+	if value[0] == '-' || value[0] == '+' {
+		return 0, false
+	}
+	d, err := time.ParseDuration(value)
+	return saturate(float64(d)), err == nil
+}
+
 // wait reads value by the grammar of the package, which is wider than that of
-// Retry-After; unit is what a number counts, or 0.
+// Retry-After. A number in it counts units, or if unit is 0, the grammar tells.
 func wait(value string, unit time.Duration, now time.Time) (time.Duration, bool) {
 	if unit > 0 {
 		if d, ok := delta(value, unit); ok {
@@ -406,11 +706,8 @@ func wait(value string, unit time.Duration, now time.Time) (time.Duration, bool)
 		return d, true
 	}
 	value = strings.TrimSpace(value)
-	if value == "" || value[0] == '-' || value[0] == '+' {
+	if len(value) > maxValue {
 		return 0, false
-	}
-	if d, err := time.ParseDuration(value); err == nil { // "8m24s"
-		return saturate(float64(d)), true
 	}
 	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04Z07:00"} {
 		if at, err := time.Parse(layout, value); err == nil {
