@@ -19,6 +19,7 @@ import (
 	"weak"
 
 	"github.com/resilienthttp/resilient/internal/errorobject"
+	"github.com/resilienthttp/resilient/internal/peek"
 	"github.com/resilienthttp/resilient/internal/plain"
 	"github.com/resilienthttp/resilient/internal/waithint"
 )
@@ -273,7 +274,7 @@ func (p *Profile) rule(status int, o *errorobject.Object) Rule {
 // mayFail reports whether the body of a success has to be looked at.
 func (p *Profile) mayFail(resp *http.Response) bool {
 	if p == nil || p.Failed == nil || resp.StatusCode < 200 || resp.StatusCode > 299 ||
-		resp.Body == http.NoBody || resp.ContentLength > maxPrefix {
+		resp.Body == http.NoBody || resp.ContentLength > peek.Max {
 		return false
 	}
 	mediaType, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
@@ -688,9 +689,6 @@ func first(values []string) string {
 	return values[0]
 }
 
-// maxPrefix is how much of an error body is read to parse it.
-const maxPrefix = 64 << 10
-
 // APIError is an error response, parsed, whichever of the usual shapes its body
 // has. It matches the sentinel of its Kind with errors.Is. Header and Body are
 // shared with the response: read only.
@@ -818,16 +816,16 @@ func ErrorFromResponse(resp *http.Response) (*APIError, bool) {
 	}
 	body := known.body.Value()
 	if body == nil && resp.Body != nil && resp.Body != http.NoBody {
-		body, _ = resp.Body.(*errorBody)
+		body, _ = resp.Body.(*peek.Body)
 		if body == nil {
-			body = newErrorBody(resp, time.Now())
+			body = peek.New(resp, time.Now())
 			resp.Body = body
 		}
 	}
 	var prefix []byte
 	received := time.Now()
 	if body != nil {
-		prefix, received = body.prefix(), body.received
+		prefix, received = body.Prefix(), body.Received()
 	}
 	e, _ := known.profile.read(resp, prefix, errorobject.Decode(resp.Header, prefix), received)
 	if known.attempts > 0 {
@@ -853,12 +851,12 @@ type verdict struct {
 	profile  *Profile
 	// Weak, since a body often leads back to its response, which would then
 	// never be let go. It lives as long as something reads from it.
-	body weak.Pointer[errorBody]
+	body weak.Pointer[peek.Body]
 }
 
 func remember(resp *http.Response, e *APIError, p *Profile) {
 	key := weak.Make(resp)
-	body, _ := resp.Body.(*errorBody)
+	body, _ := resp.Body.(*peek.Body)
 	known := verdict{e.StatusCode, e.Attempts, e.Kind, e.RetryAfter, p, weak.Make(body)}
 	if _, again := verdicts.Swap(key, known); again {
 		return // a base that returns one response again and again has its cleanup already

@@ -11,15 +11,15 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
-	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
 
 	"github.com/resilienthttp/resilient/internal/gate"
+	"github.com/resilienthttp/resilient/internal/peek"
 	"github.com/resilienthttp/resilient/internal/plain"
+	"github.com/resilienthttp/resilient/internal/replay"
 	"github.com/resilienthttp/resilient/internal/waithint"
 )
 
@@ -35,11 +35,6 @@ const (
 
 	defaultBudgetRatio = 0.05
 	defaultBudgetFloor = 0.2
-
-	// peekTimeout bounds how long a response is held to read the beginning of
-	// its error body. Bodies of errors are small and come with the headers; one
-	// that takes longer than a second is not worth waiting for.
-	peekTimeout = time.Second
 
 	// lowQuota is where what remains of a quota begins to matter. Nothing is
 	// remembered of a key with more than that.
@@ -213,7 +208,7 @@ type call struct {
 	keyed        bool            // by an idempotency key
 	unsure       bool            // an attempt before may have been processed
 	unsent       io.ReadCloser   // the body of the attempt to come: closed if there is none
-	record       *recording      // of a body without GetBody; nil: none
+	record       *replay.Body    // of a body without GetBody; nil: none
 	key          *keyState       // nil: nothing is known about the limit key yet
 	limiter      Limiter         // nil: none of the caller's
 	observer     observer        // that limiter, if it learns; else nil
@@ -243,7 +238,7 @@ func (c *call) set(t *Transport, cfg *config, req *http.Request) {
 		}
 	}
 	if hasBody(req) && req.GetBody == nil && cfg.replayBuffer > 0 {
-		c.record, c.unsent = newRecording(req.Body, cfg.replayBuffer), nil
+		c.record, c.unsent = replay.New(req.Body, cfg.replayBuffer), nil
 	}
 	if cfg.shared.limit > 0 {
 		c.key = t.keys.findOrAdd(cfg, req)
@@ -266,7 +261,7 @@ func (c *call) set(t *Transport, cfg *config, req *http.Request) {
 // the bodies in hand, and there is one Done.
 func (c *call) run() (*http.Response, error) {
 	if c.record != nil {
-		c.unsent, _ = c.record.open() // cannot fail before anything was read
+		c.unsent, _ = c.record.Open() // cannot fail before anything was read
 	}
 	for n := 1; ; n++ {
 		if err := c.admit(n); err != nil {
@@ -287,7 +282,7 @@ func (c *call) run() (*http.Response, error) {
 		c.last = a.Err
 		if resp != nil {
 			c.last = a.APIError
-			c.letGo() // what is worth reading of it has been read, see peek
+			c.letGo() // what is worth reading of it has been read, see attempt
 		}
 		if err := c.sleep(wait, &a); err != nil {
 			return c.failed(n, err)
@@ -301,7 +296,7 @@ func (c *call) end() {
 	c.letGo()
 	closeBody(c.unsent)
 	if c.record != nil {
-		c.record.end()
+		c.record.End()
 	}
 	if c.stop != nil {
 		c.stop()
@@ -430,7 +425,12 @@ func (c *call) attempt(a *AttemptInfo) *http.Response {
 		if !suspect {
 			break
 		}
-		prefix := peek(c.waitContext(), resp, c.answered)
+		var prefix []byte
+		if resp.Body != http.NoBody {
+			body := peek.New(resp, c.answered)
+			resp.Body = body
+			prefix = body.Ahead(c.waitContext())
+		}
 		if a.APIError, a.Verdict = c.cfg.profile.judge(resp, prefix, c.answered); a.APIError != nil {
 			a.APIError.Attempts = a.Attempt
 			c.judgeOwnDoing(a, resp.Header)
@@ -506,7 +506,7 @@ func (c *call) send(n int, body io.ReadCloser) (*http.Response, fate, error) {
 			out.Header = c.header
 		}
 		if c.record != nil {
-			out.GetBody = c.record.open // HTTP/2 replays through it after GOAWAY
+			out.GetBody = c.record.Open // HTTP/2 replays through it after GOAWAY
 		}
 	}
 	resp, err := repair(c.t.roundTripper().RoundTrip(out))
@@ -519,7 +519,7 @@ func (c *call) send(n int, body io.ReadCloser) (*http.Response, fate, error) {
 			resp.Request = c.req // as if the caller's had been sent
 		}
 		return resp, unknown, nil
-	case c.record != nil && c.record.failure() != nil:
+	case c.record != nil && c.record.Err() != nil:
 		return nil, bodyFailed, err
 	case d.provesUnsent(err):
 		return nil, neverSent, err
@@ -989,7 +989,7 @@ func closeBody(body io.Closer) {
 
 // replayable reports whether the body can be sent again from its beginning.
 func (c *call) replayable() bool {
-	return !hasBody(c.req) || c.req.GetBody != nil || c.record != nil && !c.record.overflown()
+	return !hasBody(c.req) || c.req.GetBody != nil || c.record != nil && !c.record.Overflown()
 }
 
 // freshBody returns a body for another attempt: never the one before, which the
@@ -1000,7 +1000,7 @@ func (c *call) freshBody() (body io.ReadCloser, why string) {
 	}
 	open := c.req.GetBody
 	if c.record != nil {
-		open = c.record.open
+		open = c.record.Open
 	}
 	body, err := open()
 	if err != nil || body == nil {
@@ -1008,292 +1008,4 @@ func (c *call) freshBody() (body io.ReadCloser, why string) {
 		return nil, "body error"
 	}
 	return body, ""
-}
-
-// recording is a request body that can be read several times, as it is passed
-// on: nothing is read before the base asks for it. Its readers take turns at
-// the source, so one that is abandoned in the middle of a read loses nothing.
-type recording struct {
-	src   io.ReadCloser
-	limit int64
-	turn  chan struct{} // held while reading src
-
-	mu     sync.Mutex
-	buf    []byte
-	err    error       // of src
-	newest *bodyReader // the one that may read src: those before are abandoned
-	full   bool        // the limit was passed, and buf given up
-	opened int         // readers not closed yet
-	ended  bool        // the call is over: the last reader closes src
-}
-
-var errNotReplayable = errors.New("resilient: the request body was given to a later attempt, or is larger than the replay buffer")
-
-func newRecording(src io.ReadCloser, limit int64) *recording {
-	return &recording{src: src, limit: limit, turn: make(chan struct{}, 1)}
-}
-
-// open returns a reader from the beginning. It is a Request.GetBody.
-func (r *recording) open() (io.ReadCloser, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.full {
-		return nil, errNotReplayable
-	}
-	r.opened++
-	r.newest = &bodyReader{rec: r}
-	return r.newest, nil
-}
-
-func (r *recording) overflown() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.full
-}
-
-// failure returns the error that src ended with, if it was not io.EOF.
-func (r *recording) failure() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.err == io.EOF { //nolint:errorlint // readers return it bare
-		return nil
-	}
-	return r.err
-}
-
-// end says that there will be no further attempt.
-func (r *recording) end() {
-	r.mu.Lock()
-	r.ended = true
-	last := r.opened == 0
-	r.mu.Unlock()
-	if last {
-		closeBody(r.src)
-	}
-}
-
-// bodyReader reads a recording from its beginning.
-type bodyReader struct {
-	rec    *recording
-	off    int
-	closed bool
-}
-
-func (b *bodyReader) Read(p []byte) (int, error) {
-	r := b.rec
-	r.turn <- struct{}{}
-	defer func() { <-r.turn }()
-	if n, err, ok := b.recorded(p); ok {
-		return n, err
-	}
-	n, err := r.src.Read(p)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.err = err
-	// What an abandoned reader was in the middle of is kept for the newest,
-	// even if it is a little too much.
-	if int64(len(r.buf)+n) > r.limit && b == r.newest {
-		r.full, r.buf = true, nil
-	}
-	if !r.full {
-		r.buf = append(r.buf, p[:n]...)
-		b.off += n
-	}
-	return n, err
-}
-
-// recorded reads what is known without asking the source, and reports whether
-// there is any such thing.
-func (b *bodyReader) recorded(p []byte) (n int, err error, ok bool) { //nolint:revive // ok last, as for maps
-	r := b.rec
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	switch {
-	case b.closed:
-		return 0, http.ErrBodyReadAfterClose, true
-	case b.off < len(r.buf):
-		n = copy(p, r.buf[b.off:])
-		b.off += n
-		return n, nil, true
-	case b != r.newest:
-		return 0, errNotReplayable, true
-	}
-	return 0, r.err, r.err != nil
-}
-
-func (b *bodyReader) Close() error {
-	r := b.rec
-	r.mu.Lock()
-	if b.closed {
-		r.mu.Unlock()
-		return nil
-	}
-	b.closed = true
-	r.opened--
-	last := r.ended && r.opened == 0
-	r.mu.Unlock()
-	if last {
-		return r.src.Close() // also unblocks a Read of it
-	}
-	return nil
-}
-
-// errorBody is the body of an error response. It keeps the first maxPrefix
-// bytes that come through it, read ahead or by the caller, so that the error
-// object can be parsed at any time and the caller still reads every byte, and
-// the error at the end, as they came.
-type errorBody struct {
-	rc       io.ReadCloser
-	received time.Time
-	turn     chan struct{} // held while reading rc
-
-	mu     sync.Mutex
-	buf    []byte
-	off    int   // where the caller reads in buf
-	err    error // of rc
-	enough bool  // reading ahead is to stop
-	closed bool
-}
-
-func newErrorBody(resp *http.Response, received time.Time) *errorBody {
-	size := int64(512)
-	if resp.ContentLength > 0 {
-		size = min(resp.ContentLength, maxPrefix)
-	}
-	return &errorBody{
-		rc: resp.Body, received: received,
-		turn: make(chan struct{}, 1), buf: make([]byte, 0, size),
-	}
-}
-
-// peek returns the beginning of resp's body and leaves it whole. It takes at
-// most peekTimeout: of a body that drips, it returns what has come so far.
-// Reading ahead needs a goroutine, as a Read cannot be bounded in time; it ends
-// with its Read, at the latest when the body is closed. Where the body panics,
-// it must be an error instead: in that goroutine nobody could recover.
-func peek(ctx context.Context, resp *http.Response, received time.Time) []byte {
-	if resp.Body == http.NoBody {
-		return nil
-	}
-	b := newErrorBody(resp, received)
-	resp.Body = b
-	b.turn <- struct{}{}
-	go b.readAhead()
-	timer := time.NewTimer(peekTimeout)
-	defer timer.Stop()
-	select {
-	case b.turn <- struct{}{}: // it was given back
-		<-b.turn
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-	return b.snapshot()
-}
-
-// readAhead fills the prefix and gives the turn back. Where the body panics, it
-// must be an error instead: in a goroutine of its own nobody could recover.
-func (b *errorBody) readAhead() {
-	defer func() {
-		if p := recover(); p != nil {
-			b.fail(fmt.Errorf("resilient: reading the response body panicked: %v", p))
-		}
-		<-b.turn
-	}()
-	b.fill()
-}
-
-// fill reads until the prefix is full, the body ends or it has enough.
-func (b *errorBody) fill() {
-	for empty := 0; ; {
-		b.mu.Lock()
-		if b.enough || b.closed || b.err != nil || len(b.buf) >= maxPrefix {
-			b.mu.Unlock()
-			return
-		}
-		if len(b.buf) == cap(b.buf) {
-			b.buf = slices.Grow(b.buf, 512)
-		}
-		spare := b.buf[len(b.buf):min(cap(b.buf), maxPrefix)]
-		b.mu.Unlock()
-
-		n, err := b.rc.Read(spare)
-		if n < 0 || n > len(spare) {
-			n, err = 0, errors.New("resilient: the response body read an impossible number of bytes")
-		}
-		if empty++; n > 0 {
-			empty = 0
-		} else if err == nil && empty == 100 {
-			err = io.ErrNoProgress
-		}
-		b.mu.Lock()
-		b.buf, b.err = b.buf[:len(b.buf)+n], err
-		b.mu.Unlock()
-	}
-}
-
-// snapshot returns what was read so far, and stops reading ahead.
-func (b *errorBody) snapshot() []byte {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.enough = true
-	if len(b.buf) == 0 {
-		return nil // as for http.NoBody
-	}
-	return slices.Clip(b.buf)
-}
-
-func (b *errorBody) fail(err error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.err = err
-}
-
-// prefix returns the first bytes of the body, reading on if need be.
-func (b *errorBody) prefix() []byte {
-	b.turn <- struct{}{}
-	defer func() { <-b.turn }()
-	b.mu.Lock()
-	b.enough = false
-	b.mu.Unlock()
-	b.fill()
-	return b.snapshot()
-}
-
-func (b *errorBody) Read(p []byte) (int, error) {
-	if n, err, ok := b.kept(p); ok {
-		return n, err
-	}
-	b.turn <- struct{}{}
-	defer func() { <-b.turn }()
-	if n, err, ok := b.kept(p); ok {
-		return n, err
-	}
-	n, err := b.rc.Read(p)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.buf = append(b.buf, p[:min(n, maxPrefix-len(b.buf))]...)
-	b.off, b.err = len(b.buf), err
-	return n, err
-}
-
-// kept reads from what is there already, and reports whether there is any.
-func (b *errorBody) kept(p []byte) (n int, err error, ok bool) { //nolint:revive // ok last, as for maps
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	switch {
-	case b.closed:
-		return 0, http.ErrBodyReadAfterClose, true
-	case b.off < len(b.buf):
-		n = copy(p, b.buf[b.off:])
-		b.off += n
-		return n, nil, true
-	}
-	return 0, b.err, b.err != nil
-}
-
-func (b *errorBody) Close() error {
-	b.mu.Lock()
-	b.closed = true
-	b.mu.Unlock()
-	return b.rc.Close()
 }
