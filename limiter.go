@@ -15,6 +15,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/resilienthttp/resilient/internal/pace"
+	"github.com/resilienthttp/resilient/internal/plain"
 	"github.com/resilienthttp/resilient/internal/waithint"
 )
 
@@ -134,7 +135,7 @@ func (e *LimitError) Error() string {
 		msg += fmt.Sprintf(" (wait: %v)", e.Wait)
 	}
 	if e.Err != nil {
-		msg += ": " + e.Err.Error()
+		msg += ": " + plain.Error(e.Err)
 	}
 	return msg
 }
@@ -817,13 +818,14 @@ func (g *gate) waiting() bool {
 type wait struct {
 	hook    func(WaitInfo) // nil: none
 	req     *http.Request
+	path    string
 	attempt int
 	totals  [2]*counters // of the Transport, and of the key if it is known
 }
 
 func (w *wait) begins(reason string, d time.Duration) {
 	if w.hook != nil {
-		w.hook(WaitInfo{Request: w.req, Attempt: w.attempt, Reason: reason, Duration: d})
+		w.hook(WaitInfo{Request: w.req, Path: w.path, Attempt: w.attempt, Reason: reason, Duration: d})
 	}
 }
 
