@@ -34,10 +34,10 @@ const (
 //     its end does not count, as in "getUserPreferencesV2".
 //   - An atom of at least 16 letters has three irregular runs, and one for each 8
 //     letters, or fewer than a fifth of them are vowels.
-//   - Atoms that are joined by - _ or + have at least 16 characters, digits among
-//     them, and an irregular run for each 4 characters. Either this holds for all
-//     together and they have both cases, or only those atoms count for which it
-//     holds, and which have two such runs and 4 characters.
+//   - Atoms that are joined by - _ or + have at least 16 characters together, and
+//     an irregular run for each 4 of these, with digits and both cases. Without
+//     both cases, only atoms such as "7d4b9c" count, which have digits and two
+//     irregular runs, and one for each 4 characters.
 //   - "bot", digits, a colon and more are a token of Telegram.
 //   - A name and a value, such as "token=x", are a secret if the name says so.
 //
@@ -243,13 +243,18 @@ func newAtom(s string) atom {
 			i++
 		}
 		n := i - start
-		switch class {
-		case digit:
+		var irregular bool
+		switch {
+		case class == digit:
 			a.digits += n
-		case upper:
+			irregular = i < len(s)
+		case class == upper:
 			a.uppers += n
+			irregular = n > 1
+		default:
+			irregular = n == 1
 		}
-		if class == digit && i < len(s) || class == upper && n > 1 || class == lower && n == 1 {
+		if irregular {
 			a.irregular++
 		}
 	}
@@ -296,10 +301,10 @@ func trimVersion(s string) string {
 	for n > 0 && len(s)-n < 2 && classOf(s[n-1]) == digit {
 		n--
 	}
-	if n > 0 && n < len(s) && s[n-1]|0x20 == 'v' {
-		return s[:n-1]
+	if n == 0 || n == len(s) || s[n-1]|0x20 != 'v' || strings.ContainsAny(s[:n], "0123456789") {
+		return s
 	}
-	return s
+	return s[:n-1]
 }
 
 // isBotToken reports whether s is as in Telegram's /bot123:secret/getUpdates.
