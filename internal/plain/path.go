@@ -244,14 +244,14 @@ func newAtom(s string) atom {
 		}
 		n := i - start
 		var irregular bool
-		switch {
-		case class == digit:
+		switch class {
+		case digit:
 			a.digits += n
 			irregular = i < len(s)
-		case class == upper:
+		case upper:
 			a.uppers += n
 			irregular = n > 1
-		default:
+		case lower, other: // there is no other
 			irregular = n == 1
 		}
 		if irregular {

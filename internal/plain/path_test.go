@@ -76,7 +76,7 @@ func ordinaryPaths() []string {
 		"/v1/tokens", "/v1/keys/search", "/v1/monkey/business", "/keyboard/layouts", "/tokenizer/words",
 		"/hooks/github", "/webhook/stripe", "/webhooks", "/v1/webhooks/endpoint", "/ping", "/health/live",
 		"/robots/bot7/logs", "/bot/status", "/suche/%C3%BCberraschung", "/suche/überraschungseffekt", "/search/漢字漢字漢字漢字漢字漢字",
-		"/files/100%/report%zz.pdf", "/.well-known/openid-configuration", "/%2f%2F/a%20b",
+		"/files/100%/report%zz.pdf", "/.well-known/openid-configuration", "/%2f%2F/a%20b", "/a%2", "/a%2F",
 		"/" + plain.Hidden + "/x",
 	}
 }
@@ -161,6 +161,31 @@ func TestPathHidesSecrets(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, plain.Path(u.Path), decoded(t, plain.Path(u.EscapedPath())), "%s: decoded or escaped", tt.why)
 	}
+}
+
+func TestPathThresholds(t *testing.T) {
+	for _, tt := range []struct{ secret, ordinary, why string }{
+		{"0123456789abcdef", "0123456789abcde", "16 characters"},
+		{"getUserPreferencesV123", "getUserPreferencesV12", "a version has two digits"},
+		{"abcdefgh123456v1", "aeiouaeiouaeiouav1", "and no others before it"},
+		{"eeeeeBCeeeeeDEeeeeeFGeee", "eeeeeBCeeeeeDEeeeeeFGeeee", "an irregular run for each 8 letters"},
+		{"eeeeeBCeeeeDEeFeeeeGHeee", "eeeeeBCeeeeDEeee", "three such runs"},
+		{"bcdfebcdfebcdfebcdfx", "bcdfebcdfebcdfebcdfe", "a fifth are vowels"},
+		{"a1b2-c3d4-e5f6-g7h8", "a1b2-c3d4-e5f6-g7h", "16 characters in atoms of four or more"},
+		{"x1x2-x3x4-x5x6-x7x8", "x264-x265-x266-x267", "with two irregular runs each"},
+		{"ab1cd2ef-ab1cd2ef", "ab1cd2efg-ab1cd2efg", "and one for each 4 characters"},
+		{"-Ab1-Cd2-Ef3-Gh4", "Ab1-Cd2-Ef3-Gh4", "16 characters in a chunk, the joins included"},
+		{"aBcc-aBcc-aBcc-aB11", "aBccc-aBcc-aBcc-aB11", "an irregular run for each 4 characters"},
+		{"Ab1-Cd2-Ef3-Gh4-Ij", "aB-cD-eF-gH-iJ-kL", "digits in it"},
+		{"aBcD-eFgH-iJkL-mNoP1", "aBcD-eFgH-iJkL-mNoP", "digits in it"},
+		{"a1-b2-c3-d4-e5-F6-G7", "a1-b2-c3-d4-e5-f6-g7", "capitals in it"},
+		{"1A-2B-3C-4D-5E-6f", "1A-2B-3C-4D-5E-6F", "lower case in it"},
+		{"bot1:x", "bot1:", "a token behind the colon"},
+	} {
+		require.Equal(t, "/***", plain.Path("/"+tt.secret), tt.why)
+		require.Equal(t, "/"+tt.ordinary, plain.Path("/"+tt.ordinary), tt.why)
+	}
+	require.Equal(t, "/services/T/B0/x", plain.Path("/services/T/B0/x"))
 }
 
 func TestPathAnnouncers(t *testing.T) {
@@ -280,6 +305,8 @@ func TestErrorShowsURLsWithoutSecrets(t *testing.T) {
 		{"https://api.test/login?next=https://user:secret@api.test/", "https://api.test/login"},
 		{"/login?next=https://user:secret@api.test/", "/login"},
 		{"https://api.test?a=b/secret", "https://api.test"},
+		{"see ?next=https://user:secret@api.test/x", "see "},
+		{"file:///etc/key/secret and https://?key=secret/x", "file:///etc/key/*** and https://"},
 		{"POST /services/T00/B00/XXXX: 500", "POST /services/T00/B00/***: 500"},
 		{"api.test/key/secret?x=secret failed", "api.test/key/*** failed"},
 		{"golang/go#75804", "golang/go#75804"},
