@@ -18,6 +18,7 @@ import (
 	"github.com/resilienthttp/resilient/internal/credential"
 	"github.com/resilienthttp/resilient/internal/gate"
 	"github.com/resilienthttp/resilient/internal/lru"
+	"github.com/resilienthttp/resilient/internal/plain"
 )
 
 // Limiter holds a request back until it may be sent. *rate.Limiter is one. An
@@ -152,7 +153,7 @@ func (e *LimitError) Error() string {
 		msg += fmt.Sprintf(" (wait: %v)", e.Wait)
 	}
 	if e.Err != nil {
-		msg += ": " + e.Err.Error()
+		msg += ": " + plain.Error(e.Err)
 	}
 	return msg
 }
@@ -466,6 +467,7 @@ func (t *keyTable) hashSeed() maphash.Seed {
 type wait struct {
 	hook    func(WaitInfo) // nil: none
 	req     *http.Request
+	path    string
 	attempt int
 	totals  [2]*counters // of the Transport, and of the key if it is known
 	reason  string       // "": it has not begun
@@ -480,7 +482,7 @@ func (w *wait) begins(reason string, d time.Duration) {
 
 func (w *wait) announce(reason string, d time.Duration) {
 	if w.hook != nil {
-		w.hook(WaitInfo{Request: w.req, Attempt: w.attempt, Reason: reason, Duration: d})
+		w.hook(WaitInfo{Request: w.req, Path: w.path, Attempt: w.attempt, Reason: reason, Duration: d})
 	}
 }
 

@@ -743,7 +743,7 @@ func TestReportWait(t *testing.T) {
 		callers(t, transport, 1)
 		require.Len(t, r.waits, 2, "those announced, and none for what they were in all")
 		for _, w := range r.waits {
-			require.Equal(t, resilient.WaitInfo{Request: w.Request, Attempt: 1, Reason: "limiter", Duration: time.Second}, w)
+			require.Equal(t, resilient.WaitInfo{Request: w.Request, Path: w.Request.URL.Path, Attempt: 1, Reason: "limiter", Duration: time.Second}, w)
 		}
 		require.Equal(t, map[string]resilient.WaitTotal{"limiter": {1, 2 * time.Second}}, transport.Snapshot().Totals.Waits)
 		resilient.ReportWait(t.Context(), time.Second) // of no attempt: nothing happens

@@ -201,6 +201,7 @@ type call struct {
 	t            *Transport
 	cfg          *config
 	req          *http.Request   // the caller's, never written to
+	path         string          // of the URL, as it may be shown; "" if nobody is shown it
 	ctx          context.Context //nolint:containedctx // the caller's, see waitContext
 	stop         func()          // ends ctx; nil: it is the caller's own
 	header       http.Header     // sent in place of the caller's; nil: the caller's
@@ -255,6 +256,9 @@ func (c *call) set(t *Transport, cfg *config, req *http.Request) {
 	if cfg.hooks != nil {
 		c.begin = time.Now()
 	}
+	if cfg.hooks != nil || cfg.classifier != nil {
+		c.path = cfg.shownPath(req)
+	}
 }
 
 // run is the loop: wait, send, judge, and again. Whatever ends it, end closes
@@ -267,7 +271,7 @@ func (c *call) run() (*http.Response, error) {
 		if err := c.admit(n); err != nil {
 			return c.failed(n-1, err)
 		}
-		a := AttemptInfo{Request: c.req, Attempt: n}
+		a := AttemptInfo{Request: c.req, Path: c.path, Attempt: n}
 		resp := c.attempt(&a)
 		c.observe(&a, resp)
 		c.count(&a)
@@ -774,7 +778,7 @@ func (c *call) sleep(d time.Duration, a *AttemptInfo) error {
 
 // wait returns what a wait of attempt n is told to.
 func (c *call) wait(n int) wait {
-	w := wait{req: c.req, attempt: n, totals: c.totals()}
+	w := wait{req: c.req, path: c.path, attempt: n, totals: c.totals()}
 	if c.cfg.hooks != nil {
 		w.hook = c.cfg.hooks.Wait
 	}
@@ -865,7 +869,7 @@ func (c *call) failed(n int, err error) (*http.Response, error) {
 func (c *call) report(attempts, status int, err error, why string) {
 	if h := c.cfg.hooks; h != nil && h.Done != nil {
 		h.Done(DoneInfo{
-			Request: c.req, Attempts: attempts, StatusCode: status,
+			Request: c.req, Path: c.path, Attempts: attempts, StatusCode: status,
 			Err: err, Why: why, Duration: time.Since(c.begin),
 		})
 	}

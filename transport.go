@@ -260,6 +260,7 @@ type config struct {
 	noRetryMark        bool
 	limiterFor         func(*http.Request) Limiter
 	limitKey           func(*http.Request) string
+	logPath            func(*http.Request) string
 	trace              *Trace
 	logTrace           *Trace // the hooks of WithLogger, apart because the last logger wins
 	logger             *slog.Logger
@@ -355,8 +356,14 @@ func WithTrace(t *Trace) Option {
 // told by its kind, type, code and request id, or if there was no response. A
 // call is at debug if its first attempt was a success, at info if a later one
 // was, and else at warn. The values are those of [AttemptInfo], [WaitInfo] and
-// [DoneInfo]. Never written are other header values, userinfo, query strings and
-// bodies, and of the text of an error not what stands in quotes. The default is
+// [DoneInfo].
+//
+// Never written are other header values, userinfo, query strings and bodies, the
+// quoted parts of an error's text, and segments of a path that look like secrets.
+// These are written as "***": tokens and hashes of 16 characters or more, the
+// tokens of webhooks and bots, and segments behind one such as "key" or
+// "password". A secret that looks like a word, a number or a UUID cannot be told
+// from a name; [WithLogPath] is for APIs that have such paths. The default is
 // nil: silent.
 func WithLogger(l *slog.Logger) Option {
 	var hooks *Trace
@@ -364,6 +371,32 @@ func WithLogger(l *slog.Logger) Option {
 		hooks = logTrace(l)
 	}
 	return func(c *config) { c.logTrace, c.logger = hooks, l }
+}
+
+// WithLogPath sets how the path of a request is shown: in the records of
+// [WithLogger], in the Path of [AttemptInfo], [WaitInfo] and [DoneInfo], and so on
+// the page of package debugpage and in the spans of module otelresilient. f is
+// called once for each call that has hooks or a [Classifier], before anything is
+// sent, and must not change the request. An API whose paths hold no secrets can
+// have them shown as they are:
+//
+//	resilient.WithLogPath(func(req *http.Request) string { return req.URL.Path })
+//
+// WithLogPath does not change the texts of errors, in which the paths of URLs are
+// always shown as they are by default. It panics if f is nil. The default is the
+// Path of the URL with "***" in place of segments that look like secrets, see
+// [WithLogger].
+func WithLogPath(f func(*http.Request) string) Option {
+	mustBe(f != nil, "WithLogPath", "not nil", "nil")
+	return func(c *config) { c.logPath = f }
+}
+
+// shownPath returns the path of a request as hooks are told it.
+func (c *config) shownPath(req *http.Request) string {
+	if c.logPath != nil {
+		return c.logPath(req)
+	}
+	return plain.Path(req.URL.Path)
 }
 
 type optionsKey struct{}
@@ -399,7 +432,7 @@ func mustBe(ok bool, name, want string, got any) {
 // must not be changed.
 type Trace struct {
 	// AttemptStart is called before each attempt is handed to the base, once
-	// the rate limit let it through. Only Request and Attempt are set.
+	// the rate limit let it through. Only Request, Path and Attempt are set.
 	AttemptStart func(AttemptInfo)
 
 	// AttemptDone is called after each attempt, when the response headers have
@@ -420,6 +453,7 @@ type Trace struct {
 // AttemptInfo is one attempt and what was made of it.
 type AttemptInfo struct {
 	Request    *http.Request // the caller's
+	Path       string        // of the URL, as it may be shown, see WithLogPath
 	Attempt    int           // 1 is the first
 	StatusCode int           // 0: no response
 	APIError   *APIError     // the parsed error object; nil for a success
@@ -431,6 +465,7 @@ type AttemptInfo struct {
 // WaitInfo is a wait that begins.
 type WaitInfo struct {
 	Request *http.Request // the caller's
+	Path    string        // of the URL, as it may be shown, see WithLogPath
 	Attempt int           // the attempt that waits: 1 waits for a limiter only
 
 	// Reason is one of
@@ -451,6 +486,7 @@ type WaitInfo struct {
 // DoneInfo is how a call ended.
 type DoneInfo struct {
 	Request    *http.Request // the caller's
+	Path       string        // of the URL, as it may be shown, see WithLogPath
 	Attempts   int           // attempts made; 0: nothing was sent
 	StatusCode int           // of the response; 0: none
 	Err        error         // what RoundTrip returns
@@ -677,7 +713,7 @@ func both[T any](f, g func(T)) func(T) {
 // logTrace returns hooks that write to l. A log is read by more people than a
 // response, so it holds the codes an error object carries, not its message.
 func logTrace(l *slog.Logger) *Trace {
-	write := func(req *http.Request, level slog.Level, msg string, attrs ...slog.Attr) {
+	write := func(req *http.Request, path string, level slog.Level, msg string, attrs ...slog.Attr) {
 		ctx := req.Context()
 		if !l.Enabled(ctx, level) {
 			return
@@ -685,13 +721,13 @@ func logTrace(l *slog.Logger) *Trace {
 		all := append([]slog.Attr{
 			slog.String("method", method(req)),
 			slog.String("host", req.URL.Host),
-			slog.String("path", req.URL.Path),
+			slog.String("path", path),
 		}, attrs...)
 		l.LogAttrs(ctx, level, msg, all...)
 	}
 	return &Trace{
 		AttemptStart: func(a AttemptInfo) {
-			write(a.Request, slog.LevelDebug, "attempt started", slog.Int("attempt", a.Attempt))
+			write(a.Request, a.Path, slog.LevelDebug, "attempt started", slog.Int("attempt", a.Attempt))
 		},
 		AttemptDone: func(a AttemptInfo) {
 			level := slog.LevelDebug
@@ -712,10 +748,10 @@ func logTrace(l *slog.Logger) *Trace {
 			if a.Err != nil {
 				attrs = append(attrs, slog.String("error", plain.Unquoted(a.Err)))
 			}
-			write(a.Request, level, "attempt done", attrs...)
+			write(a.Request, a.Path, level, "attempt done", attrs...)
 		},
 		Wait: func(w WaitInfo) {
-			write(w.Request, slog.LevelInfo, "waiting", slog.Int("attempt", w.Attempt),
+			write(w.Request, w.Path, slog.LevelInfo, "waiting", slog.Int("attempt", w.Attempt),
 				slog.String("reason", w.Reason), slog.Duration("duration", w.Duration))
 		},
 		Done: func(d DoneInfo) {
@@ -726,7 +762,7 @@ func logTrace(l *slog.Logger) *Trace {
 			case d.Attempts > 1:
 				level = slog.LevelInfo
 			}
-			write(d.Request, level, "call done", slog.Int("attempts", d.Attempts),
+			write(d.Request, d.Path, level, "call done", slog.Int("attempts", d.Attempts),
 				slog.Int("status", d.StatusCode), slog.Duration("duration", d.Duration),
 				slog.String("why", d.Why))
 		},

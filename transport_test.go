@@ -294,7 +294,7 @@ func configurations() map[string]configuration {
 		"attempt timeout": {opts: []resilient.Option{resilient.WithAttemptTimeout(time.Minute)}, copies: true},
 		"trace and log": {opts: []resilient.Option{
 			resilient.WithTrace((&recorder{}).trace()), resilient.WithTrace(&resilient.Trace{}),
-			resilient.WithLogger(slog.New(slog.DiscardHandler)),
+			resilient.WithLogger(slog.New(slog.DiscardHandler)), resilient.WithLogPath((*http.Request).UserAgent),
 		}},
 		"idempotency key": {opts: []resilient.Option{resilient.WithIdempotencyKey(func(*http.Request) string { return "k" })}},
 		"profile": {opts: []resilient.Option{resilient.WithProfile(resilient.Profile{
@@ -1842,9 +1842,9 @@ func TestTrace(t *testing.T) {
 		require.True(t, r.attempts[1].Verdict.Unprocessed)
 		require.Equal(t, io.EOF, r.attempts[2].Err)
 		require.Equal(t, 200, r.attempts[3].StatusCode)
-		require.Equal(t, []resilient.WaitInfo{{Request: req, Attempt: 3, Reason: "retry-after", Duration: 7 * time.Second}}, r.waits)
+		require.Equal(t, []resilient.WaitInfo{{Request: req, Path: req.URL.Path, Attempt: 3, Reason: "retry-after", Duration: 7 * time.Second}}, r.waits)
 		require.Equal(t, []resilient.DoneInfo{{
-			Request: req, Attempts: 4, StatusCode: 200, Why: "success", Duration: 7 * time.Second,
+			Request: req, Path: req.URL.Path, Attempts: 4, StatusCode: 200, Why: "success", Duration: 7 * time.Second,
 		}}, r.done)
 	})
 }

@@ -16,9 +16,9 @@
 // it behind authentication, or on a port of its own. It shows the method, the
 // host and the path of requests, and of an error response its kind, type, code
 // and request id; never header values, userinfo, query strings or bodies, and of
-// the text of an error not what stands in quotes. Paths may hold secrets all the
-// same, and so may the keys of resilient.WithLimitKey, which are shown as they
-// are.
+// the text of an error not what stands in quotes. Segments of a path that look
+// like secrets are shown as "***", unless resilient.WithLogPath says otherwise.
+// The keys of resilient.WithLimitKey are shown as they are.
 //
 // # What it costs
 //

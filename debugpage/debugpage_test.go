@@ -470,6 +470,48 @@ func TestNoSecrets(t *testing.T) {
 	})
 }
 
+// A path may be a credential. It is shown without that in flight, when the call
+// has ended, in the title and in the text of an error.
+func TestNoSecretsInPaths(t *testing.T) {
+	const token = "AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw"
+	for _, test := range []struct {
+		name, path, shown string
+		opts              []resilient.Option
+	}{
+		{"Telegram", "/bot110201543:" + token + "/getUpdates", "/***/getUpdates", nil},
+		{"a file", "/file/bot1%3A" + token + "/documents/x", "/file/***/documents/x", nil},
+		{"announced", "/with/key/" + token[:4], "/with/key/***", nil},
+		{"a long path", "/" + strings.Repeat("directory/", 20) + "key/" + token, "/directory/", nil},
+		{"by the program", "/" + token[:4], "/{token}", []resilient.Option{
+			resilient.WithLogPath(func(*http.Request) string { return "/{token}" }),
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				base := roundTripper(func(*http.Request) (*http.Response, error) {
+					time.Sleep(time.Second)
+					return nil, errors.New("lost https://user:" + token + "@api.example.com/bot1:" + token + "/x?key=" + token)
+				})
+				transport := resilient.NewTransport(base, append(test.opts, noJitter(), resilient.WithRateLimit(1, 1))...)
+				page := debugpage.Handler(transport)
+				look := func() {
+					for _, query := range []string{"", "?call=1"} {
+						b := text(body(t, get(t, page, query)))
+						require.Contains(t, b, test.shown)
+						require.NotContains(t, b, token[:4])
+					}
+				}
+				go send(transport, newRequest(t, http.MethodGet, "https://user:"+token+"@api.example.com"+test.path+"?key="+token))
+				time.Sleep(time.Millisecond)
+				look()
+				time.Sleep(time.Minute)
+				look()
+				require.Contains(t, text(body(t, get(t, page, "?call=1"))), "lost https://api.example.com/***/x")
+			})
+		})
+	}
+}
+
 type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }

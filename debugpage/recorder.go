@@ -134,7 +134,7 @@ func (r *recorder) attemptStart(a resilient.AttemptInfo) {
 	now := time.Since(r.start)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	c := r.find(a.Request, a.Attempt, now)
+	c := r.find(a.Request, a.Path, a.Attempt, now)
 	c.attempts = a.Attempt
 	c.add(step{attempt: a.Attempt, at: now})
 }
@@ -172,7 +172,7 @@ func (r *recorder) wait(w resilient.WaitInfo) {
 	now := time.Since(r.start)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	c := r.find(w.Request, w.Attempt, now)
+	c := r.find(w.Request, w.Path, w.Attempt, now)
 	c.add(step{wait: true, attempt: w.Attempt, at: now, want: w.Duration, reason: word(w.Reason)})
 	if w.Reason == "rate limit" || w.Reason == "pause" {
 		r.limited = now
@@ -184,7 +184,7 @@ func (r *recorder) done(d resilient.DoneInfo) {
 	r.mu.Lock()
 	c := r.inFlight[d.Request]
 	if c == nil {
-		c = r.begin(d.Request, now-d.Duration)
+		c = r.begin(d.Request, d.Path, now-d.Duration)
 		c.partial = d.Attempts > 0
 	}
 	r.leave(c)
@@ -244,7 +244,7 @@ func (r *recorder) sample() resilient.Snapshot {
 }
 
 // find returns the call in flight that an event of attempt n belongs to.
-func (r *recorder) find(req *http.Request, n int, now time.Duration) *call {
+func (r *recorder) find(req *http.Request, path string, n int, now time.Duration) *call {
 	c := r.inFlight[req]
 	if c != nil && n <= 1 && c.attempts > 0 {
 		// A new call of a Request whose last one had no end: the base panicked.
@@ -253,13 +253,13 @@ func (r *recorder) find(req *http.Request, n int, now time.Duration) *call {
 		c = nil
 	}
 	if c == nil {
-		c = r.begin(req, now)
+		c = r.begin(req, path, now)
 		c.partial = n > 1
 	}
 	return c
 }
 
-func (r *recorder) begin(req *http.Request, now time.Duration) *call {
+func (r *recorder) begin(req *http.Request, path string, now time.Duration) *call {
 	if len(r.inFlight) >= maxInFlight {
 		old := r.oldest
 		r.leave(old)
@@ -282,7 +282,7 @@ func (r *recorder) begin(req *http.Request, now time.Duration) *call {
 		// Copied, as they may be parts of longer strings: a URL with its query.
 		method: append(c.method[:0], clip(method)...),
 		host:   append(c.host[:0], clip(req.URL.Host)...),
-		path:   append(c.path[:0], clip(req.URL.Path)...),
+		path:   append(c.path[:0], clip(path)...),
 		steps:  c.steps[:0],
 	}
 	if r.newest == nil {

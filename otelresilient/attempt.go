@@ -78,7 +78,7 @@ func (c *call) startAttempt(req *http.Request) (*attempt, *http.Request) {
 	if !c.tel.attempts {
 		return a, req
 	}
-	attrs := c.req.forSpan(req.URL, c.tel.url)
+	attrs := c.req.forSpan(req.URL, c.path, c.tel.url)
 	if c.sent > 0 {
 		attrs = append(attrs, semconv.HTTPRequestResendCount(c.sent))
 	}

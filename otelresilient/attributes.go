@@ -9,6 +9,8 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+
+	"github.com/resilienthttp/resilient/internal/plain"
 )
 
 // request is what is told of a request.
@@ -62,12 +64,12 @@ func port(u *url.URL) int {
 	return 0
 }
 
-// forSpan returns what the span of an attempt has of the request. It may be
-// appended to.
-func (r *request) forSpan(u *url.URL, format func(*url.URL) string) []attribute.KeyValue {
+// forSpan returns what the span of an attempt has of the request, whose path is
+// shown as path. It may be appended to.
+func (r *request) forSpan(u *url.URL, path string, format func(*url.URL, string) string) []attribute.KeyValue {
 	if r.spanOnly == nil {
 		attrs := append(make([]attribute.KeyValue, 0, len(r.common)+3), r.common...)
-		if full := format(u); full != "" {
+		if full := format(u, path); full != "" {
 			attrs = append(attrs, semconv.URLFull(full))
 		}
 		if r.method != "" {
@@ -82,16 +84,24 @@ const redacted = "REDACTED"
 
 // RedactURL returns a URL as it may be shown to people: with REDACTED in place of
 // the userinfo, of the values in the query except those of the parameters named
-// show, and of parameters without a value, and without the fragment. It is more
-// than the semantic conventions ask for, which list four parameters that hold
-// signatures: nobody can list where APIs put their keys.
-//
-// The path stays as it is.
+// show, and of parameters without a value, with "***" in place of segments of the
+// path that look like secrets, as [resilient.WithLogger] shows them, and without
+// the fragment. It is more than the semantic conventions ask for, which list four
+// parameters that hold signatures: nobody can list where APIs put their keys.
 func RedactURL(u *url.URL, show ...string) string {
-	if u.User == nil && u.RawQuery == "" && u.Fragment == "" && u.Opaque == "" {
+	return redactURL(u, plain.Path(u.EscapedPath()), show)
+}
+
+// redactURL is RedactURL with an escaped path in place of the URL's.
+func redactURL(u *url.URL, path string, show []string) string {
+	if u.User == nil && u.RawQuery == "" && u.Fragment == "" && u.Opaque == "" && path == u.EscapedPath() {
 		return u.String()
 	}
 	r := *u
+	r.Path, r.RawPath = path, path
+	if decoded, err := url.PathUnescape(path); err == nil {
+		r.Path = decoded
+	}
 	r.Fragment, r.RawFragment = "", ""
 	if r.Opaque != "" {
 		r.Opaque = redacted
@@ -103,6 +113,18 @@ func RedactURL(u *url.URL, show ...string) string {
 	}
 	r.RawQuery = redactQuery(u.RawQuery, show)
 	return r.String()
+}
+
+// escaped returns the path that hooks are told of u as it stands in a URL. The
+// URL's own path keeps its escapes, and "***" stays readable.
+func escaped(u *url.URL, path string) string {
+	switch path {
+	case u.Path:
+		return u.EscapedPath()
+	case plain.Path(u.Path):
+		return plain.Path(u.EscapedPath())
+	}
+	return strings.ReplaceAll((&url.URL{Path: path}).EscapedPath(), "%2A", "*")
 }
 
 func redactQuery(query string, show []string) string {

@@ -32,6 +32,7 @@ type call struct {
 	span trace.Span
 	req  request
 
+	path    string // of the request, as hooks are told it
 	begun   time.Time
 	sent    int    // how often the request was sent, redirects included
 	failure string // error.type of the last attempt that was answered with an error
@@ -112,6 +113,7 @@ func hooks() *resilient.Trace {
 
 func (c *call) attemptStart(a resilient.AttemptInfo) {
 	c.waited()
+	c.path = a.Path
 	if h := c.tel.retries; a.Attempt > 1 && h.Enabled(c.ctx) {
 		h.Add(c.ctx, 1, c.with(retryReasonKey.String(c.why)))
 	}

@@ -392,7 +392,8 @@ func TestMeterErrors(t *testing.T) {
 	get(t, transport, api) // works all the same
 }
 
-// Whatever a request and the answer hold, nothing of it is told but the path.
+// Whatever a request and the answer hold, nothing of it is told but a path
+// without its secrets.
 func TestSecrets(t *testing.T) {
 	const secret = "s3cret"
 	synctest.Test(t, func(t *testing.T) {
@@ -412,14 +413,14 @@ func TestSecrets(t *testing.T) {
 			with(resilient.WithMaxAttempts(2), resilient.WithLimitKey(func(r *http.Request) string { return r.Header.Get("Authorization") })))
 		ctx := context.WithValue(t.Context(), secretKey{}, secret)
 		req, err := http.NewRequestWithContext(ctx, http.MethodPut,
-			"https://user:"+secret+"@api.example.com/people?access_token="+secret+"&"+secret+"&sig="+secret+"#"+secret, strings.NewReader(secret))
+			"https://user:"+secret+"@api.example.com/people/key/"+secret+"?access_token="+secret+"&"+secret+"&sig="+secret+"#"+secret, strings.NewReader(secret))
 		require.NoError(t, err)
 		req.Header.Set("Authorization", "Bearer "+secret)
 		_, err = transport.RoundTrip(req)
 		require.ErrorContains(t, err, secret, "the caller gets the error as it is")
 
 		told := fmt.Sprintf("%+v %+v", tel.spans.GetSpans(), tel.collect(t))
-		require.Contains(t, told, "https://REDACTED:REDACTED@api.example.com/people?access_token=REDACTED&REDACTED&sig=REDACTED")
+		require.Contains(t, told, "https://REDACTED:REDACTED@api.example.com/people/key/***?access_token=REDACTED&REDACTED&sig=REDACTED")
 		require.NotContains(t, told, secret)
 	})
 }

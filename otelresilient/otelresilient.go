@@ -78,8 +78,10 @@
 // # Secrets
 //
 // No span and no metric has header values, userinfo, values of the query, bodies,
-// or the text of an error, which may have all of these. The path of url.full is
-// shown: if it holds a secret, as a webhook's does, see [WithURL].
+// or the text of an error, which may have all of these. In the path of url.full,
+// "***" stands for segments that look like secrets, such as those of a webhook;
+// [resilient.WithLogPath] changes that for logs and spans alike, and [WithURL] for
+// spans alone.
 //
 // # Cost
 //
@@ -143,7 +145,7 @@ func NewTransport(base http.RoundTripper, opts ...Option) *Transport {
 		meters:      otel.GetMeterProvider(),
 		propagators: otel.GetTextMapPropagator(),
 		attempts:    true,
-		url:         func(u *url.URL) string { return RedactURL(u) },
+		url:         func(u *url.URL, path string) string { return redactURL(u, escaped(u, path), nil) },
 		keyName:     defaultKeyName,
 	}
 	for _, opt := range opts {
@@ -195,7 +197,7 @@ type config struct {
 	transport   []resilient.Option
 	attributes  []attribute.KeyValue
 	attempts    bool
-	url         func(*url.URL) string
+	url         func(u *url.URL, path string) string
 	keyName     func(string) string
 }
 
@@ -249,12 +251,15 @@ func WithAttemptSpans(on bool) Option {
 
 // WithURL sets how url.full is made of the URL of a request, which f must not
 // change. If f returns "" there is no url.full. It panics if f is nil. The default
-// is [RedactURL]; f may use it for what it does not know better:
+// is [RedactURL] with the path of a [resilient.WithLogPath], if there is one; f may
+// use it for what it does not know better:
 //
 //	func(u *url.URL) string { return otelresilient.RedactURL(u, "page", "limit") }
+//
+// A resilient.WithLogPath has no effect on what f returns.
 func WithURL(f func(*url.URL) string) Option {
 	mustBe(f != nil, "WithURL")
-	return func(c *config) { c.url = f }
+	return func(c *config) { c.url = func(u *url.URL, _ string) string { return f(u) } }
 }
 
 // WithKeyName sets what a limit key is called in the attribute

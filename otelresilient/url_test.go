@@ -2,13 +2,16 @@ package otelresilient_test
 
 import (
 	"math"
+	"net/http"
 	"net/url"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/resilienthttp/resilient"
 	"github.com/resilienthttp/resilient/otelresilient"
+	"github.com/resilienthttp/resilient/resilienttest"
 )
 
 func inf() float64 { return math.Inf(1) }
@@ -41,6 +44,12 @@ func TestRedactURL(t *testing.T) {
 		{url: "https://api.example.com/?a=1;token=2", want: "https://api.example.com/?a=REDACTED", why: "some servers split at semicolons"},
 		{url: "https://api.example.com/?%zz=1", want: "https://api.example.com/?%zz=REDACTED", show: []string{"%zz"}, why: "no name at all"},
 		{url: "https://api.example.com/#access_token=x", want: "https://api.example.com/", why: "a fragment is never sent"},
+		{url: "https://api.example.com/services/T00/B00/XXXX", want: "https://api.example.com/services/T00/B00/***", why: "a webhook"},
+		{
+			url: "https://api.example.com/bot110201543%3AAAHdqTcvCH1vGWJx/a%2Fb?x=1", want: "https://api.example.com/***/a%2Fb?x=REDACTED",
+			why: "an escaped colon, and what is not hidden stays as it was sent",
+		},
+		{url: "https://api.example.com/key/secret", show: []string{"key"}, want: "https://api.example.com/key/***", why: "parameters are shown, not paths"},
 		{url: "mailto:user:pass@example.com", want: "mailto:REDACTED", why: "what is opaque is not known"},
 	} {
 		u, err := url.Parse(tt.url)
@@ -48,6 +57,41 @@ func TestRedactURL(t *testing.T) {
 		require.Equal(t, tt.want, otelresilient.RedactURL(u, tt.show...), tt.why)
 		require.Equal(t, tt.url, u.String(), "the URL is not written to")
 	}
+}
+
+// The path of url.full is the one that logs and hooks have.
+func TestURLPath(t *testing.T) {
+	template := resilient.WithLogPath(func(*http.Request) string { return "/users/{id} *" })
+	asItIs := resilient.WithLogPath(func(req *http.Request) string { return req.URL.Path })
+	own := otelresilient.WithURL(func(u *url.URL) string { return otelresilient.RedactURL(u) })
+	for _, tt := range []struct {
+		name, path string
+		opts       []otelresilient.Option
+		want       string
+	}{
+		{"clean", "/a%2Fb/c", nil, "/a%2Fb/c"},
+		{"default", "/a%2Fb/key/secret", nil, "/a%2Fb/key/***"},
+		{"as it is", "/a%2Fb/key/secret", []otelresilient.Option{with(asItIs)}, "/a%2Fb/key/secret"},
+		{"template", "/users/1", []otelresilient.Option{with(template)}, "/users/%7Bid%7D%20*"},
+		{"nothing", "/users/1", []otelresilient.Option{with(resilient.WithLogPath(func(*http.Request) string { return "" }))}, ""},
+		{"WithURL", "/key/secret", []otelresilient.Option{with(asItIs), own}, "/key/***"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tel := newTelemetry()
+			get(t, tel.transport(resilienttest.New(resilienttest.Status(200)), tt.opts...), "https://api.example.com"+tt.path+"?x=1")
+			require.Equal(t, "https://api.example.com"+tt.want+"?x=REDACTED", value(tel.attempts()[0], "url.full").AsString())
+		})
+	}
+
+	t.Run("one request", func(t *testing.T) {
+		tel := newTelemetry()
+		req, err := http.NewRequestWithContext(resilient.ContextWithOptions(t.Context(), template), http.MethodGet, "https://api.example.com/users/1", nil)
+		require.NoError(t, err)
+		resp, err := tel.transport(resilienttest.New(resilienttest.Status(204))).RoundTrip(req)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, "https://api.example.com/users/%7Bid%7D%20*", value(tel.attempts()[0], "url.full").AsString())
+	})
 }
 
 func FuzzRedactURL(f *testing.F) {

@@ -6,11 +6,13 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"html"
 	"io"
 	"log/slog"
 	"maps"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
@@ -22,6 +24,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/resilienthttp/resilient"
+	"github.com/resilienthttp/resilient/debugpage"
 )
 
 // secrets are what a request carries, by where. The password contains
@@ -32,6 +35,7 @@ func secrets() map[string]string {
 		"bearer token": "s3cr3t-bearer",
 		"cookie":       "s3cr3t-cookie",
 		"password":     "s3cr3t/pass word",
+		"path":         "s3cr3t-path",
 		"query":        "s3cr3t-query",
 		"fragment":     "s3cr3t-fragment",
 		"body":         "s3cr3t-body",
@@ -45,6 +49,7 @@ func secretRequest(tb testing.TB, method, target string) *http.Request {
 	tb.Helper()
 	s := secrets()
 	req := newRequest(tb, method, target)
+	req.URL = req.URL.JoinPath("key", s["path"])
 	req.URL.User = url.UserPassword("user", s["password"])
 	req.URL.RawQuery = "api_key=" + s["query"]
 	req.URL.Fragment = s["fragment"]
@@ -115,7 +120,8 @@ func (w *witness) option() resilient.Option {
 type setup func(testing.TB, *http.Request) http.RoundTripper
 
 // TestSecrets sends requests that are full of secrets into every kind of
-// failure. None of them shows in a record of the log, an error or a trace.
+// failure. None of them shows in a record of the log, an error, a trace or on the
+// page.
 func TestSecrets(t *testing.T) {
 	status := func(code int, header ...string) setup {
 		return func(testing.TB, *http.Request) http.RoundTripper {
@@ -172,6 +178,11 @@ func TestSecrets(t *testing.T) {
 		tb.Helper()
 		req.URL.Scheme = "https"
 		return to(says("HTTP/1.0 400 Bad Request\r\n\r\n"))(tb, req)
+	}
+	// A base may write the URL into its error as it likes.
+	spelled := func(tb testing.TB, req *http.Request) http.RoundTripper {
+		tb.Helper()
+		return fails{fmt.Errorf("%s %s (%s?api_key=%s) went wrong", req.Method, req.URL, req.URL.Path, secrets()["query"])}
 	}
 	inBase := &url.Error{Op: "Get", URL: "http://api.test/?" + secrets()["query"], Err: io.ErrUnexpectedEOF}
 
@@ -233,6 +244,7 @@ func TestSecrets(t *testing.T) {
 		"proxy wants a password":   {base: through("https", "")},
 		"error with a URL":         {base: always(inBase), own: true},
 		"error around a URL":       {base: always(fmt.Errorf("fetching a token: %w", inBase)), own: true},
+		"error that spells a URL":  {base: spelled, own: true},
 		"request echoed":           {base: echo(""), own: true},
 		"request echoed as header": {base: echo(ok), own: true},
 	} {
@@ -243,6 +255,7 @@ func TestSecrets(t *testing.T) {
 				base := tt.base(t, req)
 				log, trace := &records{}, &witness{bases: !tt.own}
 				client := newTransport(base, append(tt.opts, log.option(), trace.option())...)
+				page := debugpage.Handler(client)
 
 				resp, err := client.RoundTrip(req)
 
@@ -257,16 +270,35 @@ func TestSecrets(t *testing.T) {
 				requireNoSecret(t, log.text.String())
 				requireNoSecret(t, log.json.String())
 				requireNoSecret(t, strings.Join(trace.lines, "\n"))
+				if name != "limit key" { // its keys are shown as they are
+					requireNoSecret(t, look(t, page))
+				}
 				if err != nil && !tt.own {
 					requireNoSecret(t, everyText(err))
+				}
+				if _, ok := errors.AsType[*resilient.RetryError](err); ok && !strings.HasPrefix(name, "request echoed") {
+					requireNoSecret(t, err.Error()) // a text of ours, unless it quotes what a server sent
 				}
 				if req.URL != nil && req.Header != nil {
 					require.NotEmpty(t, log.values)
 					require.NotEmpty(t, trace.lines)
+					require.Contains(t, look(t, page), "/key/***", "the path is there, without its secret")
 				}
 			}
 		})
 	}
+}
+
+// look returns the page, and that of the first call.
+func look(tb testing.TB, page http.Handler) string {
+	tb.Helper()
+	var text strings.Builder
+	for _, query := range []string{"/", "/?call=1"} {
+		w := httptest.NewRecorder()
+		page.ServeHTTP(w, httptest.NewRequestWithContext(tb.Context(), http.MethodGet, query, nil))
+		text.WriteString(html.UnescapeString(w.Body.String()))
+	}
+	return text.String()
 }
 
 // untrusted sends the request to a server of another authority.
@@ -326,7 +358,8 @@ func TestSecretsSearchFinds(t *testing.T) {
 }
 
 // TestSecretsInTheClientsError is the one exception, which the package doc
-// names: http.Client puts a *url.Error around each error, with the query.
+// names: http.Client puts a *url.Error around each error, with the path and
+// the query.
 func TestSecretsInTheClientsError(t *testing.T) {
 	leaveNothing(t)
 	client := &http.Client{Transport: newTransport(fails{io.EOF})}
@@ -336,7 +369,7 @@ func TestSecretsInTheClientsError(t *testing.T) {
 	require.Contains(t, outer.Error(), secrets()["query"], "if it is gone, the package doc should not say so")
 	requireNoSecret(t, everyText(outer.Err))
 	for where, secret := range secrets() {
-		if where != "query" && where != "fragment" {
+		if where != "query" && where != "fragment" && where != "path" {
 			require.NotContains(t, outer.Error(), secret, where)
 			require.NotContains(t, outer.Error(), url.PathEscape(secret), where)
 		}
