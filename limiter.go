@@ -18,7 +18,6 @@ import (
 	"github.com/resilienthttp/resilient/internal/credential"
 	"github.com/resilienthttp/resilient/internal/gate"
 	"github.com/resilienthttp/resilient/internal/lru"
-	"github.com/resilienthttp/resilient/internal/plain"
 )
 
 // Limiter holds a request back until it may be sent. *rate.Limiter is one. An
@@ -136,40 +135,6 @@ func WithLimitKey(f func(*http.Request) string) Option {
 	mustBe(f != nil, "WithLimitKey", "not nil", "nil")
 	return func(c *config) { c.limitKey = f }
 }
-
-// LimitError is the refusal to wait for a rate limit or a pause: the wait would
-// have been longer than [WithMaxWait], or than the context lasts. Nothing was
-// sent. It is neither a timeout nor an [*APIError], which are a server's.
-type LimitError struct {
-	Reason string        // "rate limit", "pause" or "limiter", as in WaitInfo
-	Wait   time.Duration // the wait that was refused, estimated; 0: not known
-	Err    error         // what the Limiter of WithLimiter returned; else nil
-}
-
-// Error returns the reason and the wait.
-func (e *LimitError) Error() string {
-	msg := "resilient: not sent: the client-side " + e.Reason + " does not let the request go in time"
-	if e.Wait > 0 {
-		msg += fmt.Sprintf(" (wait: %v)", e.Wait)
-	}
-	if e.Err != nil {
-		msg += ": " + plain.Error(e.Err)
-	}
-	return msg
-}
-
-// Unwrap returns the limiter's own error.
-func (e *LimitError) Unwrap() error { return e.Err }
-
-// NonRetriable marks the error as final for the Azure SDK: another try would be
-// refused as well.
-func (e *LimitError) NonRetriable() {}
-
-// RetryableError returns false, which the AWS SDK asks for.
-func (e *LimitError) RetryableError() bool { return false }
-
-// ErrorType returns "limited", for OpenTelemetry's error.type.
-func (e *LimitError) ErrorType() string { return "limited" }
 
 const (
 	// maxKeys bounds the keys remembered that hold nothing, so that a stream of

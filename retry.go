@@ -18,7 +18,6 @@ import (
 
 	"github.com/resilienthttp/resilient/internal/gate"
 	"github.com/resilienthttp/resilient/internal/peek"
-	"github.com/resilienthttp/resilient/internal/plain"
 	"github.com/resilienthttp/resilient/internal/replay"
 	"github.com/resilienthttp/resilient/internal/waithint"
 )
@@ -129,71 +128,6 @@ func WithRetryBudget(ratio, minPerSecond float64) Option {
 	return func(c *config) {
 		c.shared.set, c.shared.budgetRatio, c.shared.budgetFloor = true, ratio, minPerSecond
 	}
-}
-
-// RetryError is the end, without a response, of a call that had been attempted
-// more than once or was waiting for another attempt. errors.Is and errors.As
-// find what ended it and, if the attempt before was different, that one's
-// outcome too, so that a context that ended does not hide the server's answer.
-type RetryError struct {
-	Attempts int   // attempts made
-	Err      error // what ended the call: a transport's error, a context's cause, a *LimitError
-	Last     error // the outcome of the last attempt before that, an *APIError if there was a response; may be nil
-}
-
-// Error returns the attempts, what ended the call, and the last outcome, in one
-// line of bounded length: errors of a transport may hold what a server sent, and
-// the URL with its query.
-func (e *RetryError) Error() string {
-	msg := fmt.Sprintf("resilient: gave up after attempt %d: %s", e.Attempts, plain.Error(e.Err))
-	if e.Last != nil && e.Last.Error() != e.Err.Error() {
-		msg += fmt.Sprintf(" (before: %s)", plain.Error(e.Last))
-	}
-	return msg
-}
-
-// Unwrap returns Err and Last.
-func (e *RetryError) Unwrap() []error {
-	if e.Last == nil {
-		return []error{e.Err}
-	}
-	return []error{e.Err, e.Last}
-}
-
-// Timeout reports whether what ended the call was a timeout, which a
-// [*LimitError] is not. *url.Error asks for it one level down and no further.
-func (e *RetryError) Timeout() bool {
-	t, ok := errors.AsType[interface {
-		error
-		Timeout() bool
-	}](e.Err)
-	return ok && t.Timeout() && !isType[*LimitError](e.Err)
-}
-
-// NonRetriable marks the error as final for the Azure SDK: the retries were
-// made here.
-func (e *RetryError) NonRetriable() {}
-
-// RetryableError returns false, which the AWS SDK asks for: the retries were
-// made here.
-func (e *RetryError) RetryableError() bool { return false }
-
-// ErrorType returns what OpenTelemetry calls error.type, of what ended the call:
-// "limited", "timeout", "canceled", or the Go type of Err.
-func (e *RetryError) ErrorType() string {
-	typed, ok := errors.AsType[interface {
-		error
-		ErrorType() string
-	}](e.Err)
-	switch {
-	case ok:
-		return typed.ErrorType()
-	case e.Timeout():
-		return "timeout"
-	case errors.Is(e.Err, context.Canceled):
-		return "canceled"
-	}
-	return fmt.Sprintf("%T", e.Err)
 }
 
 // call is one RoundTrip: what its attempts share.

@@ -1,0 +1,341 @@
+package resilient
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+	"weak"
+
+	"github.com/resilienthttp/resilient/internal/errorobject"
+	"github.com/resilienthttp/resilient/internal/peek"
+	"github.com/resilienthttp/resilient/internal/plain"
+)
+
+// Kind is what an error response means to the caller. The zero Kind, "none",
+// is not an error response: a success, or no response at all.
+type Kind uint8
+
+// The kinds of error responses.
+const (
+	KindInvalidRequest  Kind = iota + 1 // 400, and every 4xx that has no kind of its own
+	KindPaymentRequired                 // 402: the account is cancelled or unpaid
+	KindAuthentication                  // 401, 403, 407: the credentials are wrong
+	KindNotFound                        // 404, 410
+	KindRateLimit                       // 429: too many requests
+	KindServer                          // 5xx, and 408 and 425, which are as temporary
+	KindQuota                           // a quota or a balance is used up: waiting a little does not help
+)
+
+// String returns the name of the kind, such as "rate limit".
+func (k Kind) String() string {
+	switch k {
+	case KindInvalidRequest:
+		return "invalid request"
+	case KindPaymentRequired:
+		return "payment required"
+	case KindAuthentication:
+		return "authentication"
+	case KindNotFound:
+		return "not found"
+	case KindRateLimit:
+		return "rate limit"
+	case KindServer:
+		return "server"
+	case KindQuota:
+		return "quota"
+	}
+	return "none"
+}
+
+// Errors that an [*APIError] of the kind matches with errors.Is. One of
+// KindQuota matches ErrRateLimit.
+var (
+	ErrInvalidRequest  = errors.New("resilient: invalid request")
+	ErrPaymentRequired = errors.New("resilient: payment required")
+	ErrAuthentication  = errors.New("resilient: authentication failed")
+	ErrNotFound        = errors.New("resilient: not found")
+	ErrRateLimit       = errors.New("resilient: rate limited")
+	ErrServer          = errors.New("resilient: server error")
+)
+
+// APIError is an error response, parsed, whichever of the usual shapes its body
+// has. It matches the sentinel of its Kind with errors.Is. Header and Body are
+// shared with the response: read only.
+type APIError struct {
+	finalMark
+
+	StatusCode int
+	Kind       Kind
+
+	// Code, Type and Message are from the error object in the body, empty
+	// where there is none. A numeric code is kept as it was written.
+	Code, Type, Message string
+
+	// Invalid names the parameters that are wrong, usually with a 400. Either
+	// part of one may be empty.
+	Invalid []InvalidParam
+
+	// RetryAfter is what the server asked for, rounded up to the millisecond
+	// and at most 365 days; 0: no hint, or a time that has passed. It comes
+	// from the first of these that can be understood: Retry-After-Ms and
+	// X-Ms-Retry-After-Ms; Retry-After; a hint in the body, such as
+	// "retry_after"; and, on a rate limit, the RateLimit fields and the many
+	// like X-RateLimit-Reset, of quotas of which nothing remains.
+	RetryAfter time.Duration
+
+	// RequestID is the server's name for the request, from the first header
+	// of X-Request-Id, Request-Id, X-Correlation-Id, X-Amzn-Requestid and
+	// others, or from the body.
+	RequestID string
+
+	// Attempts is how many attempts there had been when this one was answered,
+	// itself included; 0: not known, as the response came from elsewhere.
+	Attempts int
+
+	Header http.Header
+
+	// Body is the beginning of the body, up to 64 KiB. It may be truncated,
+	// and compressed if the caller asked for an encoding.
+	Body []byte
+}
+
+// InvalidParam is one parameter that the server found wrong.
+type InvalidParam struct {
+	Name   string `json:"name"`
+	Reason string `json:"reason"`
+}
+
+// Error returns the status and the error object in one line of bounded length:
+// no header values, no raw body, control characters replaced.
+func (e *APIError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "resilient: status %d", e.StatusCode)
+	if e.Type != "" {
+		b.WriteString(" " + plain.Line(e.Type, 64))
+	}
+	if e.Code != "" && e.Code != strconv.Itoa(e.StatusCode) {
+		b.WriteString(" (" + plain.Line(e.Code, 64) + ")")
+	}
+	if e.Message != "" {
+		b.WriteString(": " + plain.Line(e.Message, 200))
+	}
+	for i, p := range e.Invalid {
+		if i == 3 {
+			fmt.Fprintf(&b, "; and %d more", len(e.Invalid)-i)
+			break
+		}
+		b.WriteString("; " + plain.Line(p.Name, 64) + ": " + plain.Line(p.Reason, 100))
+	}
+	return b.String()
+}
+
+// Is reports whether target is the sentinel of e's Kind.
+func (e *APIError) Is(target error) bool {
+	switch e.Kind {
+	case KindInvalidRequest:
+		return target == ErrInvalidRequest
+	case KindPaymentRequired:
+		return target == ErrPaymentRequired
+	case KindAuthentication:
+		return target == ErrAuthentication
+	case KindNotFound:
+		return target == ErrNotFound
+	case KindRateLimit, KindQuota:
+		return target == ErrRateLimit
+	case KindServer:
+		return target == ErrServer
+	}
+	return false
+}
+
+// ErrorType returns what OpenTelemetry calls error.type: the status, or the kind
+// of an error that came as a success.
+func (e *APIError) ErrorType() string {
+	if e.StatusCode < 400 {
+		return e.Kind.String()
+	}
+	return strconv.Itoa(e.StatusCode)
+}
+
+// ErrorFromResponse returns the parsed error object of a response whose status
+// is 400 or more, or in which a [Profile] found an error, and whether it is such
+// a response. It works on any response, whether or not it came through a
+// [Transport], also on one that an SDK hands out after reading it.
+//
+// It reads at most 64 KiB of the body and puts them back, so that the body
+// still reads from the beginning. A body that says nothing of an error, or is
+// cut short, leaves Code, Type, Message and Invalid empty; a body that was read
+// or closed by somebody else is missing if the response did not come from a
+// Transport. Of the encodings that a caller may ask for itself, gzip and
+// deflate are understood. On a body that is still arriving ErrorFromResponse
+// blocks, as reading it would.
+func ErrorFromResponse(resp *http.Response) (*APIError, bool) {
+	if resp == nil {
+		return nil, false
+	}
+	known := recall(resp)
+	if resp.StatusCode < 400 && known.attempts == 0 {
+		return nil, false
+	}
+	body := known.body.Value()
+	if body == nil && resp.Body != nil && resp.Body != http.NoBody {
+		body, _ = resp.Body.(*peek.Body)
+		if body == nil {
+			body = peek.New(resp, time.Now())
+			resp.Body = body
+		}
+	}
+	var prefix []byte
+	received := time.Now()
+	if body != nil {
+		prefix, received = body.Prefix(), body.Received()
+	}
+	e, _ := known.profile.read(resp, prefix, errorobject.Decode(resp.Header, prefix), received)
+	if known.attempts > 0 {
+		e.Attempts, e.Kind = known.attempts, known.kind
+		e.RetryAfter = max(e.RetryAfter, known.wait) // a mark may hide what a Rule said
+	}
+	return e, true
+}
+
+// verdicts holds what a Transport knows of the error responses it returned, as
+// long as they are in use: the way back to it from a response whose body
+// somebody has wrapped, as http.Client does when it has a Timeout, or emptied.
+// It is the one state that is not a Transport's, since a response does not name
+// the Transport it came through, and its Request has to be the caller's own.
+var verdicts sync.Map //nolint:gochecknoglobals // see above; of weak.Pointer[http.Response] to verdict
+
+// verdict is what is known of an error response beyond its bytes.
+type verdict struct {
+	status   int
+	attempts int
+	kind     Kind
+	wait     time.Duration
+	profile  *Profile
+	// Weak, since a body often leads back to its response, which would then
+	// never be let go. It lives as long as something reads from it.
+	body weak.Pointer[peek.Body]
+}
+
+func remember(resp *http.Response, e *APIError, p *Profile) {
+	key := weak.Make(resp)
+	body, _ := resp.Body.(*peek.Body)
+	known := verdict{e.StatusCode, e.Attempts, e.Kind, e.RetryAfter, p, weak.Make(body)}
+	if _, again := verdicts.Swap(key, known); again {
+		return // a base that returns one response again and again has its cleanup already
+	}
+	runtime.AddCleanup(resp, func(key weak.Pointer[http.Response]) { verdicts.Delete(key) }, key)
+}
+
+func recall(resp *http.Response) verdict {
+	v, _ := verdicts.Load(weak.Make(resp))
+	known, _ := v.(verdict)
+	if known.status != resp.StatusCode {
+		return verdict{} // somebody has made another response of it
+	}
+	return known
+}
+
+// RetryError is the end, without a response, of a call that had been attempted
+// more than once or was waiting for another attempt. errors.Is and errors.As
+// find what ended it and, if the attempt before was different, that one's
+// outcome too, so that a context that ended does not hide the server's answer.
+type RetryError struct {
+	finalMark
+
+	Attempts int   // attempts made
+	Err      error // what ended the call: a transport's error, a context's cause, a *LimitError
+	Last     error // the outcome of the last attempt before that, an *APIError if there was a response; may be nil
+}
+
+// Error returns the attempts, what ended the call, and the last outcome, in one
+// line of bounded length: errors of a transport may hold what a server sent, and
+// the URL with its query.
+func (e *RetryError) Error() string {
+	msg := fmt.Sprintf("resilient: gave up after attempt %d: %s", e.Attempts, plain.Error(e.Err))
+	if e.Last != nil && e.Last.Error() != e.Err.Error() {
+		msg += fmt.Sprintf(" (before: %s)", plain.Error(e.Last))
+	}
+	return msg
+}
+
+// Unwrap returns Err and Last.
+func (e *RetryError) Unwrap() []error {
+	if e.Last == nil {
+		return []error{e.Err}
+	}
+	return []error{e.Err, e.Last}
+}
+
+// Timeout reports whether what ended the call was a timeout, which a
+// [*LimitError] is not. *url.Error asks for it one level down and no further.
+func (e *RetryError) Timeout() bool {
+	t, ok := errors.AsType[interface {
+		error
+		Timeout() bool
+	}](e.Err)
+	return ok && t.Timeout() && !isType[*LimitError](e.Err)
+}
+
+// ErrorType returns what OpenTelemetry calls error.type, of what ended the call:
+// "limited", "timeout", "canceled", or the Go type of Err.
+func (e *RetryError) ErrorType() string {
+	typed, ok := errors.AsType[interface {
+		error
+		ErrorType() string
+	}](e.Err)
+	switch {
+	case ok:
+		return typed.ErrorType()
+	case e.Timeout():
+		return "timeout"
+	case errors.Is(e.Err, context.Canceled):
+		return "canceled"
+	}
+	return fmt.Sprintf("%T", e.Err)
+}
+
+// LimitError is the refusal to wait for a rate limit or a pause: the wait would
+// have been longer than [WithMaxWait], or than the context lasts. Nothing was
+// sent. It is neither a timeout nor an [*APIError], which are a server's.
+type LimitError struct {
+	finalMark
+
+	Reason string        // "rate limit", "pause" or "limiter", as in WaitInfo
+	Wait   time.Duration // the wait that was refused, estimated; 0: not known
+	Err    error         // what the Limiter of WithLimiter returned; else nil
+}
+
+// Error returns the reason and the wait.
+func (e *LimitError) Error() string {
+	msg := "resilient: not sent: the client-side " + e.Reason + " does not let the request go in time"
+	if e.Wait > 0 {
+		msg += fmt.Sprintf(" (wait: %v)", e.Wait)
+	}
+	if e.Err != nil {
+		msg += ": " + plain.Error(e.Err)
+	}
+	return msg
+}
+
+// Unwrap returns the limiter's own error.
+func (e *LimitError) Unwrap() error { return e.Err }
+
+// ErrorType returns "limited", for OpenTelemetry's error.type.
+func (e *LimitError) ErrorType() string { return "limited" }
+
+// finalMark is what SDKs ask an error for before they retry. The retries were made
+// here, or would be refused again.
+type finalMark struct{}
+
+// NonRetriable marks the error as final for the Azure SDK.
+func (finalMark) NonRetriable() {}
+
+// RetryableError returns false, which the AWS SDK asks for.
+func (finalMark) RetryableError() bool { return false }

@@ -1,0 +1,152 @@
+package resilient
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"net/http"
+	"reflect"
+	"strings"
+)
+
+// classifyError is the default verdict on an attempt without a response. What
+// is known to be permanent is listed, by type and never by text; the rest of
+// the network's many errors is taken for temporary, as allow-lists of them grow
+// for years and are never complete.
+func classifyError(req *http.Request, err error, f fate) Verdict {
+	if f == bodyFailed {
+		return Verdict{Why: "request body"}
+	}
+	if why := permanent(req, err); why != "" {
+		return Verdict{Why: why}
+	}
+	if f == neverSent {
+		return Verdict{Retry: true, Unprocessed: true, Why: "never sent"}
+	}
+	if isType[*attemptTimeoutError](err) {
+		return Verdict{Retry: true, Why: "attempt timed out"}
+	}
+	return Verdict{Retry: true, Why: "no response"}
+}
+
+// permanent returns why err would come again, or "".
+func permanent(req *http.Request, err error) string {
+	if isType[*tls.CertificateVerificationError](err) || isType[x509.UnknownAuthorityError](err) ||
+		isType[x509.HostnameError](err) || isType[x509.CertificateInvalidError](err) ||
+		isType[tls.RecordHeaderError](err) {
+		return "TLS"
+	}
+	var dns *net.DNSError
+	if errors.As(err, &dns) && dns.IsNotFound {
+		return "unknown host"
+	}
+	if isType[*net.AddrError](err) {
+		return "bad address"
+	}
+	if errors.Is(err, http.ErrSkipAltProtocol) || errors.Is(err, errNoAnswer) {
+		return "base transport"
+	}
+	// The context of the attempt is the caller's, which has not ended, so the
+	// base is giving up for a reason of its own. (Not so for DeadlineExceeded:
+	// a token fetched by a base of oauth2 may have a deadline of its own.)
+	if errors.Is(err, context.Canceled) {
+		return "base transport canceled"
+	}
+	if status := statusOf(err); status >= 400 && !classifyStatus(status, kindOf(status)).Retry {
+		return "final status"
+	}
+	// net/http says these with errors that have no type.
+	if malformed(req) {
+		return "malformed request"
+	}
+	return ""
+}
+
+// fate is what is known of a request that got no response.
+type fate int
+
+const (
+	unknown    fate = iota
+	neverSent       // proven: the server got nothing of it
+	bodyFailed      // reading its body failed
+)
+
+func isType[T error](err error) bool {
+	_, ok := errors.AsType[T](err)
+	return ok
+}
+
+// errNoAnswer is a base that returns neither a response nor an error.
+var errNoAnswer = errors.New("resilient: the base RoundTripper returned neither a response nor an error")
+
+// statusOf returns the status of the answer that an error of the base tells of,
+// such as that of a token server (golang.org/x/oauth2's RetrieveError) or of a
+// proxy; 0: it tells of none.
+func statusOf(err error) int {
+	v := reflect.ValueOf(err)
+	if v.Kind() == reflect.Pointer {
+		if v.IsNil() {
+			return 0 // its methods may panic
+		}
+		v = v.Elem()
+	}
+	status := 0
+	switch e := err.(type) { //nolint:errorlint // each error of the tree is looked at
+	case interface{ StatusCode() int }:
+		status = e.StatusCode()
+	case interface{ HTTPStatusCode() int }: // github.com/aws/smithy-go
+		status = e.HTTPStatusCode()
+	}
+	if status == 0 && v.Kind() == reflect.Struct {
+		status = fieldStatus(v)
+	}
+	if status != 0 {
+		return status
+	}
+	switch e := err.(type) { //nolint:errorlint // as above
+	case interface{ Unwrap() error }:
+		if inner := e.Unwrap(); inner != nil {
+			return statusOf(inner)
+		}
+	case interface{ Unwrap() []error }:
+		for _, inner := range e.Unwrap() {
+			if status = statusOf(inner); status != 0 {
+				return status
+			}
+		}
+	}
+	return connectStatus(err)
+}
+
+// fieldStatus returns the status of the first exported field of an error that is
+// a *http.Response.
+func fieldStatus(v reflect.Value) int {
+	for field, value := range v.Fields() {
+		if !field.IsExported() {
+			continue
+		}
+		if resp, ok := value.Interface().(*http.Response); ok && resp != nil {
+			return resp.StatusCode
+		}
+	}
+	return 0
+}
+
+// connectStatus returns the status with which a proxy refused a CONNECT. All
+// that net/http tells of it is an error without a type, whose text is the
+// reason phrase. A phrase that is the proxy's own is not known, so the refusal is
+// then taken for temporary like any failure to connect.
+func connectStatus(err error) int {
+	if reflect.TypeOf(err) != reflect.TypeOf(errNoAnswer) { // both from errors.New
+		return 0
+	}
+	text := err.Error()
+	for status := 400; status <= 599; status++ {
+		if phrase := http.StatusText(status); phrase != "" && strings.EqualFold(phrase, text) {
+			return status
+		}
+	}
+	return 0
+}

@@ -1,0 +1,167 @@
+package resilient
+
+import (
+	"mime"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/resilienthttp/resilient/internal/errorobject"
+	"github.com/resilienthttp/resilient/internal/peek"
+	"github.com/resilienthttp/resilient/internal/waithint"
+)
+
+// Profile is what no rule can know about an API. Package profile has some. The
+// zero Profile is the default.
+type Profile struct {
+	// Rules are tried in order on each error response, and the first that
+	// matches is applied.
+	Rules []Rule
+
+	// CodeFields are names of members of the error object that hold its code,
+	// to be tried after the usual ones.
+	CodeFields []string
+
+	// WaitHeaders are names of further header fields that tell how long to
+	// wait, or usual ones that count in another unit, and the unit of a number
+	// in them. With 0, a number counts seconds, or if it is too large for that
+	// it is a point in time. A field with "Reset" in its name counts only on a
+	// rate limit, and only if the field with "Remaining" in its place is 0 or
+	// absent.
+	WaitHeaders map[string]time.Duration
+
+	// Failed reports whether the body of a 2xx response is an error all the
+	// same. If it is nil, the default, these bodies are not looked at. It is
+	// asked about JSON (application/json, or a type ending in +json) of up to
+	// 64 KiB, of which it gets what arrives within a second: cut short, it is
+	// no valid JSON. Failed is never asked about event streams and other types,
+	// nor about a response with a greater Content-Length. An error found so is
+	// an [*APIError] of KindInvalidRequest, unless its code or a Rule says more.
+	Failed func(body []byte) bool
+}
+
+// Rule gives a meaning to error responses. Its conditions must all hold; those
+// that are zero always do.
+type Rule struct {
+	Status  int    // the status
+	Code    string // a code or type of the error, or of one that it consists of
+	Message string // a part of the message, in upper or lower case
+
+	// Kind replaces the kind of the error: KindRateLimit and KindServer are
+	// retried, the others are final. KindRateLimit also says that the request
+	// was refused unprocessed, so that any method is sent again. 0 leaves the
+	// kind as it is.
+	Kind Kind
+
+	// Wait is how long to wait where the server does not say; 0: the backoff.
+	Wait time.Duration
+}
+
+// WithProfile sets what is special about the API. It panics if a Wait or a unit
+// is negative. The default is the zero [Profile]; of two, the last one counts.
+// It does not bear on connection errors, nor on [ErrorFromResponse] for
+// responses that did not come through a [Transport].
+func WithProfile(p Profile) Option {
+	for _, r := range p.Rules {
+		mustBe(r.Wait >= 0, "WithProfile", "with waits of 0 or more", r.Wait)
+	}
+	headers := p.WaitHeaders
+	p.WaitHeaders = make(map[string]time.Duration, len(headers))
+	for name, unit := range headers {
+		mustBe(unit >= 0, "WithProfile", "with units of 0 or more", unit)
+		p.WaitHeaders[http.CanonicalHeaderKey(name)] = unit
+	}
+	return func(c *config) { c.profile = &p }
+}
+
+// judge gives the default verdict on a response of which prefix is the beginning
+// of the body. The *APIError is nil if mayFail was right to ask, but it is a
+// success.
+func (p *Profile) judge(resp *http.Response, prefix []byte, received time.Time) (*APIError, Verdict) {
+	body := errorobject.Decode(resp.Header, prefix)
+	if resp.StatusCode < 400 && !p.Failed(body.Text) {
+		return nil, Verdict{Why: "success"}
+	}
+	return p.read(resp, prefix, body, received)
+}
+
+// read reads an error response, of which body is prefix decoded, and gives the
+// default verdict on it. A nil Profile is the zero one.
+func (p *Profile) read(resp *http.Response, prefix []byte, body errorobject.Body, received time.Time) (*APIError, Verdict) {
+	if p == nil {
+		p = new(Profile)
+	}
+	status, h := resp.StatusCode, resp.Header
+	o := errorobject.Parse(status, h, body, p.CodeFields...)
+	e := &APIError{
+		StatusCode: status, Code: o.Code, Type: o.Type, Message: o.Message,
+		RequestID: o.RequestID, Header: h, Body: prefix,
+	}
+	for _, param := range o.Invalid {
+		e.Invalid = append(e.Invalid, InvalidParam(param))
+	}
+
+	limit := limitOf(status, h, &o, p.WaitHeaders)
+	rule := p.rule(status, &o)
+	kind := rule.Kind
+	switch {
+	case kind != 0:
+	case limit != noLimit:
+		kind = KindRateLimit
+	default:
+		kind = kindOf(status)
+	}
+	wait, hinted := waithint.Asked(h, body.JSON, received, p.WaitHeaders)
+	if !hinted && kind == KindRateLimit {
+		wait, hinted = waithint.Reset(h, received, p.WaitHeaders)
+	}
+	// A quota that comes back at a stated time is as good as a rate limit.
+	if rule.Kind == 0 && (limit > quota || limit == quota && !hinted) {
+		kind = KindQuota
+	}
+
+	v := classifyStatus(status, kind)
+	switch {
+	case rule.Kind == KindRateLimit:
+		v.Unprocessed = true
+	case rule.Kind == KindServer && !v.Retry:
+		v.Retry, v.Why = true, "temporary by the profile"
+	}
+	if again, said := shouldRetry(h); said {
+		v.Retry, v.Why = again, "the server said whether to retry"
+		v.Unprocessed = v.Unprocessed || again
+	}
+	if !hinted && v.Retry {
+		wait = rule.Wait
+	}
+	v.RetryAfter = wait
+	v.Pause = kind == KindRateLimit || hinted && staysAway(status)
+	if v.Pause && v.Retry && v.Kind == KindServer {
+		v.Why = "unavailable until a stated time"
+	}
+	e.Kind, e.RetryAfter = v.Kind, v.RetryAfter
+	return e, v
+}
+
+// rule returns the first of the rules that matches, or the zero Rule.
+func (p *Profile) rule(status int, o *errorobject.Object) Rule {
+	for _, r := range p.Rules {
+		if (r.Status == 0 || r.Status == status) &&
+			(r.Code == "" || slices.Contains(o.Tokens, r.Code)) &&
+			(r.Message == "" || strings.Contains(strings.ToLower(o.Message), strings.ToLower(r.Message))) {
+			return r
+		}
+	}
+	return Rule{}
+}
+
+// mayFail reports whether the body of a success has to be looked at.
+func (p *Profile) mayFail(resp *http.Response) bool {
+	if p == nil || p.Failed == nil || resp.StatusCode < 200 || resp.StatusCode > 299 ||
+		resp.Body == http.NoBody || resp.ContentLength > peek.Max {
+		return false
+	}
+	mediaType, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	return mediaType == "application/json" || strings.HasSuffix(mediaType, "+json")
+}
