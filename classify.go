@@ -61,13 +61,6 @@ type Verdict struct {
 // time left. What can be said in a table is better said in a [Profile].
 type Classifier func(AttemptInfo) Verdict
 
-// WithClassifier sets a classifier. It panics if f is nil. The default is the
-// verdict that a Classifier is given.
-func WithClassifier(f Classifier) Option {
-	mustBe(f != nil, "WithClassifier", "not nil", "nil")
-	return func(c *config) { c.classifier = f }
-}
-
 // classifyStatus is the default verdict on an error response: the table of
 // documented errors, then RFC 9110 for the others.
 func classifyStatus(status int, kind Kind) Verdict {

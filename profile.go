@@ -58,23 +58,6 @@ type Rule struct {
 	Wait time.Duration
 }
 
-// WithProfile sets what is special about the API. It panics if a Wait or a unit
-// is negative. The default is the zero [Profile]; of two, the last one counts.
-// It does not bear on connection errors, nor on [ErrorFromResponse] for
-// responses that did not come through a [Transport].
-func WithProfile(p Profile) Option {
-	for _, r := range p.Rules {
-		mustBe(r.Wait >= 0, "WithProfile", "with waits of 0 or more", r.Wait)
-	}
-	headers := p.WaitHeaders
-	p.WaitHeaders = make(map[string]time.Duration, len(headers))
-	for name, unit := range headers {
-		mustBe(unit >= 0, "WithProfile", "with units of 0 or more", unit)
-		p.WaitHeaders[http.CanonicalHeaderKey(name)] = unit
-	}
-	return func(c *config) { c.profile = &p }
-}
-
 // judge gives the default verdict on a response of which prefix is the beginning
 // of the body. The *APIError is nil if mayFail was right to ask, but it is a
 // success.

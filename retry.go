@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"math"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -39,96 +38,6 @@ const (
 	// remembered of a key with more than that.
 	lowQuota = 1000
 )
-
-func defaultBackOff() backoff.BackOff {
-	return backoff.NewExponentialBackOff(
-		backoff.WithInitialInterval(defaultInitialInterval),
-		backoff.WithMultiplier(defaultMultiplier),
-		backoff.WithMaxInterval(defaultMaxInterval),
-		backoff.WithMaxElapsedTime(0), // attempts and the context bound a call; the package's default is 15 minutes
-	)
-}
-
-// WithBackOff sets the backoff policy. newBackOff is called once for each
-// request that is retried, since policies keep state; its Reset is called
-// first. A policy that returns backoff.Stop ends the call, as does a nil one.
-// The MaxInterval of a *backoff.ExponentialBackOff is never exceeded, jitter
-// included; of a policy that is wrapped, it cannot be seen. WithBackOff panics
-// if newBackOff is nil.
-//
-// As long as no retry fails, failures are isolated, and a first retry comes after
-// the smallest interval that a *backoff.ExponentialBackOff has: 250 to 275 ms by
-// default. Once one has failed, the intervals are what the policy says.
-//
-// After a hint of the server, a random part of the interval is added to it, as
-// far as WithMaxWait and the context's deadline have room.
-//
-// The default is exponential: 500 ms, doubled each time up to 30 s, each with
-// 50 % jitter.
-func WithBackOff(newBackOff func() backoff.BackOff) Option {
-	mustBe(newBackOff != nil, "WithBackOff", "not nil", "nil")
-	return func(c *config) { c.newBackOff = newBackOff }
-}
-
-// WithMaxWait bounds each single wait. When the server asks for a longer one,
-// the call ends at once with its response; when the rate limit or a pause would
-// take longer, with a [*LimitError]. A time in which the server refuses everything
-// is one wait, and the time in line behind it another. A backoff interval that no
-// server asked for is shortened to it. At 0 nothing is ever waited for, so nothing that would
-// need a wait is retried. It panics if d is negative. The default is 1 minute.
-func WithMaxWait(d time.Duration) Option {
-	mustBe(d >= 0, "WithMaxWait", "0 or more", d)
-	return func(c *config) { c.maxWait = d }
-}
-
-// WithRetryNonIdempotent retries, given true, requests of any method after any
-// temporary failure, also if they may have been processed: POSTs are then sent
-// twice. The default is false.
-func WithRetryNonIdempotent(on bool) Option {
-	return func(c *config) { c.retryNonIdempotent = on }
-}
-
-// WithIdempotencyKey sends an Idempotency-Key header with each request whose
-// method is not idempotent, which may then be retried like one that is. f is
-// called once for each call, and all attempts carry the same key. An
-// Idempotency-Key or X-Idempotency-Key of the caller's is left alone, and if f
-// returns "" there is none. net/http also goes by the header, and may send such
-// a request again by itself when a reused connection turns out dead. The API
-// must honour the key: see draft-ietf-httpapi-idempotency-key-header. It panics
-// if f is nil. The default is none.
-func WithIdempotencyKey(f func(*http.Request) string) Option {
-	mustBe(f != nil, "WithIdempotencyKey", "not nil", "nil")
-	return func(c *config) { c.idempotencyKey = f }
-}
-
-// WithReplayBuffer records up to maxBytes of each request body that has no
-// GetBody, as the first attempt reads it, so that it can be sent again. A body
-// that turns out longer is streamed on and sent once. It panics if maxBytes is
-// negative; 0 is the default, nothing is recorded.
-func WithReplayBuffer(maxBytes int64) Option {
-	mustBe(maxBytes >= 0, "WithReplayBuffer", "0 or more", maxBytes)
-	return func(c *config) { c.replayBuffer = maxBytes }
-}
-
-// WithRetryBudget bounds the retries of temporary failures, for each limit key,
-// to a share of the traffic: from the first failure on, each call that is
-// answered at the first attempt earns ratio tokens, and minPerSecond tokens a second come by themselves, so
-// that a small client can always retry. A retry that fails costs a token, and one
-// that follows or is a timeout two, as the server may still be at work; a call
-// that succeeds in the end gets back what it paid. Without a token a failure is
-// returned at once. Rejections for rate are not counted: the
-// limiter governs those.
-//
-// It panics if a value is negative or NaN; a ratio of math.Inf(1) switches the
-// budget off. The default is 0.05 and 0.2, and 10 tokens to begin with. It holds
-// for a whole Transport and cannot be set in [ContextWithOptions].
-func WithRetryBudget(ratio, minPerSecond float64) Option {
-	mustBe(ratio >= 0, "WithRetryBudget", "a ratio of 0 or more", ratio)
-	mustBe(minPerSecond >= 0 && !math.IsInf(minPerSecond, 1), "WithRetryBudget", "a rate of 0 or more", minPerSecond)
-	return func(c *config) {
-		c.shared.set, c.shared.budgetRatio, c.shared.budgetFloor = true, ratio, minPerSecond
-	}
-}
 
 // call is one RoundTrip: what its attempts share.
 type call struct {

@@ -1,0 +1,182 @@
+package resilient
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Snapshot is the state of a Transport at one moment. It can be encoded as JSON,
+// so this publishes it with package expvar:
+//
+//	expvar.Publish("resilient", expvar.Func(func() any { return t.Snapshot() }))
+type Snapshot struct {
+	// Totals are of all requests since the Transport was made.
+	Totals Totals `json:"totals"`
+
+	// Keys are the limit keys that have a rate limit or have had a failure, the
+	// one used last in front. WithLimitKey says how many are remembered.
+	Keys []KeySnapshot `json:"keys"`
+
+	// KeyChurn is set if limit keys are made faster than they are used again:
+	// more than 1,024 were made, and fewer than half of them used by a second
+	// call. Then a WithLimitKey or the credentials name each request, and no
+	// limit is shared.
+	KeyChurn *KeyChurn `json:"key_churn,omitempty"`
+}
+
+// KeyChurn counts limit keys.
+type KeyChurn struct {
+	Made   int64 `json:"made"`
+	Reused int64 `json:"reused"` // by a second call
+}
+
+// KeySnapshot is the state of one limit key.
+type KeySnapshot struct {
+	// Key is scheme and host, and if there is a credential, a mark behind it
+	// that tells it from others in this process: "https://api.example.com
+	// #5f3a9c01". With [WithLimitKey] it is the string of that function, as it
+	// is.
+	Key string `json:"key"`
+
+	Limit        float64   `json:"limit,omitzero"`         // of WithRateLimit, attempts a second; 0: none
+	Burst        int       `json:"burst,omitzero"`         // of WithRateLimit
+	Tokens       float64   `json:"tokens"`                 // in the bucket of WithRateLimit
+	LearnedLimit float64   `json:"learned_limit,omitzero"` // the pace that was learned, attempts a second; 0: none is known
+	PausedUntil  time.Time `json:"paused_until,omitzero"`  // when attempts may go again, by what the server said; zero: now
+	Reopening    bool      `json:"reopening,omitzero"`     // one attempt may go at first, and more as they are accepted
+	Waiting      int       `json:"waiting"`                // attempts that stand in line
+	Budget       float64   `json:"budget"`                 // tokens of the retry budget; -1: it is switched off
+	Totals       Totals    `json:"totals"`                 // since the key is remembered
+}
+
+// Totals are counters. The maps have at most 64 entries each; what further
+// reasons a [Classifier] may give is counted as "other".
+type Totals struct {
+	Calls    int64                `json:"calls"`    // that have ended
+	Attempts int64                `json:"attempts"` // that have ended
+	Retries  int64                `json:"retries"`  // attempts that were not the first of their call
+	Ended    map[string]int64     `json:"ended"`    // calls, by DoneInfo.Why
+	Failures map[string]int64     `json:"failures"` // attempts that failed, by Verdict.Why
+	Waits    map[string]WaitTotal `json:"waits"`    // waits that have ended, by WaitInfo.Reason
+}
+
+// WaitTotal is how often and how long in all it was waited for one reason. In
+// JSON the time is in nanoseconds.
+type WaitTotal struct {
+	Count int64         `json:"count"`
+	Time  time.Duration `json:"time_ns"`
+}
+
+// Snapshot returns the state as it is now. Each key is looked at under its lock,
+// one after the other, and requests go on meanwhile. Of a call that succeeds at
+// once, one addition is all that is done for it.
+func (t *Transport) Snapshot() Snapshot {
+	s := Snapshot{Totals: t.totals.snapshot(), Keys: []KeySnapshot{}}
+	now := time.Now()
+	for _, k := range t.keys.snapshot(&s) {
+		s.Keys = append(s.Keys, k.snapshot(now, &t.cfg.shared))
+	}
+	return s
+}
+
+// counters count what Totals hold. A call that succeeds at once is the common
+// case, and costs one addition. attempt, call and wait may be called on nil.
+type counters struct {
+	plain atomic.Int64 // calls that were one attempt and a success
+
+	mu                       sync.Mutex
+	calls, attempts, retries int64 // but for the plain ones
+	ended, failures, waits   tallies
+}
+
+// tallies count by reason. There are few of them, and there may be many keys, so
+// a list does better than a map.
+type tallies []tally
+
+type tally struct {
+	reason string
+	total  WaitTotal // the time is that of waits
+}
+
+// maxReasons bounds tallies, as a Classifier may give a new reason each time.
+const maxReasons = 64
+
+func (t *tallies) add(reason string, d time.Duration) {
+	i := slices.IndexFunc(*t, func(e tally) bool { return e.reason == reason })
+	switch {
+	case i >= 0:
+	case len(*t) >= maxReasons-1 && reason != "other":
+		t.add("other", d)
+		return
+	default:
+		i = len(*t)
+		*t = append(*t, tally{reason: reason})
+	}
+	e := &(*t)[i].total
+	e.Count++
+	e.Time += d
+}
+
+func (t tallies) counts() map[string]int64 {
+	m := make(map[string]int64, len(t))
+	for _, e := range t {
+		m[e.reason] = e.total.Count
+	}
+	return m
+}
+
+// attempt counts one that failed, or was not the first of its call.
+func (c *counters) attempt(a *AttemptInfo) {
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.attempts++
+	if a.Attempt > 1 {
+		c.retries++
+	}
+	if a.failed() {
+		c.failures.add(a.Verdict.Why, 0)
+	}
+}
+
+// call counts a call that has ended and is not plain.
+func (c *counters) call(why string) {
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.calls++
+	c.ended.add(why, 0)
+}
+
+// wait counts a wait that has ended.
+func (c *counters) wait(reason string, d time.Duration) {
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.waits.add(reason, d)
+}
+
+func (c *counters) snapshot() Totals {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	plain := c.plain.Load()
+	t := Totals{
+		Calls: c.calls + plain, Attempts: c.attempts + plain, Retries: c.retries,
+		Ended: c.ended.counts(), Failures: c.failures.counts(), Waits: make(map[string]WaitTotal, len(c.waits)),
+	}
+	if plain > 0 {
+		t.Ended["success"] += plain
+	}
+	for _, e := range c.waits {
+		t.Waits[e.reason] = e.total
+	}
+	return t
+}

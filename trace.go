@@ -1,0 +1,179 @@
+package resilient
+
+import (
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/resilienthttp/resilient/internal/plain"
+)
+
+// Trace is a set of hooks that are called in the course of a request, in the
+// manner of httptrace.ClientTrace; any may be nil. They run in the goroutine of
+// the request and hold it up, so they should be quick. The Request they are
+// given is the caller's own, the same pointer for all hooks of one call, and
+// must not be changed.
+type Trace struct {
+	// AttemptStart is called before each attempt is handed to the base, once
+	// the rate limit let it through. Only Request, Path and Attempt are set.
+	AttemptStart func(AttemptInfo)
+
+	// AttemptDone is called after each attempt, when the response headers have
+	// arrived or there is an error, with the verdict. It is not called when no
+	// attempt was made, because the limiter refused or the context had ended.
+	AttemptDone func(AttemptInfo)
+
+	// Wait is called before each wait, never after the decision to give up. For
+	// a [Limiter] of the caller's that does not announce its waits with
+	// [ReportWait], it is called when the wait is over.
+	Wait func(WaitInfo)
+
+	// Done is called last, once for each call, before RoundTrip returns. It is
+	// not called for a request that is malformed (nil URL or Header).
+	Done func(DoneInfo)
+}
+
+// AttemptInfo is one attempt and what was made of it.
+type AttemptInfo struct {
+	Request    *http.Request // the caller's
+	Path       string        // of the URL, as it may be shown, see WithLogPath
+	Attempt    int           // 1 is the first
+	StatusCode int           // 0: no response
+	APIError   *APIError     // the parsed error object; nil for a success
+	Err        error         // why there is no response
+	Verdict    Verdict
+	Duration   time.Duration // until the response headers, or the error
+}
+
+// WaitInfo is a wait that begins.
+type WaitInfo struct {
+	Request *http.Request // the caller's
+	Path    string        // of the URL, as it may be shown, see WithLogPath
+	Attempt int           // the attempt that waits: 1 waits for a limiter only
+
+	// Reason is one of
+	//
+	//	"backoff"      the interval of the backoff policy
+	//	"retry-after"  the server's hint for this request, and jitter
+	//	"rate limit"   for a token of WithRateLimit, or the pace of WithLearnedRate
+	//	"pause"        a rejection stopped the key, or it is being reopened
+	//	"limiter"      for the Limiter of WithLimiter
+	Reason string
+
+	// Duration is how long the wait will be. For "rate limit" and "pause" it
+	// is an estimate: others may go first. 0: it depends on what the server
+	// answers to those who go ahead.
+	Duration time.Duration
+}
+
+// DoneInfo is how a call ended.
+type DoneInfo struct {
+	Request    *http.Request // the caller's
+	Path       string        // of the URL, as it may be shown, see WithLogPath
+	Attempts   int           // attempts made; 0: nothing was sent
+	StatusCode int           // of the response; 0: none
+	Err        error         // what RoundTrip returns
+
+	// Why is the reason for there being no further attempt: "success", the
+	// reason of a verdict that is final, or one of
+	//
+	//	"out of attempts"      WithMaxAttempts is reached
+	//	"not idempotent"       the method, and it may have been processed
+	//	"body not replayable"  no GetBody, and no WithReplayBuffer or a larger body
+	//	"body error"           GetBody returned an error
+	//	"budget"               the retry budget is used up
+	//	"backoff stopped"      the backoff policy returned backoff.Stop
+	//	"max wait"             the wait is longer than WithMaxWait
+	//	"deadline"             the wait is longer than the context lasts
+	//	"limited"              the limiter refused; Err is or wraps a LimitError
+	//	"canceled"             the context ended
+	Why string
+
+	Duration time.Duration // of the whole call, up to the response headers
+}
+
+// compose returns a Trace that calls the hooks of t, then those of u; either
+// may be nil.
+func (t *Trace) compose(u *Trace) *Trace {
+	if t == nil {
+		return u
+	}
+	if u == nil {
+		return t
+	}
+	return &Trace{
+		AttemptStart: both(t.AttemptStart, u.AttemptStart),
+		AttemptDone:  both(t.AttemptDone, u.AttemptDone),
+		Wait:         both(t.Wait, u.Wait),
+		Done:         both(t.Done, u.Done),
+	}
+}
+
+func both[T any](f, g func(T)) func(T) {
+	if f == nil {
+		return g
+	}
+	if g == nil {
+		return f
+	}
+	return func(v T) { f(v); g(v) }
+}
+
+// logTrace returns hooks that write to l. A log is read by more people than a
+// response, so it holds the codes an error object carries, not its message.
+func logTrace(l *slog.Logger) *Trace {
+	write := func(req *http.Request, path string, level slog.Level, msg string, attrs ...slog.Attr) {
+		ctx := req.Context()
+		if !l.Enabled(ctx, level) {
+			return
+		}
+		all := append([]slog.Attr{
+			slog.String("method", method(req)),
+			slog.String("host", req.URL.Host),
+			slog.String("path", path),
+		}, attrs...)
+		l.LogAttrs(ctx, level, msg, all...)
+	}
+	return &Trace{
+		AttemptStart: func(a AttemptInfo) {
+			write(a.Request, a.Path, slog.LevelDebug, "attempt started", slog.Int("attempt", a.Attempt))
+		},
+		AttemptDone: func(a AttemptInfo) {
+			level := slog.LevelDebug
+			if a.Err != nil || a.APIError != nil {
+				level = slog.LevelWarn
+			}
+			attrs := []slog.Attr{
+				slog.Int("attempt", a.Attempt),
+				slog.Int("status", a.StatusCode),
+				slog.Duration("duration", a.Duration),
+				slog.String("why", a.Verdict.Why),
+			}
+			if e := a.APIError; e != nil {
+				attrs = append(attrs, slog.String("kind", e.Kind.String()),
+					slog.String("type", plain.Line(e.Type, 64)), slog.String("code", plain.Line(e.Code, 64)),
+					slog.String("request_id", plain.Line(e.RequestID, 128)))
+			}
+			if a.Err != nil {
+				attrs = append(attrs, slog.String("error", plain.Unquoted(a.Err)))
+			}
+			write(a.Request, a.Path, level, "attempt done", attrs...)
+		},
+		Wait: func(w WaitInfo) {
+			write(w.Request, w.Path, slog.LevelInfo, "waiting", slog.Int("attempt", w.Attempt),
+				slog.String("reason", w.Reason), slog.Duration("duration", w.Duration))
+		},
+		Done: func(d DoneInfo) {
+			level := slog.LevelDebug
+			switch {
+			case d.Why != "success":
+				level = slog.LevelWarn
+			case d.Attempts > 1:
+				level = slog.LevelInfo
+			}
+			write(d.Request, d.Path, level, "call done", slog.Int("attempts", d.Attempts),
+				slog.Int("status", d.StatusCode), slog.Duration("duration", d.Duration),
+				slog.String("why", d.Why))
+		},
+	}
+}
