@@ -40,8 +40,8 @@ type Verdict struct {
 	// RetryAfter is the least time to wait, as the server asked; 0: no hint.
 	RetryAfter time.Duration
 
-	// Why is a short reason, for traces and logs.
-	Why string
+	// Reason is a word or two for traces and logs.
+	Reason Reason
 }
 
 // Classifier decides about a failed attempt: an error response, or none. It is
@@ -51,7 +51,7 @@ type Verdict struct {
 //	func(a resilient.AttemptInfo) resilient.Verdict {
 //		v := a.Verdict
 //		if a.APIError != nil && a.APIError.Code == "maintenance" {
-//			v.Retry, v.Why = false, "down for hours"
+//			v.Retry, v.Reason = false, "down for hours"
 //		}
 //		return v
 //	}
@@ -66,13 +66,13 @@ type Classifier func(AttemptInfo) Verdict
 func classifyStatus(status int, kind Kind) Verdict {
 	switch {
 	case kind == KindRateLimit:
-		return Verdict{Kind: kind, Retry: true, Unprocessed: rejects(status), Why: "rate limited"}
+		return Verdict{Kind: kind, Retry: true, Unprocessed: rejects(status), Reason: ReasonRateLimited}
 	case kind == KindQuota:
-		return Verdict{Kind: kind, Why: "quota used up"}
+		return Verdict{Kind: kind, Reason: ReasonQuota}
 	case kind == KindServer && temporary(status):
-		return Verdict{Kind: kind, Retry: true, Why: "temporary status"}
+		return Verdict{Kind: kind, Retry: true, Reason: ReasonTemporaryStatus}
 	}
-	return Verdict{Kind: kind, Why: "final status"}
+	return Verdict{Kind: kind, Reason: ReasonFinalStatus}
 }
 
 // rejects reports whether a rate limit that is told with this status is proof

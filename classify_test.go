@@ -850,7 +850,7 @@ func TestClassifier(t *testing.T) {
 		final := resilient.WithClassifier(func(a resilient.AttemptInfo) resilient.Verdict {
 			v := a.Verdict
 			if a.APIError != nil && a.APIError.Code == "insufficient_quota" {
-				v.Kind, v.Retry, v.Why = resilient.KindPaymentRequired, false, "quota"
+				v.Kind, v.Retry, v.Reason = resilient.KindPaymentRequired, false, "quota"
 			}
 			return v
 		})
@@ -866,7 +866,7 @@ func TestClassifier(t *testing.T) {
 		asked := 0
 		conflict := resilient.WithClassifier(func(a resilient.AttemptInfo) resilient.Verdict {
 			asked++
-			return resilient.Verdict{Kind: a.Verdict.Kind, Retry: true, RetryAfter: 3 * time.Second, Why: "conflict"}
+			return resilient.Verdict{Kind: a.Verdict.Kind, Retry: true, RetryAfter: 3 * time.Second, Reason: "conflict"}
 		})
 		base = newScript(answer(409), answer(200))
 		start := time.Now()
@@ -932,7 +932,7 @@ func FuzzRetryAfter(f *testing.F) {
 }
 
 func TestVerdictWithoutAReason(t *testing.T) {
-	// An empty Why was taken for "go on": the call never ended.
+	// An empty reason was taken for "go on": the call never ended.
 	var r recorder
 	base := newScript(answer(500))
 	zero := resilient.WithClassifier(func(resilient.AttemptInfo) resilient.Verdict { return resilient.Verdict{} })

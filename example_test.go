@@ -88,13 +88,13 @@ func ExampleWithTrace() {
 
 	ctx := resilient.ContextWithOptions(context.Background(), resilient.WithTrace(&resilient.Trace{
 		AttemptDone: func(a resilient.AttemptInfo) {
-			fmt.Println("attempt", a.Attempt, "-", a.StatusCode, a.Verdict.Why)
+			fmt.Println("attempt", a.Attempt, "-", a.StatusCode, a.Verdict.Reason)
 			if a.APIError != nil {
 				fmt.Println("  ", a.APIError)
 			}
 		},
 		Wait: func(w resilient.WaitInfo) { fmt.Println("wait -", w.Reason) },
-		Done: func(d resilient.DoneInfo) { fmt.Println("done -", d.Why) },
+		Done: func(d resilient.DoneInfo) { fmt.Println("done -", d.Reason) },
 	}))
 	req, _ := http.NewRequestWithContext(ctx, http.MethodGet, api.URL, nil)
 	resp, err := client.Do(req)
@@ -142,7 +142,7 @@ func ExampleWithClassifier() {
 		resilient.WithClassifier(func(a resilient.AttemptInfo) resilient.Verdict {
 			v := a.Verdict // the default one
 			if a.APIError != nil && a.APIError.Code == "insufficient_quota" {
-				v.Retry, v.Why = false, "the quota is used up"
+				v.Retry, v.Reason = false, "the quota is used up"
 			}
 			return v
 		}),

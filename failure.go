@@ -17,18 +17,18 @@ import (
 // for years and are never complete.
 func classifyError(req *http.Request, err error, f fate) Verdict {
 	if f == bodyFailed {
-		return Verdict{Why: "request body"}
+		return Verdict{Reason: ReasonRequestBody}
 	}
 	if why := permanent(req, err); why != "" {
-		return Verdict{Why: why}
+		return Verdict{Reason: why}
 	}
 	if f == neverSent {
-		return Verdict{Retry: true, Unprocessed: true, Why: "never sent"}
+		return Verdict{Retry: true, Unprocessed: true, Reason: ReasonNeverSent}
 	}
 	if isType[*attemptTimeoutError](err) {
-		return Verdict{Retry: true, Why: "attempt timed out"}
+		return Verdict{Retry: true, Reason: ReasonAttemptTimeout}
 	}
-	return Verdict{Retry: true, Why: "no response"}
+	return Verdict{Retry: true, Reason: ReasonNoResponse}
 }
 
 // permanent returns why err would come again, or "".
@@ -36,30 +36,30 @@ func permanent(req *http.Request, err error) string {
 	if isType[*tls.CertificateVerificationError](err) || isType[x509.UnknownAuthorityError](err) ||
 		isType[x509.HostnameError](err) || isType[x509.CertificateInvalidError](err) ||
 		isType[tls.RecordHeaderError](err) {
-		return "TLS"
+		return ReasonTLS
 	}
 	var dns *net.DNSError
 	if errors.As(err, &dns) && dns.IsNotFound {
-		return "unknown host"
+		return ReasonUnknownHost
 	}
 	if isType[*net.AddrError](err) {
-		return "bad address"
+		return ReasonBadAddress
 	}
 	if errors.Is(err, http.ErrSkipAltProtocol) || errors.Is(err, errNoAnswer) {
-		return "base transport"
+		return ReasonBase
 	}
 	// The context of the attempt is the caller's, which has not ended, so the
 	// base is giving up for a reason of its own. (Not so for DeadlineExceeded:
 	// a token fetched by a base of oauth2 may have a deadline of its own.)
 	if errors.Is(err, context.Canceled) {
-		return "base transport canceled"
+		return ReasonBaseCanceled
 	}
 	if status := statusOf(err); status >= 400 && !classifyStatus(status, kindOf(status)).Retry {
-		return "final status"
+		return ReasonFinalStatus
 	}
 	// net/http says these with errors that have no type.
 	if malformed(req) {
-		return "malformed request"
+		return ReasonMalformed
 	}
 	return ""
 }

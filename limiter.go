@@ -30,7 +30,7 @@ type observer interface{ Observe(AttemptInfo) }
 func ReportWait(ctx context.Context, d time.Duration) {
 	if r, ok := ctx.Value(reportKey{}).(*waitReport); ok && d > 0 {
 		r.made = true
-		r.wait.announce("limiter", d)
+		r.wait.announce(ReasonLimiter, d)
 	}
 }
 
@@ -88,7 +88,7 @@ func waitFor(ctx context.Context, l Limiter, maxWait time.Duration, w *wait) err
 	w.begun = time.Now()
 	err := l.Wait(limited)
 	if d := time.Since(w.begun); d > 0 {
-		w.reason = "limiter"
+		w.reason = ReasonLimiter
 		w.ended()
 		if err == nil && !report.made {
 			w.announce(w.reason, d)
@@ -101,12 +101,12 @@ func waitFor(ctx context.Context, l Limiter, maxWait time.Duration, w *wait) err
 		return context.Cause(ctx)
 	}
 	if limited.Err() != nil {
-		return &LimitError{Reason: "limiter", Wait: maxWait} // our doing, not the caller's deadline
+		return &LimitError{Reason: ReasonLimiter, Wait: maxWait} // our doing, not the caller's deadline
 	}
 	if refused, ok := err.(*LimitError); ok { //nolint:errorlint // one that says it all is not wrapped
 		return refused
 	}
-	return &LimitError{Reason: "limiter", Err: err}
+	return &LimitError{Reason: ReasonLimiter, Err: err}
 }
 
 // allows reports whether a Limiter that can say so lets a request go at once.

@@ -790,7 +790,7 @@ func TestLimiterThatLearns(t *testing.T) {
 		var got []string
 		for _, a := range l.observed {
 			require.Equal(t, 10*time.Millisecond, a.Duration, "when it was sent can be told")
-			got = append(got, fmt.Sprint(a.Attempt, " ", a.StatusCode, " ", a.Verdict.Why))
+			got = append(got, fmt.Sprint(a.Attempt, " ", a.StatusCode, " ", a.Verdict.Reason))
 		}
 		require.Equal(t, []string{"1 429 rate limited", "2 429 rate limited", "3 200 success"}, got)
 		require.Empty(t, transport.Snapshot().Keys, "it is left to the limiter: no pace on top of its own")

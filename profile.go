@@ -64,7 +64,7 @@ type Rule struct {
 func (p *Profile) judge(resp *http.Response, prefix []byte, received time.Time) (*APIError, Verdict) {
 	body := errorobject.Decode(resp.Header, prefix)
 	if resp.StatusCode < 400 && !p.Failed(body.Text) {
-		return nil, Verdict{Why: "success"}
+		return nil, Verdict{Reason: ReasonSuccess}
 	}
 	return p.read(resp, prefix, body, received)
 }
@@ -109,10 +109,10 @@ func (p *Profile) read(resp *http.Response, prefix []byte, body errorobject.Body
 	case rule.Kind == KindRateLimit:
 		v.Unprocessed = true
 	case rule.Kind == KindServer && !v.Retry:
-		v.Retry, v.Why = true, "temporary by the profile"
+		v.Retry, v.Reason = true, ReasonProfile
 	}
 	if again, said := shouldRetry(h); said {
-		v.Retry, v.Why = again, "the server said whether to retry"
+		v.Retry, v.Reason = again, ReasonServerSaid
 		v.Unprocessed = v.Unprocessed || again
 	}
 	if !hinted && v.Retry {
@@ -121,7 +121,7 @@ func (p *Profile) read(resp *http.Response, prefix []byte, body errorobject.Body
 	v.RetryAfter = wait
 	v.Pause = kind == KindRateLimit || hinted && staysAway(status)
 	if v.Pause && v.Retry && v.Kind == KindServer {
-		v.Why = "unavailable until a stated time"
+		v.Reason = ReasonUnavailable
 	}
 	e.Kind, e.RetryAfter = v.Kind, v.RetryAfter
 	return e, v

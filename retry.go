@@ -119,7 +119,7 @@ func (c *call) run() (*http.Response, error) {
 		c.observe(&a, resp)
 		c.count(&a)
 		if !a.failed() {
-			return c.done(resp, &a, "success")
+			return c.done(resp, &a, ReasonSuccess)
 		}
 		wait, why := c.next(&a)
 		if why != "" {
@@ -262,13 +262,13 @@ func (c *call) attempt(a *AttemptInfo) *http.Response {
 	switch {
 	case err != nil:
 		a.Err = err
-		a.Verdict = Verdict{Why: "canceled"}
+		a.Verdict = Verdict{Reason: ReasonCanceled}
 		if c.over() == nil {
 			a.Verdict = classifyError(c.req, err, f)
 		}
 	default:
 		a.StatusCode = resp.StatusCode
-		a.Verdict.Why = "success"
+		a.Verdict.Reason = ReasonSuccess
 		if !suspect {
 			break
 		}
@@ -286,8 +286,8 @@ func (c *call) attempt(a *AttemptInfo) *http.Response {
 	a.mindBelow(resp)
 	if c.cfg.classifier != nil && (err != nil || a.APIError != nil) && c.over() == nil {
 		a.Verdict = c.cfg.classifier(*a)
-		if a.Verdict.Why == "" {
-			a.Verdict.Why = "classifier"
+		if a.Verdict.Reason == "" {
+			a.Verdict.Reason = ReasonClassifier
 		}
 		if a.APIError != nil && a.Verdict.Kind != 0 {
 			a.APIError.Kind = a.Verdict.Kind
@@ -310,14 +310,14 @@ func (c *call) judgeOwnDoing(a *AttemptInfo, h http.Header) {
 		// draft-ietf-httpapi-idempotency-key-header section 2.6: a request with
 		// this key is being processed, and that is an earlier attempt.
 		if c.keyed && c.unsure {
-			a.Verdict.Retry, a.Verdict.Why = true, "earlier attempt in progress"
+			a.Verdict.Retry, a.Verdict.Reason = true, ReasonInProgress
 		}
 	case http.StatusExpectationFailed:
 		// RFC 9110 section 10.1.1: the request is to be repeated without it.
 		if expectsContinue(c.sentHeader()) {
 			c.header = c.sentHeader().Clone()
 			c.header.Del("Expect")
-			a.Verdict.Retry, a.Verdict.Unprocessed, a.Verdict.Why = true, true, "expectation failed"
+			a.Verdict.Retry, a.Verdict.Unprocessed, a.Verdict.Reason = true, true, ReasonExpectation
 		}
 	}
 }
@@ -385,7 +385,7 @@ func (a *AttemptInfo) mindBelow(resp *http.Response) {
 		}
 	}
 	if ended && a.Verdict.Retry {
-		a.Verdict.Retry, a.Verdict.Why = false, "retried below"
+		a.Verdict.Retry, a.Verdict.Reason = false, ReasonRetriedBelow
 	}
 }
 
@@ -499,22 +499,22 @@ func (c *call) refund(now time.Time) {
 
 // next decides whether a failed attempt is followed by another, and after which
 // wait, or why not. Nothing is spent until all else agrees.
-func (c *call) next(a *AttemptInfo) (wait time.Duration, why string) {
+func (c *call) next(a *AttemptInfo) (wait time.Duration, why Reason) {
 	v := a.Verdict
 	if c.over() != nil {
-		return 0, "canceled"
+		return 0, ReasonCanceled
 	}
 	if !v.Retry {
-		return 0, v.Why
+		return 0, v.Reason
 	}
 	if a.Attempt >= c.cfg.maxAttempts {
-		return 0, "out of attempts"
+		return 0, ReasonOutOfAttempts
 	}
 	if !v.Unprocessed && !c.idempotent || method(c.req) == http.MethodConnect {
-		return 0, "not idempotent" // it may have been processed, or is a tunnel
+		return 0, ReasonNotIdempotent // it may have been processed, or is a tunnel
 	}
 	if !c.replayable() {
-		return 0, "body not replayable"
+		return 0, ReasonBodyNotReplayable
 	}
 	if wait, why = c.backoff(a); why != "" {
 		return 0, why
@@ -523,9 +523,9 @@ func (c *call) next(a *AttemptInfo) (wait time.Duration, why string) {
 	// response now than an error later.
 	if c.key != nil {
 		if held := c.key.gate.RetryDelay(time.Now()); held-wait > c.cfg.maxWait {
-			return 0, "max wait"
+			return 0, ReasonMaxWait
 		} else if pastDeadline(c.ctx, time.Now(), held) {
-			return 0, "deadline"
+			return 0, ReasonDeadline
 		}
 	}
 	if c.unsent, why = c.freshBody(); why != "" {
@@ -534,7 +534,7 @@ func (c *call) next(a *AttemptInfo) (wait time.Duration, why string) {
 	if v.Kind != KindRateLimit {
 		ok, charged := c.key.budget.TryWithdraw(time.Now(), a.cost())
 		if !ok {
-			return 0, "budget"
+			return 0, ReasonBudget
 		}
 		c.chargedAhead = charged
 		c.charged += charged
@@ -545,7 +545,7 @@ func (c *call) next(a *AttemptInfo) (wait time.Duration, why string) {
 // backoff returns how long to wait before the next attempt, or why there is
 // none. A hint is a floor: jitter, a random part of the policy's interval, is
 // only added, and only as far as the deadline and WithMaxWait have room.
-func (c *call) backoff(a *AttemptInfo) (wait time.Duration, why string) {
+func (c *call) backoff(a *AttemptInfo) (wait time.Duration, why Reason) {
 	v := a.Verdict
 	if v.Unprocessed && a.StatusCode == http.StatusExpectationFailed {
 		return 0, "" // nothing has to pass first: the next attempt is another request
@@ -556,11 +556,11 @@ func (c *call) backoff(a *AttemptInfo) (wait time.Duration, why string) {
 		}
 	}
 	if c.policy == nil {
-		return 0, "backoff stopped"
+		return 0, ReasonBackOffStopped
 	}
 	interval := c.policy.NextBackOff()
 	if interval < 0 { // Stop is -1
-		return 0, "backoff stopped"
+		return 0, ReasonBackOffStopped
 	}
 	if e, ok := c.policy.(*backoff.ExponentialBackOff); ok {
 		spread := min(e.RandomizationFactor, 1)
@@ -577,7 +577,7 @@ func (c *call) backoff(a *AttemptInfo) (wait time.Duration, why string) {
 	}
 	hint := v.RetryAfter
 	if hint > c.cfg.maxWait || interval > 0 && c.cfg.maxWait == 0 {
-		return 0, "max wait"
+		return 0, ReasonMaxWait
 	}
 	ctx, from := c.ctx, c.answered // the wait runs from there, see sleep
 	if hint > 0 {
@@ -590,7 +590,7 @@ func (c *call) backoff(a *AttemptInfo) (wait time.Duration, why string) {
 		wait = min(interval, c.cfg.maxWait)
 	}
 	if pastDeadline(ctx, from, wait) {
-		return 0, "deadline"
+		return 0, ReasonDeadline
 	}
 	return wait, ""
 }
@@ -601,9 +601,9 @@ func (c *call) sleep(d time.Duration, a *AttemptInfo) error {
 	if d -= time.Since(c.answered); d <= 0 {
 		return nil
 	}
-	reason := "backoff"
+	reason := ReasonBackOff
 	if a.Verdict.RetryAfter > 0 {
-		reason = "retry-after"
+		reason = ReasonRetryAfter
 	}
 	w := c.wait(a.Attempt + 1)
 	defer w.ended()
@@ -639,7 +639,7 @@ func (c *call) count(a *AttemptInfo) {
 }
 
 // countEnd counts the end of a call that was not a success at once.
-func (c *call) countEnd(why string) {
+func (c *call) countEnd(why Reason) {
 	for _, t := range c.totals() {
 		t.call(why)
 	}
@@ -654,7 +654,7 @@ func (c *call) totals() [2]*counters {
 }
 
 // done ends a call with the outcome of its last attempt.
-func (c *call) done(resp *http.Response, a *AttemptInfo, why string) (*http.Response, error) {
+func (c *call) done(resp *http.Response, a *AttemptInfo, why Reason) (*http.Response, error) {
 	err := a.Err
 	if err != nil && a.Attempt > 1 {
 		err = &RetryError{Attempts: a.Attempt, Err: err, Last: c.last}
@@ -696,9 +696,9 @@ func markFinal(resp *http.Response) {
 
 // failed ends a call that could not wait for attempt n+1.
 func (c *call) failed(n int, err error) (*http.Response, error) {
-	why := "canceled"
+	why := ReasonCanceled
 	if isType[*LimitError](err) {
-		why = "limited"
+		why = ReasonLimited
 	}
 	c.refund(time.Now())
 	if n > 0 {
@@ -709,11 +709,11 @@ func (c *call) failed(n int, err error) (*http.Response, error) {
 	return nil, err
 }
 
-func (c *call) report(attempts, status int, err error, why string) {
+func (c *call) report(attempts, status int, err error, why Reason) {
 	if h := c.cfg.hooks; h != nil && h.Done != nil {
 		h.Done(DoneInfo{
 			Request: c.req, Path: c.path, Attempts: attempts, StatusCode: status,
-			Err: err, Why: why, Duration: time.Since(c.begin),
+			Err: err, Reason: why, Duration: time.Since(c.begin),
 		})
 	}
 }
@@ -841,7 +841,7 @@ func (c *call) replayable() bool {
 
 // freshBody returns a body for another attempt: never the one before, which the
 // base may still be reading.
-func (c *call) freshBody() (body io.ReadCloser, why string) {
+func (c *call) freshBody() (body io.ReadCloser, why Reason) {
 	if !hasBody(c.req) {
 		return c.req.Body, ""
 	}
@@ -852,7 +852,7 @@ func (c *call) freshBody() (body io.ReadCloser, why string) {
 	body, err := open()
 	if err != nil || body == nil {
 		closeBody(body)
-		return nil, "body error"
+		return nil, ReasonBodyError
 	}
 	return body, ""
 }

@@ -335,7 +335,7 @@ func TestRealDialFailureRetriesPost(t *testing.T) {
 		RoundTrip(newRequest(t, http.MethodPost, "http://"+l.Addr().String(), "payload"))
 	require.Error(t, err)
 	require.Len(t, r.attempts, 4)
-	require.Equal(t, "never sent", r.attempts[0].Verdict.Why)
+	require.Equal(t, "never sent", r.attempts[0].Verdict.Reason)
 }
 
 func TestRealLostPostIsSentOnce(t *testing.T) {

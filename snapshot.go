@@ -57,8 +57,8 @@ type Totals struct {
 	Calls    int64                `json:"calls"`    // that have ended
 	Attempts int64                `json:"attempts"` // that have ended
 	Retries  int64                `json:"retries"`  // attempts that were not the first of their call
-	Ended    map[string]int64     `json:"ended"`    // calls, by DoneInfo.Why
-	Failures map[string]int64     `json:"failures"` // attempts that failed, by Verdict.Why
+	Ended    map[string]int64     `json:"ended"`    // calls, by DoneInfo.Reason
+	Failures map[string]int64     `json:"failures"` // attempts that failed, by Verdict.Reason
 	Waits    map[string]WaitTotal `json:"waits"`    // waits that have ended, by WaitInfo.Reason
 }
 
@@ -107,8 +107,8 @@ func (t *tallies) add(reason string, d time.Duration) {
 	i := slices.IndexFunc(*t, func(e tally) bool { return e.reason == reason })
 	switch {
 	case i >= 0:
-	case len(*t) >= maxReasons-1 && reason != "other":
-		t.add("other", d)
+	case len(*t) >= maxReasons-1 && reason != reasonOther:
+		t.add(reasonOther, d)
 		return
 	default:
 		i = len(*t)
@@ -139,7 +139,7 @@ func (c *counters) attempt(a *AttemptInfo) {
 		c.retries++
 	}
 	if a.failed() {
-		c.failures.add(a.Verdict.Why, 0)
+		c.failures.add(a.Verdict.Reason, 0)
 	}
 }
 
@@ -173,7 +173,7 @@ func (c *counters) snapshot() Totals {
 		Ended: c.ended.counts(), Failures: c.failures.counts(), Waits: make(map[string]WaitTotal, len(c.waits)),
 	}
 	if plain > 0 {
-		t.Ended["success"] += plain
+		t.Ended[ReasonSuccess] += plain
 	}
 	for _, e := range c.waits {
 		t.Waits[e.reason] = e.total

@@ -51,14 +51,9 @@ type WaitInfo struct {
 	Path    string        // of the URL, as it may be shown, see WithLogPath
 	Attempt int           // the attempt that waits: 1 waits for a limiter only
 
-	// Reason is one of
-	//
-	//	"backoff"      the interval of the backoff policy
-	//	"retry-after"  the server's hint for this request, and jitter
-	//	"rate limit"   for a token of WithRateLimit, or the pace of WithLearnedRate
-	//	"pause"        a rejection stopped the key, or it is being reopened
-	//	"limiter"      for the Limiter of WithLimiter
-	Reason string
+	// Reason is ReasonBackOff, ReasonRetryAfter, ReasonRateLimit, ReasonPause or
+	// ReasonLimiter.
+	Reason Reason
 
 	// Duration is how long the wait will be. For "rate limit" and "pause" it
 	// is an estimate: others may go first. 0: it depends on what the server
@@ -74,20 +69,12 @@ type DoneInfo struct {
 	StatusCode int           // of the response; 0: none
 	Err        error         // what RoundTrip returns
 
-	// Why is the reason for there being no further attempt: "success", the
-	// reason of a verdict that is final, or one of
-	//
-	//	"out of attempts"      WithMaxAttempts is reached
-	//	"not idempotent"       the method, and it may have been processed
-	//	"body not replayable"  no GetBody, and no WithReplayBuffer or a larger body
-	//	"body error"           GetBody returned an error
-	//	"budget"               the retry budget is used up
-	//	"backoff stopped"      the backoff policy returned backoff.Stop
-	//	"max wait"             the wait is longer than WithMaxWait
-	//	"deadline"             the wait is longer than the context lasts
-	//	"limited"              the limiter refused; Err is or wraps a LimitError
-	//	"canceled"             the context ended
-	Why string
+	// Reason is why there is no further attempt: ReasonSuccess, the reason of a
+	// Verdict that is final, or one of ReasonOutOfAttempts, ReasonNotIdempotent,
+	// ReasonBodyNotReplayable, ReasonBodyError, ReasonBudget,
+	// ReasonBackOffStopped, ReasonMaxWait, ReasonDeadline, ReasonLimited and
+	// ReasonCanceled.
+	Reason Reason
 
 	Duration time.Duration // of the whole call, up to the response headers
 }
@@ -147,7 +134,7 @@ func logTrace(l *slog.Logger) *Trace {
 				slog.Int("attempt", a.Attempt),
 				slog.Int("status", a.StatusCode),
 				slog.Duration("duration", a.Duration),
-				slog.String("why", a.Verdict.Why),
+				slog.String("why", a.Verdict.Reason),
 			}
 			if e := a.APIError; e != nil {
 				attrs = append(attrs, slog.String("kind", e.Kind.String()),
@@ -166,14 +153,14 @@ func logTrace(l *slog.Logger) *Trace {
 		Done: func(d DoneInfo) {
 			level := slog.LevelDebug
 			switch {
-			case d.Why != "success":
+			case d.Reason != ReasonSuccess:
 				level = slog.LevelWarn
 			case d.Attempts > 1:
 				level = slog.LevelInfo
 			}
 			write(d.Request, d.Path, level, "call done", slog.Int("attempts", d.Attempts),
 				slog.Int("status", d.StatusCode), slog.Duration("duration", d.Duration),
-				slog.String("why", d.Why))
+				slog.String("why", d.Reason))
 		},
 	}
 }

@@ -241,7 +241,7 @@ func (r *recorder) why(tb testing.TB) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	require.Len(tb, r.done, 1, "one Done for each call")
-	return r.done[0].Why
+	return r.done[0].Reason
 }
 
 // trackedBody counts how often it is closed.
@@ -1836,7 +1836,7 @@ func TestTrace(t *testing.T) {
 			require.Same(t, req, a.Request)
 		}
 		require.Equal(t, 503, r.attempts[0].StatusCode)
-		require.Equal(t, "temporary status", r.attempts[0].Verdict.Why)
+		require.Equal(t, "temporary status", r.attempts[0].Verdict.Reason)
 		require.Equal(t, "r2", r.attempts[1].APIError.RequestID)
 		require.Equal(t, 2, r.attempts[1].APIError.Attempts)
 		require.True(t, r.attempts[1].Verdict.Unprocessed)
@@ -1844,7 +1844,7 @@ func TestTrace(t *testing.T) {
 		require.Equal(t, 200, r.attempts[3].StatusCode)
 		require.Equal(t, []resilient.WaitInfo{{Request: req, Path: req.URL.Path, Attempt: 3, Reason: "retry-after", Duration: 7 * time.Second}}, r.waits)
 		require.Equal(t, []resilient.DoneInfo{{
-			Request: req, Path: req.URL.Path, Attempts: 4, StatusCode: 200, Why: "success", Duration: 7 * time.Second,
+			Request: req, Path: req.URL.Path, Attempts: 4, StatusCode: 200, Reason: "success", Duration: 7 * time.Second,
 		}}, r.done)
 	})
 }
@@ -2056,7 +2056,7 @@ func TestSnapshotIsBounded(t *testing.T) {
 	transport := resilient.NewTransport(newScript(answer(404)), resilient.WithClassifier(func(a resilient.AttemptInfo) resilient.Verdict {
 		n++
 		v := a.Verdict
-		v.Why = fmt.Sprint("reason ", n)
+		v.Reason = fmt.Sprint("reason ", n)
 		return v
 	}))
 	for range 1000 {

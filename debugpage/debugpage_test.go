@@ -204,7 +204,7 @@ func TestWhyACallTookFiveSeconds(t *testing.T) {
 		},
 		{
 			name: "the classifier's own words", opts: []resilient.Option{resilient.WithClassifier(func(a resilient.AttemptInfo) resilient.Verdict {
-				return resilient.Verdict{Kind: a.Verdict.Kind, Why: "down <for> hours"}
+				return resilient.Verdict{Kind: a.Verdict.Kind, Reason: "down <for> hours"}
 			})},
 			answers: []resilienttest.Answer{status(500)},
 			want:    "0 ms: attempt 1 got 500 (SERVER_ERROR) after 0 ms. Not tried again: down <for> hours.",
@@ -400,7 +400,7 @@ func TestEscapes(t *testing.T) {
 			resilient.WithLimitKey(func(*http.Request) string { return nasty }),
 			resilient.WithMaxAttempts(9),
 			resilient.WithClassifier(func(a resilient.AttemptInfo) resilient.Verdict {
-				a.Verdict.Why += nasty
+				a.Verdict.Reason += nasty
 				return a.Verdict
 			}), noJitter())
 		page := debugpage.Handler(transport)

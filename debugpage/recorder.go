@@ -165,7 +165,7 @@ func (r *recorder) attemptDone(a resilient.AttemptInfo) {
 	}
 	s := &c.steps[len(c.steps)-1]
 	s.ended, s.end = true, min(s.at+a.Duration, now) // the error body took the rest
-	s.status, s.want, s.reason, s.failure = a.StatusCode, a.Verdict.RetryAfter, word(a.Verdict.Why), f
+	s.status, s.want, s.reason, s.failure = a.StatusCode, a.Verdict.RetryAfter, word(a.Verdict.Reason), f
 }
 
 func (r *recorder) wait(w resilient.WaitInfo) {
@@ -192,8 +192,8 @@ func (r *recorder) done(d resilient.DoneInfo) {
 	c.begin = min(c.begin, now-d.Duration)
 	c.ended, c.end = true, now
 	c.endWait(now)
-	c.attempts, c.status, c.why = d.Attempts, d.StatusCode, word(d.Why)
-	if d.Why == "success" {
+	c.attempts, c.status, c.why = d.Attempts, d.StatusCode, word(d.Reason)
+	if d.Reason == "success" {
 		outcome := accepted
 		if d.Attempts > 1 {
 			outcome = retried

@@ -120,7 +120,7 @@ func (c *call) attemptStart(a resilient.AttemptInfo) {
 }
 
 func (c *call) attemptDone(a resilient.AttemptInfo) {
-	c.why = a.Verdict.Why
+	c.why = a.Verdict.Reason
 	if a.APIError != nil {
 		c.failure = a.APIError.ErrorType()
 	}
@@ -158,11 +158,11 @@ func (c *call) addWait(reason string, begun time.Time, d time.Duration) {
 
 func (c *call) done(d resilient.DoneInfo) {
 	c.waited()
-	c.outcome = append(make([]attribute.KeyValue, 0, 3), outcomeKey.String(d.Why))
+	c.outcome = append(make([]attribute.KeyValue, 0, 3), outcomeKey.String(d.Reason))
 	if d.StatusCode != 0 {
 		c.outcome = append(c.outcome, semconv.HTTPResponseStatusCode(d.StatusCode))
 	}
-	if d.Why != "success" {
+	if d.Reason != "success" {
 		failure := c.failure
 		if d.Err != nil {
 			failure = errorType(c.ctx, d.Err)

@@ -30,7 +30,7 @@
 //
 // A call's span has the kind INTERNAL, the same request attributes but for
 // url.full, and resilient.attempts, resilient.outcome and the final
-// http.response.status_code. The outcome is the Why of a [resilient.DoneInfo]:
+// http.response.status_code. The outcome is the Reason of a [resilient.DoneInfo]:
 // "success", "final status", "out of attempts" and so on. With any other one than
 // "success" the status is Error, and error.type is set.
 //
@@ -58,7 +58,7 @@
 //   - resilient.wait.duration: histogram, seconds. The waits, by
 //     resilient.wait.reason and the three request attributes above.
 //   - resilient.retries: counter. The attempts but for the first of each call, by
-//     resilient.retry.reason, which is the Why of the [resilient.Verdict] on the
+//     resilient.retry.reason, which is the Reason of the [resilient.Verdict] on the
 //     attempt before, and the request attributes.
 //   - resilient.budget: gauge, tokens. What is left of the retry budget.
 //   - resilient.limit.learned: gauge, attempts a second. The pace that is in

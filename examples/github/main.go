@@ -92,7 +92,7 @@ func run(ctx context.Context, out io.Writer) error {
 func printer(out io.Writer) *resilient.Trace {
 	return &resilient.Trace{
 		AttemptDone: func(a resilient.AttemptInfo) {
-			fmt.Fprintf(out, "   attempt %d  %d, %s\n", a.Attempt, a.StatusCode, a.Verdict.Why)
+			fmt.Fprintf(out, "   attempt %d  %d, %s\n", a.Attempt, a.StatusCode, a.Verdict.Reason)
 		},
 		Wait: func(w resilient.WaitInfo) {
 			fmt.Fprintf(out, "   wait       %v, %s\n", w.Duration.Round(time.Millisecond), w.Reason)

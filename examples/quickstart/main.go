@@ -167,16 +167,16 @@ func (p printer) trace() *resilient.Trace {
 		AttemptDone: func(a resilient.AttemptInfo) {
 			label := fmt.Sprintf("attempt %d", a.Attempt)
 			if a.Err != nil {
-				p.line(label, "---  %s: %s", a.Verdict.Why, p.clean(a.Err.Error()))
+				p.line(label, "---  %s: %s", a.Verdict.Reason, p.clean(a.Err.Error()))
 				return
 			}
-			p.line(label, "%d  %s", a.StatusCode, a.Verdict.Why)
+			p.line(label, "%d  %s", a.StatusCode, a.Verdict.Reason)
 		},
 		Wait: func(w resilient.WaitInfo) {
 			p.line("wait", "%v, %s", w.Duration.Round(time.Millisecond), w.Reason)
 		},
 		Done: func(d resilient.DoneInfo) {
-			p.line("end", "%s, attempts made: %d, in %v", d.Why, d.Attempts, d.Duration.Round(100*time.Microsecond))
+			p.line("end", "%s, attempts made: %d, in %v", d.Reason, d.Attempts, d.Duration.Round(100*time.Microsecond))
 		},
 	}
 }

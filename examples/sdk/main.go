@@ -107,7 +107,7 @@ func showTrace(ctx context.Context, client *people.ClientWithResponses) error {
 	fmt.Println("3. A trace in the context: every attempt is seen, whatever the SDK hands out.")
 	trace := &resilient.Trace{
 		AttemptDone: func(a resilient.AttemptInfo) {
-			fmt.Printf("   attempt %d          %d, %s\n", a.Attempt, a.StatusCode, a.Verdict.Why)
+			fmt.Printf("   attempt %d          %d, %s\n", a.Attempt, a.StatusCode, a.Verdict.Reason)
 			if a.APIError != nil {
 				fmt.Printf("                      %v\n", a.APIError)
 			}
@@ -116,7 +116,7 @@ func showTrace(ctx context.Context, client *people.ClientWithResponses) error {
 			fmt.Printf("   wait               %v, %s\n", w.Duration.Round(time.Millisecond), w.Reason)
 		},
 		Done: func(d resilient.DoneInfo) {
-			fmt.Printf("   end                %s, attempts %d\n", d.Why, d.Attempts)
+			fmt.Printf("   end                %s, attempts %d\n", d.Reason, d.Attempts)
 		},
 	}
 	ctx = resilient.ContextWithOptions(ctx, resilient.WithTrace(trace))

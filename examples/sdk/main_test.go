@@ -74,7 +74,7 @@ func TestRetryIsInvisibleToSDK(t *testing.T) {
 	if person.Name != "Ada Lovelace" {
 		t.Errorf("Name = %q", person.Name)
 	}
-	if done.Attempts != 2 || done.StatusCode != http.StatusOK || done.Why != "success" {
+	if done.Attempts != 2 || done.StatusCode != http.StatusOK || done.Reason != "success" {
 		t.Errorf("Done = %+v, want success after 2 attempts", done)
 	}
 	if first == nil || first.Type != "SERVER_ERROR" || !errors.Is(first, resilient.ErrServer) {

@@ -275,7 +275,7 @@ func converse(t *testing.T, c conversation) []string {
 		require.Equal(t, m.sent, srv.sent, "the attempts of %s", what)
 		require.Empty(t, m.waits, "waits that the model does not know, of %s", what)
 		require.Len(t, done, 1, what)
-		require.Equal(t, m.why, done[0].Why, what)
+		require.Equal(t, m.why, done[0].Reason, what)
 		require.Equal(t, len(m.sent), done[0].Attempts, what)
 		require.Equal(t, m.now.Sub(begin), took, what)
 		require.NotEqual(t, resp == nil, err == nil, what)
