@@ -1891,7 +1891,7 @@ func TestLogger(t *testing.T) {
 // The table in the documentation of WithLogger is what people write their
 // queries and alerts from.
 func TestLoggerWritesWhatIsDocumented(t *testing.T) {
-	source, err := parser.ParseFile(token.NewFileSet(), "transport.go", nil, parser.ParseComments)
+	source, err := parser.ParseFile(token.NewFileSet(), "option.go", nil, parser.ParseComments)
 	require.NoError(t, err)
 	var documented []string
 	for _, decl := range source.Decls {
