@@ -127,7 +127,7 @@ func fieldStatus(v reflect.Value) int {
 		if !field.IsExported() {
 			continue
 		}
-		if resp, ok := value.Interface().(*http.Response); ok && resp != nil {
+		if resp, ok := reflect.TypeAssert[*http.Response](value); ok && resp != nil {
 			return resp.StatusCode
 		}
 	}

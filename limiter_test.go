@@ -1038,7 +1038,7 @@ func TestLoneRefusalsMeasureNothing(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				base := newScript(append(append(tt.steps[:len(tt.steps):len(tt.steps)], tt.steps...), answer(200))...)
+				base := newScript(append(slices.Concat(tt.steps, tt.steps), answer(200))...)
 				transport := resilient.NewTransport(base, tt.opts...)
 				for _, gap := range []time.Duration{tt.gap, time.Second} {
 					resp, err := transport.RoundTrip(tt.req(t))

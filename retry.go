@@ -232,7 +232,7 @@ func (c *call) queue(n int) error {
 	defer w.ended()
 	a := gate.Attempt{Retry: n > 1 && c.arrived.IsZero(), Number: n, Arrived: c.arrived}
 	stamp, err := c.key.gate.Admit(c.waitContext(), a, c.cfg.maxWait, w.begins)
-	if refusal, ok := err.(*gate.Refusal); ok { //nolint:errorlint // Admit returns it bare
+	if refusal, ok := err.(*gate.RefusalError); ok { //nolint:errorlint // Admit returns it bare
 		return &LimitError{Reason: refusal.Reason, Wait: refusal.Wait}
 	}
 	c.stamp = stamp

@@ -135,8 +135,9 @@ func TestStayAway(t *testing.T) {
 			transport := resilient.NewTransport(base, resilient.WithMaxAttempts(1))
 			first := time.Now()
 			for range 50 { // a call a second, each of its own goroutine
+				req := get(t)
 				go func() {
-					if resp, err := transport.RoundTrip(get(t)); err == nil {
+					if resp, err := transport.RoundTrip(req); err == nil {
 						_ = resp.Body.Close()
 					}
 				}()

@@ -236,7 +236,7 @@ func (c *claims) read(text []byte) {
 			c.keep(b)
 		case b == '"':
 			c.quoted = false
-		case b == '\\' || c.depth == 1 && !(c.value && c.length != 3):
+		case b == '\\' || c.depth == 1 && (!c.value || c.length == 3):
 			c.escaped = b == '\\'
 			c.keep(b)
 		default: // of a string that is not kept, up to what may end it

@@ -43,13 +43,13 @@ type Stamp struct {
 	Arrived time.Time
 }
 
-// Refusal is the error of an attempt that would have to wait too long.
-type Refusal struct {
+// RefusalError is the error of an attempt that would have to wait too long.
+type RefusalError struct {
 	Reason string
 	Wait   time.Duration // estimated
 }
 
-func (r *Refusal) Error() string { return r.Reason }
+func (r *RefusalError) Error() string { return r.Reason }
 
 // Gate holds the attempts of one limit key. Its zero value lets all of them pass.
 type Gate struct {
@@ -98,7 +98,7 @@ func (g *Gate) tryAdmit(now time.Time, s *Stamp) bool {
 	return true
 }
 
-// Admit returns when an attempt may be sent, or the reason why not: a *Refusal if
+// Admit returns when an attempt may be sent, or the reason why not: a *RefusalError if
 // the wait would be longer than maxWait or than the context lasts, else the cause
 // of the context. It calls begins before it waits.
 func (g *Gate) Admit(ctx context.Context, a Attempt, maxWait time.Duration, begins func(reason string, d time.Duration)) (Stamp, error) {
@@ -115,7 +115,7 @@ func (g *Gate) Admit(ctx context.Context, a Attempt, maxWait time.Duration, begi
 	d, reason := g.estimate(now, a)
 	if d > maxWait || maxWait == 0 || pastDeadline(ctx, now, d) {
 		g.mu.Unlock()
-		return Stamp{}, &Refusal{Reason: reason, Wait: d}
+		return Stamp{}, &RefusalError{Reason: reason, Wait: d}
 	}
 	g.queue.push(w)
 	g.serve(now)
@@ -138,7 +138,7 @@ func (g *Gate) Admit(ctx context.Context, a Attempt, maxWait time.Duration, begi
 		case <-timer.C:
 			more := g.overtime(maxWait)
 			if last || more <= 0 {
-				err = &Refusal{Reason: reason, Wait: maxWait}
+				err = &RefusalError{Reason: reason, Wait: maxWait}
 			}
 			timer.Reset(more)
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -101,13 +102,21 @@ func TestGate(t *testing.T) {
 			p.admit(t.Context(), "a", first)
 			p.admit(t.Context(), "retry", retry)
 			for i := range 10 {
-				p.admit(t.Context(), fmt.Sprint(i), first)
+				p.admit(t.Context(), strconv.Itoa(i), first)
 			}
 		}, []pass{
 			{"a", 0},
-			{"0", 100 * ms}, {"1", 200 * ms}, {"2", 300 * ms}, {"3", 400 * ms},
-			{"4", 500 * ms}, {"5", 600 * ms}, {"6", 700 * ms}, {"7", 800 * ms},
-			{"retry", 900 * ms}, {"8", 1000 * ms}, {"9", 1100 * ms},
+			{"0", 100 * ms},
+			{"1", 200 * ms},
+			{"2", 300 * ms},
+			{"3", 400 * ms},
+			{"4", 500 * ms},
+			{"5", 600 * ms},
+			{"6", 700 * ms},
+			{"7", 800 * ms},
+			{"retry", 900 * ms},
+			{"8", 1000 * ms},
+			{"9", 1100 * ms},
 		}, "every ninth place is a retry's"},
 		{"refused before", gate.New(10, 1), func(t *testing.T, p *passes) {
 			t.Helper()
@@ -242,7 +251,7 @@ func TestTheQueueIsNotForever(t *testing.T) {
 			}()
 		}
 		synctest.Wait()
-		require.Equal(t, &gate.Refusal{Reason: gate.RateLimit, Wait: maxWait}, <-done)
+		require.Equal(t, &gate.RefusalError{Reason: gate.RateLimit, Wait: maxWait}, <-done)
 		require.Equal(t, maxWait, time.Since(start))
 		time.Sleep(time.Hour)
 	})
@@ -329,7 +338,7 @@ func FuzzGate(f *testing.F) {
 type crowd struct {
 	t      *testing.T
 	gate   *gate.Gate
-	ctx    context.Context //nolint:containedctx // of the bubble
+	ctx    context.Context
 	cancel []context.CancelFunc
 
 	mu       sync.Mutex
@@ -426,7 +435,7 @@ func (c *crowd) arrive(retry bool) {
 		if d := time.Since(begun); d > 3*maxWait {
 			c.t.Errorf("waited for %v", d)
 		}
-		var refusal *gate.Refusal
+		var refusal *gate.RefusalError
 		switch {
 		case err == nil:
 			if queued {

@@ -141,6 +141,7 @@ func (b *Body) Prefix() []byte {
 	return b.snapshot()
 }
 
+// Read reads the body from its beginning, whatever was read ahead.
 func (b *Body) Read(p []byte) (int, error) {
 	if n, err, ok := b.kept(p); ok {
 		return n, err
@@ -173,6 +174,7 @@ func (b *Body) kept(p []byte) (n int, err error, ok bool) { //nolint:revive // o
 	return 0, b.err, b.err != nil
 }
 
+// Close closes the body, which ends a Read that waits.
 func (b *Body) Close() error {
 	b.mu.Lock()
 	b.closed = true

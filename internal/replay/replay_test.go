@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
@@ -94,7 +95,7 @@ func TestBody(t *testing.T) {
 			require.ErrorIs(t, err, replay.ErrLost, "the source is the newest one's")
 			require.Equal(t, "23456789", read(t, r, 20))
 		}, "it does not take bytes away"},
-		{"a failure", 10, io.MultiReader(strings.NewReader("01"), errorReader{boom}), func(t *testing.T, b *replay.Body) {
+		{"a failure", 10, io.MultiReader(strings.NewReader("01"), iotest.ErrReader(boom)), func(t *testing.T, b *replay.Body) {
 			t.Helper()
 			for range 2 {
 				got, err := io.ReadAll(open(t, b))
@@ -125,10 +126,6 @@ func TestBody(t *testing.T) {
 		})
 	}
 }
-
-type errorReader struct{ error }
-
-func (r errorReader) Read([]byte) (int, error) { return 0, r.error }
 
 func TestTheSourceIsClosedOnce(t *testing.T) {
 	src := newSource("0123")
