@@ -179,7 +179,7 @@ func ErrorFromResponse(resp *http.Response) (*APIError, bool) {
 	if resp == nil {
 		return nil, false
 	}
-	known := recall(resp)
+	known := lookup(resp)
 	if resp.StatusCode < 400 && known.attempts == 0 {
 		return nil, false
 	}
@@ -233,7 +233,7 @@ func remember(resp *http.Response, e *APIError, p *Profile) {
 	runtime.AddCleanup(resp, func(key weak.Pointer[http.Response]) { verdicts.Delete(key) }, key)
 }
 
-func recall(resp *http.Response) verdict {
+func lookup(resp *http.Response) verdict {
 	v, _ := verdicts.Load(weak.Make(resp))
 	known, _ := v.(verdict)
 	if known.status != resp.StatusCode {

@@ -127,7 +127,7 @@ func fieldStatus(v reflect.Value) int {
 		if !field.IsExported() {
 			continue
 		}
-		if resp, ok := reflect.TypeAssert[*http.Response](value); ok && resp != nil {
+		if resp, ok := reflect.TypeAssert[*http.Response](value); ok && resp != nil { //nolint:bodyclose // it is not ours to close
 			return resp.StatusCode
 		}
 	}

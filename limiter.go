@@ -20,8 +20,14 @@ import (
 // be one more on top of it.
 type Limiter interface{ Wait(context.Context) error }
 
-// observer is a Limiter that learns.
-type observer interface{ Observe(AttemptInfo) }
+// LearningLimiter is a [Limiter] that learns from what the server says. It is told
+// of each attempt that waited for it. The learning is left to it then: a pace that
+// the Transport would learn by itself ([WithLearnedRate]) would be one more on top
+// of it.
+type LearningLimiter interface {
+	Limiter
+	Observe(AttemptInfo)
+}
 
 // ReportWait calls the Wait hooks ([Trace]) of the attempt that waits with the
 // context, with the reason "limiter". It is for the Wait method of a [Limiter],

@@ -13,6 +13,20 @@ import (
 	"golang.org/x/time/rate"
 )
 
+const (
+	defaultMaxAttempts = 4
+	defaultMaxWait     = time.Minute
+
+	// Half a second doubled: the third retry comes 3.5 s after the first
+	// failure, which outlives a restart or a failover and is not yet annoying.
+	defaultInitialInterval = 500 * time.Millisecond
+	defaultMultiplier      = 2
+	defaultMaxInterval     = 30 * time.Second
+
+	defaultBudgetRatio = 0.05
+	defaultBudgetFloor = 0.2
+)
+
 // Option configures a [Transport], or through [ContextWithOptions] a request.
 // An option panics when it is given a value that makes no sense, so that the
 // stack names the line.

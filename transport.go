@@ -166,7 +166,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	var c call
 	defer c.end()
-	c.set(t, t.settings(req.Context()), req)
+	c.init(t, t.settings(req.Context()), req)
 	return c.run()
 }
 

@@ -1,0 +1,344 @@
+package resilient
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"sync/atomic"
+	"time"
+
+	"github.com/resilienthttp/resilient/internal/gate"
+	"github.com/resilienthttp/resilient/internal/peek"
+)
+
+// attempt is one attempt of a call, from its body to its verdict. It knows nothing
+// of the next one.
+type attempt struct {
+	AttemptInfo // as hooks are told it
+
+	body    io.ReadCloser  // to be sent; nil once the base has it, which closes it
+	resp    *http.Response // nil: there is none, or it is the caller's now
+	stamp   gate.Stamp     // of the gate that it passed
+	ended   time.Time      // if it failed, or times are kept
+	charged int            // tokens of the budget that it was charged ahead
+}
+
+func (a *AttemptInfo) failed() bool { return a.Err != nil || a.APIError != nil }
+
+// outcome returns the attempt's error, or that of its response.
+func (a *AttemptInfo) outcome() error {
+	if a.APIError != nil {
+		return a.APIError
+	}
+	return a.Err
+}
+
+// cost returns how many tokens of the budget a retry takes that follows, or is,
+// this failed attempt: two after a timeout, because the server may still be at
+// work on it and has the more to do the slower it is.
+func (a *AttemptInfo) cost() int {
+	if t, ok := errors.AsType[net.Error](a.Err); ok && t.Timeout() {
+		return 2
+	}
+	return 1
+}
+
+// letGo closes the response, if it is still ours.
+func (a *attempt) letGo() {
+	if a.resp != nil {
+		closeBody(a.resp.Body)
+		a.resp = nil
+	}
+}
+
+// try sends the request once and judges what came of it.
+func (c *call) try(a *attempt) {
+	if h := c.cfg.hooks; h != nil && h.AttemptStart != nil {
+		h.AttemptStart(a.AttemptInfo)
+	}
+	var start time.Time
+	if c.timed {
+		start = time.Now()
+	}
+	body := a.body
+	a.body = nil
+	resp, f, err := c.send(a.Attempt, body)
+	a.resp, a.Err = resp, err
+	inspect := err == nil && (resp.StatusCode >= 400 || c.cfg.profile.mayFail(resp))
+	if c.timed || err != nil || inspect {
+		a.ended = time.Now()
+	}
+	if c.timed {
+		a.Duration = a.ended.Sub(start)
+	}
+	switch {
+	case err != nil && c.over() != nil:
+		a.Verdict = Verdict{Reason: ReasonCanceled}
+	case err != nil:
+		a.Verdict = classifyError(c.req, err, f)
+	case inspect:
+		c.judge(a)
+	default:
+		a.StatusCode, a.Verdict.Reason = resp.StatusCode, ReasonSuccess
+	}
+	if a.failed() {
+		c.askClassifier(a)
+	}
+	if h := c.cfg.hooks; h != nil && h.AttemptDone != nil {
+		h.AttemptDone(a.AttemptInfo)
+	}
+}
+
+// judge reads the beginning of a response that may be an error, and judges it.
+func (c *call) judge(a *attempt) {
+	var prefix []byte
+	if a.resp.Body != http.NoBody {
+		body := peek.New(a.resp, a.ended)
+		a.resp.Body = body
+		prefix = body.Ahead(c.waitContext())
+	}
+	a.StatusCode = a.resp.StatusCode
+	if a.APIError, a.Verdict = c.cfg.profile.judge(a.resp, prefix, a.ended); a.APIError == nil {
+		return
+	}
+	a.APIError.Attempts = a.Attempt
+	c.judgeOwnDoing(a)
+}
+
+// judgeOwnDoing corrects the verdict on an answer that is final when it comes to
+// a first attempt, but here is about what this call has done itself.
+func (c *call) judgeOwnDoing(a *attempt) {
+	if _, said := shouldRetry(a.resp.Header); said || a.Verdict.Retry {
+		return
+	}
+	switch a.StatusCode {
+	case http.StatusConflict, http.StatusLocked:
+		// draft-ietf-httpapi-idempotency-key-header section 2.6: a request with
+		// this key is being processed, and that is an earlier attempt.
+		if c.keyed && c.unsure {
+			a.Verdict.Retry, a.Verdict.Reason = true, ReasonInProgress
+		}
+	case http.StatusExpectationFailed:
+		// RFC 9110 section 10.1.1: the request is to be repeated without it.
+		if expectsContinue(c.sentHeader()) {
+			c.header = c.sentHeader().Clone()
+			c.header.Del("Expect")
+			a.Verdict.Retry, a.Verdict.Unprocessed, a.Verdict.Reason = true, true, ReasonExpectation
+		}
+	}
+}
+
+// askClassifier settles the verdict on a failed attempt. An attempt that a
+// Transport below this one has given up is final, be it the base by mistake or
+// that of a token source: their attempts would multiply.
+func (c *call) askClassifier(a *attempt) {
+	below := isType[*RetryError](a.Err) || isType[*LimitError](a.Err) || isType[*APIError](a.Err)
+	if a.APIError != nil {
+		if n := lookup(a.resp).attempts; n > 1 {
+			a.APIError.Attempts += n - 1
+			below = true
+		}
+	}
+	if below && a.Verdict.Retry {
+		a.Verdict.Retry, a.Verdict.Reason = false, ReasonRetriedBelow
+	}
+	if c.cfg.classifier == nil || c.over() != nil {
+		return
+	}
+	a.Verdict = c.cfg.classifier(a.AttemptInfo)
+	if a.Verdict.Reason == "" {
+		a.Verdict.Reason = ReasonClassifier
+	}
+	if a.APIError != nil && a.Verdict.Kind != 0 {
+		a.APIError.Kind = a.Verdict.Kind
+	}
+}
+
+// sentHeader returns the header that attempts are sent with.
+func (c *call) sentHeader() http.Header {
+	if c.header != nil {
+		return c.header
+	}
+	return c.req.Header
+}
+
+// send hands the request to the base. The first attempt is the caller's own
+// *Request if nothing has to be different about it; else a shallow copy, since
+// Request.Clone would copy Trailer, which the caller fills in while the body is
+// read.
+func (c *call) send(n int, body io.ReadCloser) (*http.Response, fate, error) {
+	ctx := c.req.Context()
+	var limit *attemptLimit
+	if c.cfg.attemptTimeout > 0 {
+		limit, ctx = newAttemptLimit(ctx, c.cfg.attemptTimeout)
+	}
+	var d *delivery
+	if !c.idempotent {
+		d = new(delivery)
+		ctx = httptrace.WithClientTrace(ctx, d.trace())
+	}
+	out := c.req
+	if n > 1 || limit != nil || d != nil || c.header != nil || c.record != nil {
+		out = c.req.WithContext(ctx)
+		out.Body = body
+		if c.header != nil {
+			out.Header = c.header
+		}
+		if c.record != nil {
+			out.GetBody = c.record.Open // HTTP/2 replays through it after GOAWAY
+		}
+	}
+	resp, err := checkResult(c.t.roundTripper().RoundTrip(out))
+	if limit != nil {
+		resp, err = limit.stop(resp, err)
+	}
+	switch {
+	case err == nil:
+		if out != c.req {
+			resp.Request = c.req // as if the caller's had been sent
+		}
+		return resp, unknown, nil
+	case c.record != nil && c.record.Err() != nil:
+		return nil, bodyFailed, err
+	case d.provesUnsent(err):
+		return nil, neverSent, err
+	}
+	return nil, unknown, err
+}
+
+// checkResult makes of a base that breaks the contract of http.RoundTripper one that
+// keeps it: a response or an error, and a body in a response.
+func checkResult(resp *http.Response, err error) (*http.Response, error) {
+	switch {
+	case err != nil:
+		if resp != nil {
+			closeBody(resp.Body)
+		}
+		return nil, err
+	case resp == nil:
+		return nil, errNoAnswer
+	case resp.Body == nil:
+		resp.Body = http.NoBody
+	}
+	return resp, nil
+}
+
+func closeBody(body io.Closer) {
+	if body != nil {
+		_ = body.Close()
+	}
+}
+
+// delivery watches whether anything of a request was written, by the hooks of
+// net/http/httptrace. It may be called by other goroutines, and after the
+// attempt.
+type delivery struct{ sought, connected, wrote atomic.Bool }
+
+func (d *delivery) trace() *httptrace.ClientTrace {
+	return &httptrace.ClientTrace{
+		GetConn: func(string) { d.sought.Store(true) },
+		GotConn: func(httptrace.GotConnInfo) { d.connected.Store(true) },
+		// Called when a field is put into the buffer, so before any of the
+		// header can be on the wire.
+		WroteHeaderField: func(string, []string) { d.wrote.Store(true) },
+		WroteHeaders:     func() { d.wrote.Store(true) },
+		WroteRequest: func(i httptrace.WroteRequestInfo) {
+			if i.Err == nil {
+				d.wrote.Store(true)
+			}
+		},
+	}
+}
+
+// provesUnsent reports whether it is certain that the server got nothing of an
+// attempt that ended with err. A nil delivery knows only the error.
+func (d *delivery) provesUnsent(err error) bool {
+	if d != nil && d.wrote.Load() {
+		return false // perhaps by an earlier connection of the base's
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok && (op.Op == "dial" || op.Op == "proxyconnect") {
+		return true
+	}
+	if d == nil || !d.sought.Load() {
+		return false // the base does not report to httptrace
+	}
+	if isType[*attemptTimeoutError](err) {
+		return !d.connected.Load() // a writer may just have begun
+	}
+	return true
+}
+
+// attemptLimit ends an attempt that has no response headers in time.
+type attemptLimit struct {
+	ctx     context.Context //nolint:containedctx // lives as long as the attempt
+	cancel  context.CancelCauseFunc
+	timer   *time.Timer
+	timeout *attemptTimeoutError
+}
+
+func newAttemptLimit(parent context.Context, d time.Duration) (*attemptLimit, context.Context) {
+	l := &attemptLimit{timeout: &attemptTimeoutError{d}}
+	l.ctx, l.cancel = context.WithCancelCause(parent)
+	l.timer = time.AfterFunc(d, func() { l.cancel(l.timeout) })
+	return l, l.ctx
+}
+
+// stop ends the limit when the base has returned. The context of a response
+// must outlive it until the body is read, or the body would be cut.
+func (l *attemptLimit) stop(resp *http.Response, err error) (*http.Response, error) {
+	inTime := l.timer.Stop()
+	if err == nil && inTime {
+		if resp.Body == http.NoBody {
+			l.cancel(nil)
+			return resp, nil
+		}
+		if _, upgraded := resp.Body.(io.Writer); !upgraded {
+			resp.Body = &releasingBody{resp.Body, l.cancel}
+		}
+		// An upgraded connection is the caller's, body and all, and must keep
+		// its type: the context goes when its parent does.
+		return resp, nil
+	}
+	if err == nil {
+		closeBody(resp.Body)
+		err = l.timeout
+	}
+	l.cancel(nil) // too late to be the cause if there is one
+	if errors.Is(context.Cause(l.ctx), l.timeout) {
+		err = l.timeout
+	}
+	return nil, err
+}
+
+// releasingBody releases the context of an attempt once its body is done with.
+type releasingBody struct {
+	io.ReadCloser
+	cancel context.CancelCauseFunc
+}
+
+func (b *releasingBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.cancel(nil)
+	}
+	return n, err
+}
+
+func (b *releasingBody) Close() error {
+	defer b.cancel(nil)
+	return b.ReadCloser.Close()
+}
+
+// attemptTimeoutError is an attempt that had no response headers in time. It
+// is a net.Error.
+type attemptTimeoutError struct{ after time.Duration }
+
+func (e *attemptTimeoutError) Error() string {
+	return fmt.Sprintf("resilient: no response headers after %v", e.after)
+}
+func (e *attemptTimeoutError) Timeout() bool   { return true }
+func (e *attemptTimeoutError) Temporary() bool { return true }
