@@ -119,7 +119,7 @@ func (c *call) judgeOwnDoing(a *attempt) {
 	case http.StatusConflict, http.StatusLocked:
 		// draft-ietf-httpapi-idempotency-key-header section 2.6: a request with
 		// this key is being processed, and that is an earlier attempt.
-		if c.keyed && c.unsure {
+		if c.unsure && hasKey(c.sentHeader()) {
 			a.Verdict.Retry, a.Verdict.Reason = true, ReasonInProgress
 		}
 	case http.StatusExpectationFailed:

@@ -37,8 +37,10 @@ func (c *call) observe(a *attempt) {
 	if c.key == nil && n.any() {
 		c.key = c.t.keys.findOrAdd(c.cfg, c.req)
 	}
-	for _, t := range c.totals() {
-		t.attempt(&a.AttemptInfo)
+	if a.Attempt > 1 || a.failed() {
+		for _, t := range c.totals() {
+			t.attempt(&a.AttemptInfo)
+		}
 	}
 	if c.key == nil || !n.any() && a.Attempt == 1 && !c.key.troubled.Load() {
 		return

@@ -25,7 +25,6 @@ type call struct {
 	stop       func()          // ends ctx; nil: it is the caller's own
 	header     http.Header     // sent in place of the caller's; nil: the caller's
 	idempotent bool            // may be sent again even if it may have been processed
-	keyed      bool            // by an idempotency key
 	record     *replay.Body    // of a body without GetBody; nil: none
 	key        *keyState       // nil: nothing is known about the limit key yet
 	limiter    Limiter         // nil: none of the caller's
@@ -46,13 +45,12 @@ type call struct {
 func (c *call) init(t *Transport, cfg *config, req *http.Request) {
 	c.t, c.cfg, c.req, c.ctx = t, cfg, req, req.Context()
 	c.attempt.body = req.Body // closed if anything below panics
-	c.keyed = hasKey(req.Header)
 	c.idempotent = cfg.retryNonIdempotent || idempotent(req)
 	if cfg.idempotencyKey != nil && !idempotent(req) && method(req) != http.MethodConnect {
 		if key := cfg.idempotencyKey(req); key != "" && len(req.Header["Idempotency-Key"]) == 0 {
 			c.header = req.Header.Clone()
 			c.header.Set("Idempotency-Key", key)
-			c.idempotent, c.keyed = true, true
+			c.idempotent = true
 		}
 	}
 	if cfg.shared.limit > 0 {
@@ -77,7 +75,7 @@ func (c *call) init(t *Transport, cfg *config, req *http.Request) {
 		c.record = replay.New(req.Body, cfg.replayBuffer)
 		c.attempt.body, _ = c.record.Open() // cannot fail before anything was read
 	}
-	c.attempt.AttemptInfo = AttemptInfo{Request: req, Path: c.path, Attempt: 1}
+	c.attempt.Request, c.attempt.Path, c.attempt.Attempt = req, c.path, 1
 }
 
 // run is the loop: wait, send, judge, and again. Whatever ends it, there is one
@@ -365,6 +363,21 @@ func (c *call) totals() [2]*counters {
 	return [...]*counters{&c.t.totals, &c.key.totals}
 }
 
+// countPlain counts a call that was a success at once, with one addition.
+func (c *call) countPlain() {
+	c.t.totals.plain.Add(1)
+	if c.key != nil {
+		c.key.totals.plain.Add(1)
+	}
+}
+
+// countEnd counts the end of any other call.
+func (c *call) countEnd(why Reason) {
+	for _, t := range c.totals() {
+		t.call(why)
+	}
+}
+
 // done ends a call with the outcome of its last attempt.
 func (c *call) done(why Reason) (*http.Response, error) {
 	a := &c.attempt
@@ -383,8 +396,10 @@ func (c *call) done(why Reason) (*http.Response, error) {
 		}
 		remember(resp, a.APIError, c.cfg.profile)
 	}
-	for _, t := range c.totals() {
-		t.call(why, a)
+	if a.Attempt == 1 && !a.failed() {
+		c.countPlain()
+	} else {
+		c.countEnd(why)
 	}
 	c.report(a.Attempt, a.StatusCode, err, why)
 	a.resp = nil // the caller's now
@@ -413,9 +428,7 @@ func (c *call) failed(err error) (*http.Response, error) {
 	if made > 0 {
 		err = &RetryError{Attempts: made, Err: err, Last: c.last}
 	}
-	for _, t := range c.totals() {
-		t.call(why, nil)
-	}
+	c.countEnd(why)
 	c.report(made, 0, err, why)
 	return nil, err
 }

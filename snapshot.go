@@ -127,9 +127,9 @@ func (t tallies) counts() map[string]int64 {
 	return m
 }
 
-// attempt counts an attempt, unless it is all of a plain call.
+// attempt counts one that failed, or was not the first of its call.
 func (c *counters) attempt(a *AttemptInfo) {
-	if c == nil || a.Attempt == 1 && !a.failed() {
+	if c == nil {
 		return
 	}
 	c.mu.Lock()
@@ -143,13 +143,9 @@ func (c *counters) attempt(a *AttemptInfo) {
 	}
 }
 
-// call counts a call that has ended, with a last attempt or without one.
-func (c *counters) call(why Reason, last *attempt) {
+// call counts a call that has ended and is not plain.
+func (c *counters) call(why Reason) {
 	if c == nil {
-		return
-	}
-	if last != nil && last.Attempt == 1 && !last.failed() {
-		c.plain.Add(1)
 		return
 	}
 	c.mu.Lock()
