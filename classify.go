@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"github.com/resilienthttp/resilient/internal/errorobject"
-	"github.com/resilienthttp/resilient/internal/plain"
 	"github.com/resilienthttp/resilient/internal/waithint"
+	"github.com/resilienthttp/resilient/internal/word"
 )
 
 // Verdict is the judgement on a failed attempt. It answers two questions that do
@@ -245,7 +245,7 @@ var limitTokens = map[string]limitKind{ //nolint:gochecknoglobals // a table, wh
 func foldToken(token string) string {
 	token = token[strings.LastIndexByte(token, '/')+1:]
 	token, _, _ = strings.Cut(token, ".")
-	return plain.Fold(token)
+	return word.Fold(token)
 }
 
 // limitToken returns the limit that a code speaks of.

@@ -14,7 +14,7 @@ import (
 
 	"github.com/resilienthttp/resilient/internal/errorobject"
 	"github.com/resilienthttp/resilient/internal/peek"
-	"github.com/resilienthttp/resilient/internal/plain"
+	"github.com/resilienthttp/resilient/internal/redact"
 )
 
 // Kind is what an error response means to the caller. The zero Kind, "none",
@@ -117,20 +117,20 @@ func (e *APIError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "resilient: status %d", e.StatusCode)
 	if e.Type != "" {
-		b.WriteString(" " + plain.Line(e.Type, 64))
+		b.WriteString(" " + redact.Line(e.Type, 64))
 	}
 	if e.Code != "" && e.Code != strconv.Itoa(e.StatusCode) {
-		b.WriteString(" (" + plain.Line(e.Code, 64) + ")")
+		b.WriteString(" (" + redact.Line(e.Code, 64) + ")")
 	}
 	if e.Message != "" {
-		b.WriteString(": " + plain.Line(e.Message, 200))
+		b.WriteString(": " + redact.Line(e.Message, 200))
 	}
 	for i, p := range e.Invalid {
 		if i == 3 {
 			fmt.Fprintf(&b, "; and %d more", len(e.Invalid)-i)
 			break
 		}
-		b.WriteString("; " + plain.Line(p.Name, 64) + ": " + plain.Line(p.Reason, 100))
+		b.WriteString("; " + redact.Line(p.Name, 64) + ": " + redact.Line(p.Reason, 100))
 	}
 	return b.String()
 }
@@ -258,9 +258,9 @@ type RetryError struct {
 // line of bounded length: errors of a transport may hold what a server sent, and
 // the URL with its query.
 func (e *RetryError) Error() string {
-	msg := fmt.Sprintf("resilient: gave up after attempt %d: %s", e.Attempts, plain.Error(e.Err))
+	msg := fmt.Sprintf("resilient: gave up after attempt %d: %s", e.Attempts, redact.Error(e.Err))
 	if e.Last != nil && e.Last.Error() != e.Err.Error() {
-		msg += fmt.Sprintf(" (before: %s)", plain.Error(e.Last))
+		msg += fmt.Sprintf(" (before: %s)", redact.Error(e.Last))
 	}
 	return msg
 }
@@ -319,7 +319,7 @@ func (e *LimitError) Error() string {
 		msg += fmt.Sprintf(" (wait: %v)", e.Wait)
 	}
 	if e.Err != nil {
-		msg += ": " + plain.Error(e.Err)
+		msg += ": " + redact.Error(e.Err)
 	}
 	return msg
 }

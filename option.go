@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
-	"github.com/resilienthttp/resilient/internal/plain"
+	"github.com/resilienthttp/resilient/internal/redact"
 	"golang.org/x/time/rate"
 )
 
@@ -394,7 +394,7 @@ func (c *config) shownPath(req *http.Request) string {
 	if c.logPath != nil {
 		return c.logPath(req)
 	}
-	return plain.Path(req.URL.Path)
+	return redact.Path(req.URL.Path)
 }
 
 // mustBe panics if ok is false, as time.NewTicker does: a nonsense value is a

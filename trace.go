@@ -5,7 +5,7 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/resilienthttp/resilient/internal/plain"
+	"github.com/resilienthttp/resilient/internal/redact"
 )
 
 // Trace is a set of hooks that are called in the course of a request, in the
@@ -138,11 +138,11 @@ func logTrace(l *slog.Logger) *Trace {
 			}
 			if e := a.APIError; e != nil {
 				attrs = append(attrs, slog.String("kind", e.Kind.String()),
-					slog.String("type", plain.Line(e.Type, 64)), slog.String("code", plain.Line(e.Code, 64)),
-					slog.String("request_id", plain.Line(e.RequestID, 128)))
+					slog.String("type", redact.Line(e.Type, 64)), slog.String("code", redact.Line(e.Code, 64)),
+					slog.String("request_id", redact.Line(e.RequestID, 128)))
 			}
 			if a.Err != nil {
-				attrs = append(attrs, slog.String("error", plain.Unquoted(a.Err)))
+				attrs = append(attrs, slog.String("error", redact.Unquoted(a.Err)))
 			}
 			write(a.Request, a.Path, level, "attempt done", attrs...)
 		},

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/resilienthttp/resilient"
-	"github.com/resilienthttp/resilient/internal/plain"
+	"github.com/resilienthttp/resilient/internal/redact"
 )
 
 const (
@@ -236,7 +236,7 @@ func (r *recorder) sample() resilient.Snapshot {
 	for i := range snapshot.Keys {
 		k := &snapshot.Keys[i]
 		if k.LearnedLimit > 0 && n < maxLines {
-			s.lines[n] = learned{key: plain.Line(k.Key, maxText), limit: k.LearnedLimit}
+			s.lines[n] = learned{key: redact.Line(k.Key, maxText), limit: k.LearnedLimit}
 			n++
 		}
 	}
@@ -426,11 +426,11 @@ func (r *ring) all() []*call {
 func newFailure(a *resilient.AttemptInfo) *failure {
 	f := &failure{kind: a.Verdict.Kind}
 	if e := a.APIError; e != nil {
-		f.typ, f.code = plain.Line(e.Type, maxWord), plain.Line(e.Code, maxWord)
-		f.requestID = plain.Line(e.RequestID, 2*maxWord)
+		f.typ, f.code = redact.Line(e.Type, maxWord), redact.Line(e.Code, maxWord)
+		f.requestID = redact.Line(e.RequestID, 2*maxWord)
 	}
 	if a.Err != nil {
-		f.text = plain.Unquoted(a.Err)
+		f.text = redact.Unquoted(a.Err)
 	}
 	f.refused = f.kind == resilient.KindRateLimit || f.kind == resilient.KindQuota ||
 		a.Verdict.Pause && a.Verdict.RetryAfter > 0
@@ -443,10 +443,10 @@ func word(s string) string {
 	if len(s) <= maxWord {
 		return s
 	}
-	return plain.Line(s, maxWord)
+	return redact.Line(s, maxWord)
 }
 
-// clip bounds what is copied of s; it may cut a character, see plain.Line.
+// clip bounds what is copied of s; it may cut a character, see redact.Line.
 func clip(s string) string {
 	if len(s) > maxText {
 		return s[:maxText] + "..."

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/resilienthttp/resilient"
-	"github.com/resilienthttp/resilient/internal/plain"
+	"github.com/resilienthttp/resilient/internal/redact"
 )
 
 const (
@@ -167,7 +167,7 @@ type keyView struct {
 
 func newKeyView(k *resilient.KeySnapshot, now time.Time) keyView {
 	v := keyView{
-		Key: plain.Line(k.Key, maxText), State: "open", Class: "ok",
+		Key: redact.Line(k.Key, maxText), State: "open", Class: "ok",
 		Limit: "none", Learned: "none", Waiting: number(int64(k.Waiting)), Budget: rate(k.Budget),
 		Calls: number(k.Totals.Calls), Attempts: number(k.Totals.Attempts),
 		Failures: byCount(k.Totals.Failures), Waits: byTime(k.Totals.Waits),
@@ -337,8 +337,8 @@ func (r *recorder) view(c *call, now time.Duration) callView {
 	list, took := spans(c, now)
 	v := callView{
 		ID: c.id, Began: r.clock(c.begin),
-		Method: plain.Line(string(c.method), maxWord),
-		Host:   plain.Line(string(c.host), maxText), Path: plain.Line(string(c.path), maxText),
+		Method: redact.Line(string(c.method), maxWord),
+		Host:   redact.Line(string(c.host), maxText), Path: redact.Line(string(c.path), maxText),
 		Took: duration(took), spans: list, took: took,
 		Plain: c.ended && c.why == "success" && c.attempts == 1 && len(list) == 1 && took < plainCall,
 		Text:  sentence(c, list, took),
@@ -472,7 +472,7 @@ func (p *span) describe() string {
 	}
 	parts := []string{text}
 	if f := p.failure; f != nil {
-		parts = append(parts, plain.Line(p.reason, maxWord))
+		parts = append(parts, redact.Line(p.reason, maxWord))
 		if f.kind != 0 {
 			parts = append(parts, "kind "+f.kind.String())
 		}
@@ -499,7 +499,7 @@ func places(list []span) []place {
 		name := "in attempts"
 		switch p.class {
 		case "wait":
-			name = "waiting: " + plain.Line(p.reason, maxWord)
+			name = "waiting: " + redact.Line(p.reason, maxWord)
 		case "gap":
 			name = "in between"
 		}

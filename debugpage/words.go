@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/resilienthttp/resilient"
-	"github.com/resilienthttp/resilient/internal/plain"
+	"github.com/resilienthttp/resilient/internal/redact"
 )
 
 // phrase is a part of a sentence, and how it is marked: "" is plain.
@@ -102,7 +102,7 @@ func ending(c *call) string {
 	case "out of attempts":
 		text = not + "no attempts were left"
 	case "not idempotent":
-		text = not + "a " + plain.Line(string(c.method), maxWord) + " may have been processed, and is not sent twice"
+		text = not + "a " + redact.Line(string(c.method), maxWord) + " may have been processed, and is not sent twice"
 	case "body not replayable":
 		text = not + "its body cannot be sent twice"
 	case "body error":
@@ -136,7 +136,7 @@ func ending(c *call) string {
 	case "retried below":
 		text = not + "another Transport below has done so already"
 	default:
-		return not + plain.Line(c.why, maxWord) + "."
+		return not + redact.Line(c.why, maxWord) + "."
 	}
 	return text + " (" + c.why + ")."
 }
@@ -276,7 +276,7 @@ func byCount(m map[string]int64) []tally {
 	})
 	var list []tally
 	for _, name := range names {
-		list = append(list, tally{plain.Line(name, maxWord), number(m[name])})
+		list = append(list, tally{redact.Line(name, maxWord), number(m[name])})
 	}
 	return list
 }
@@ -290,7 +290,7 @@ func byTime(m map[string]resilient.WaitTotal) []tally {
 	})
 	var list []tally
 	for _, name := range names {
-		list = append(list, tally{plain.Line(name, maxWord), number(m[name].Count) + " × " + duration(m[name].Time/time.Duration(max(m[name].Count, 1)))})
+		list = append(list, tally{redact.Line(name, maxWord), number(m[name].Count) + " × " + duration(m[name].Time/time.Duration(max(m[name].Count, 1)))})
 	}
 	return list
 }

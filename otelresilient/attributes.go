@@ -10,7 +10,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 
-	"github.com/resilienthttp/resilient/internal/plain"
+	"github.com/resilienthttp/resilient/internal/redact"
 )
 
 // request is what is told of a request.
@@ -89,7 +89,7 @@ const redacted = "REDACTED"
 // the fragment. It is more than the semantic conventions ask for, which list four
 // parameters that hold signatures: nobody can list where APIs put their keys.
 func RedactURL(u *url.URL, show ...string) string {
-	return redactURL(u, plain.Path(u.EscapedPath()), show)
+	return redactURL(u, redact.Path(u.EscapedPath()), show)
 }
 
 // redactURL is RedactURL with an escaped path in place of the URL's.
@@ -121,8 +121,8 @@ func escaped(u *url.URL, path string) string {
 	switch path {
 	case u.Path:
 		return u.EscapedPath()
-	case plain.Path(u.Path):
-		return plain.Path(u.EscapedPath())
+	case redact.Path(u.Path):
+		return redact.Path(u.EscapedPath())
 	}
 	return strings.ReplaceAll((&url.URL{Path: path}).EscapedPath(), "%2A", "*")
 }

@@ -37,7 +37,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/resilienthttp/resilient/internal/plain"
+	"github.com/resilienthttp/resilient/internal/word"
 )
 
 // Object is what an error response says. What it does not say is empty.
@@ -461,7 +461,7 @@ func isFolded(m map[string]any) bool {
 // underscores stay: "__type" is not "type".
 func fold(name string) string {
 	rest := strings.TrimLeft(name, "_")
-	return name[:len(name)-len(rest)] + plain.Fold(rest)
+	return name[:len(name)-len(rest)] + word.Fold(rest)
 }
 
 // first returns what read makes of the first of the named members of which it

@@ -41,7 +41,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/resilienthttp/resilient/internal/plain"
+	"github.com/resilienthttp/resilient/internal/word"
 )
 
 // Max is the longest wait there is, far from where a Duration would overflow.
@@ -562,7 +562,7 @@ func search(value any, now time.Time, depth int) (time.Duration, bool) {
 	case map[string]any:
 		var hints, inner []string
 		for name := range value {
-			if _, known := bodyHints[plain.Fold(name)]; known {
+			if _, known := bodyHints[word.Fold(name)]; known {
 				hints = append(hints, name)
 			}
 			switch value[name].(type) {
@@ -572,7 +572,7 @@ func search(value any, now time.Time, depth int) (time.Duration, bool) {
 		}
 		slices.Sort(hints)
 		for _, name := range hints {
-			if d, ok := wait(scalar(value[name]), bodyHints[plain.Fold(name)], now); ok {
+			if d, ok := wait(scalar(value[name]), bodyHints[word.Fold(name)], now); ok {
 				return d, true
 			}
 		}

@@ -1,4 +1,4 @@
-package plain
+package redact
 
 import (
 	"net/url"

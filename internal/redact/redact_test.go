@@ -1,4 +1,4 @@
-package plain_test
+package redact_test
 
 import (
 	"errors"
@@ -11,7 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/resilienthttp/resilient/internal/plain"
+	"github.com/resilienthttp/resilient/internal/redact"
 )
 
 func TestLine(t *testing.T) {
@@ -24,7 +24,7 @@ func TestLine(t *testing.T) {
 		{strings.Repeat("ä", 20), strings.Repeat("ä", 20), "as long as allowed"},
 		{strings.Repeat("ä", 21), strings.Repeat("ä", 20) + "...", "characters are counted, not bytes"},
 	} {
-		require.Equal(t, tt.want, plain.Line(tt.in, 20), tt.why)
+		require.Equal(t, tt.want, redact.Line(tt.in, 20), tt.why)
 	}
 }
 
@@ -32,21 +32,9 @@ func TestError(t *testing.T) {
 	reset := errors.New(`reset by "secret"`)
 	inside := &url.Error{Op: "Get", URL: "http://user:secret@api.test/?q=secret", Err: reset}
 	err := fmt.Errorf("oauth2: %w", &url.Error{Op: "Post", URL: "http://secret", Err: inside})
-	require.Equal(t, `reset by "secret"`, plain.Error(err), "no URL, however deep")
-	require.Equal(t, `reset by ""`, plain.Unquoted(err), "nor what was quoted")
-	require.Len(t, plain.Error(errors.New(strings.Repeat("x", 1000))), plain.MaxError+len("..."))
-}
-
-func TestFold(t *testing.T) {
-	for _, word := range []string{"errorCode", "error_code", "error-code", "ErrorCode", "ERROR_CODE", "errorcode"} {
-		require.Equal(t, "errorcode", plain.Fold(word))
-	}
-	require.Equal(t, "x.y/z 1", plain.Fold("X.Y/Z 1"), "nothing else is left out")
-	require.Zero(t, testing.AllocsPerRun(10, func() {
-		if plain.Fold("errorcode") != "errorcode" {
-			t.Fail()
-		}
-	}), "the common case")
+	require.Equal(t, `reset by "secret"`, redact.Error(err), "no URL, however deep")
+	require.Equal(t, `reset by ""`, redact.Unquoted(err), "nor what was quoted")
+	require.Len(t, redact.Error(errors.New(strings.Repeat("x", 1000))), redact.MaxError+len("..."))
 }
 
 func FuzzPlain(f *testing.F) {
@@ -54,15 +42,15 @@ func FuzzPlain(f *testing.F) {
 	f.Add(`say "so \" "`, 300)
 	f.Fuzz(func(t *testing.T, s string, limit int) {
 		limit = max(limit%1000, 0)
-		for _, line := range []string{plain.Line(s, limit), plain.Unquoted(errors.New(s))} {
+		for _, line := range []string{redact.Line(s, limit), redact.Unquoted(errors.New(s))} {
 			require.True(t, utf8.ValidString(line))
-			require.LessOrEqual(t, utf8.RuneCountInString(line), max(limit, plain.MaxError)+3)
+			require.LessOrEqual(t, utf8.RuneCountInString(line), max(limit, redact.MaxError)+3)
 			for _, r := range line {
 				require.True(t, unicode.IsPrint(r), "%q", r)
 			}
 		}
 		if !strings.ContainsAny(s, `"\`) {
-			require.Equal(t, `bad ""`, plain.Unquoted(errors.New(`bad "`+s+`"`)))
+			require.Equal(t, `bad ""`, redact.Unquoted(errors.New(`bad "`+s+`"`)))
 		}
 	})
 }

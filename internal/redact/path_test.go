@@ -1,4 +1,4 @@
-package plain_test
+package redact_test
 
 import (
 	"errors"
@@ -11,7 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/resilienthttp/resilient/internal/plain"
+	"github.com/resilienthttp/resilient/internal/redact"
 )
 
 // Paths of real APIs in which nothing is a secret.
@@ -77,18 +77,18 @@ func ordinaryPaths() []string {
 		"/hooks/github", "/webhook/stripe", "/webhooks", "/v1/webhooks/endpoint", "/ping", "/health/live",
 		"/robots/bot7/logs", "/bot/status", "/suche/%C3%BCberraschung", "/suche/überraschungseffekt", "/search/漢字漢字漢字漢字漢字漢字",
 		"/files/100%/report%zz.pdf", "/.well-known/openid-configuration", "/%2f%2F/a%20b", "/a%2", "/a%2F",
-		"/" + plain.Hidden + "/x",
+		"/" + redact.Hidden + "/x",
 	}
 }
 
 func TestPathKeepsWhatIsOrdinary(t *testing.T) {
 	require.GreaterOrEqual(t, len(ordinaryPaths()), 60)
 	for _, path := range ordinaryPaths() {
-		require.Equal(t, path, plain.Path(path))
+		require.Equal(t, path, redact.Path(path))
 	}
 	require.Zero(t, testing.AllocsPerRun(10, func() {
 		for _, path := range []string{"/v1/models/gemini-2.0-flash:generateContent", "/users/550e8400-e29b-41d4-a716-446655440000", "/oauth/token/refresh"} {
-			if plain.Path(path) != path {
+			if redact.Path(path) != path {
 				t.Fail()
 			}
 		}
@@ -156,10 +156,10 @@ func TestPathHidesSecrets(t *testing.T) {
 		{"/Users(apikey='x')/y", "/***/y", "a name and a value"},
 		{"/key=x/", "/***/", "a name and a value"},
 	} {
-		require.Equal(t, tt.want, plain.Path(tt.path), tt.why)
+		require.Equal(t, tt.want, redact.Path(tt.path), tt.why)
 		u, err := url.Parse("https://api.test/" + strings.TrimPrefix(tt.path, "/"))
 		require.NoError(t, err)
-		require.Equal(t, plain.Path(u.Path), decoded(t, plain.Path(u.EscapedPath())), "%s: decoded or escaped", tt.why)
+		require.Equal(t, redact.Path(u.Path), decoded(t, redact.Path(u.EscapedPath())), "%s: decoded or escaped", tt.why)
 	}
 }
 
@@ -182,10 +182,10 @@ func TestPathThresholds(t *testing.T) {
 		{"1A-2B-3C-4D-5E-6f", "1A-2B-3C-4D-5E-6F", "lower case in it"},
 		{"bot1:x", "bot1:", "a token behind the colon"},
 	} {
-		require.Equal(t, "/***", plain.Path("/"+tt.secret), tt.why)
-		require.Equal(t, "/"+tt.ordinary, plain.Path("/"+tt.ordinary), tt.why)
+		require.Equal(t, "/***", redact.Path("/"+tt.secret), tt.why)
+		require.Equal(t, "/"+tt.ordinary, redact.Path("/"+tt.ordinary), tt.why)
 	}
-	require.Equal(t, "/services/T/B0/x", plain.Path("/services/T/B0/x"))
+	require.Equal(t, "/services/T/B0/x", redact.Path("/services/T/B0/x"))
 }
 
 func TestPathAnnouncers(t *testing.T) {
@@ -194,10 +194,10 @@ func TestPathAnnouncers(t *testing.T) {
 		"apikey", "accesskey", "authkey", "secretkey", "privatekey", "key", "sig", "jwt", "otp", "pwd",
 	} {
 		for _, name := range []string{word, strings.ToUpper(word), "x-" + word, "x_" + word} {
-			require.Equal(t, "/"+name+"/***/y", plain.Path("/"+name+"/x/y"))
-			require.Equal(t, "/***/y", plain.Path("/a;"+name+"=x/y"))
-			require.Equal(t, "/"+name+"s/x", plain.Path("/"+name+"s/x"), "a list of them")
-			require.Equal(t, "/a;"+name+"=/y", plain.Path("/a;"+name+"=/y"), "no value")
+			require.Equal(t, "/"+name+"/***/y", redact.Path("/"+name+"/x/y"))
+			require.Equal(t, "/***/y", redact.Path("/a;"+name+"=x/y"))
+			require.Equal(t, "/"+name+"s/x", redact.Path("/"+name+"s/x"), "a list of them")
+			require.Equal(t, "/a;"+name+"=/y", redact.Path("/a;"+name+"=/y"), "no value")
 		}
 	}
 }
@@ -237,7 +237,7 @@ func TestPathRandom(t *testing.T) {
 			for i := range token {
 				token[i] = tt.alphabet[r.IntN(len(tt.alphabet))]
 			}
-			if path := fmt.Sprintf("/v1/%s/x", token); plain.Path(path) == path {
+			if path := fmt.Sprintf("/v1/%s/x", token); redact.Path(path) == path {
 				missed++
 			}
 		}
@@ -252,13 +252,13 @@ func FuzzPath(f *testing.F) {
 	f.Add("/services/T00/B00/XXXX")
 	f.Add("/bot1%3Ax/%2F/key/0123456789abcdef")
 	f.Fuzz(func(t *testing.T, path string) {
-		shown := plain.Path(path)
-		require.Equal(t, shown, plain.Path(shown), "once is enough")
-		require.LessOrEqual(t, len(shown), len(path)+len(plain.Hidden)*(strings.Count(path, "/")+strings.Count(path, "%")+1))
+		shown := redact.Path(path)
+		require.Equal(t, shown, redact.Path(shown), "once is enough")
+		require.LessOrEqual(t, len(shown), len(path)+len(redact.Hidden)*(strings.Count(path, "/")+strings.Count(path, "%")+1))
 		require.Equal(t, segments(path), segments(shown), "no segment is lost")
 		was := strings.Split(path, "/")
 		for i, segment := range strings.Split(shown, "/") {
-			if !strings.Contains(segment, plain.Hidden) {
+			if !strings.Contains(segment, redact.Hidden) {
 				require.Equal(t, was[i], segment)
 			}
 			if !strings.Contains(segment, "%") {
@@ -266,7 +266,7 @@ func FuzzPath(f *testing.F) {
 			}
 		}
 		for _, text := range []string{path, "https://user:hunter2@api.test" + path} {
-			shown := plain.Error(errors.New("lost: " + text))
+			shown := redact.Error(errors.New("lost: " + text))
 			require.NotContains(t, shown, "hunter2")
 		}
 	})
@@ -312,17 +312,17 @@ func TestErrorShowsURLsWithoutSecrets(t *testing.T) {
 		{"golang/go#75804", "golang/go#75804"},
 		{"ein Fehler\u2028/key/secret\u00a0/x", "ein Fehler /key/*** /x"},
 	} {
-		require.Equal(t, tt.want, plain.Error(errors.New(tt.text)))
+		require.Equal(t, tt.want, redact.Error(errors.New(tt.text)))
 	}
 	require.Equal(t, `Get "" of https://api.test/key/***`,
-		plain.Unquoted(errors.New(`Get "https://api.test/secret" of https://user@api.test/key/secret?x`)))
+		redact.Unquoted(errors.New(`Get "https://api.test/secret" of https://user@api.test/key/secret?x`)))
 	// What a server sends may be in an error. Many URLs take no longer than one.
-	require.Len(t, plain.Error(errors.New(strings.Repeat("://", 1<<20))), plain.MaxError+len("..."))
+	require.Len(t, redact.Error(errors.New(strings.Repeat("://", 1<<20))), redact.MaxError+len("..."))
 }
 
 func BenchmarkPath(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
-		plain.Path("/repos/resilienthttp/resilient/actions/runs/12345")
+		redact.Path("/repos/resilienthttp/resilient/actions/runs/12345")
 	}
 }

@@ -1,7 +1,6 @@
-// Package plain makes text that others sent fit for a log, an error or a page:
-// one line of bounded length, without secrets; and their words fit to be looked
-// up, however they are spelled.
-package plain
+// Package redact makes text that others sent fit for a log, an error or a page:
+// one line of bounded length, without secrets.
+package redact
 
 import (
 	"errors"
@@ -119,17 +118,6 @@ func writeLocation(b *strings.Builder, s string) {
 		b.WriteString(host)
 		s = path
 	}
-}
-
-// Fold makes errorCode, error_code, error-code and ErrorCode one word. A word that
-// is folded already is returned as it is.
-func Fold(word string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '_' || r == '-' {
-			return -1
-		}
-		return unicode.ToLower(r)
-	}, word)
 }
 
 // bare returns what is inside of all *url.Error: bases put them inside one
