@@ -55,7 +55,7 @@ func (a *attempt) letGo() {
 	}
 }
 
-// try sends the request once and judges what came of it.
+// try sends the request once and judges the outcome.
 func (c *call) try(a *attempt) {
 	if h := c.cfg.hooks; h != nil && h.AttemptStart != nil {
 		h.AttemptStart(a.AttemptInfo)
@@ -66,7 +66,7 @@ func (c *call) try(a *attempt) {
 	}
 	body := a.body
 	a.body = nil
-	resp, f, err := c.send(a.Attempt, body)
+	resp, state, err := c.send(a.Attempt, body)
 	a.resp, a.Err = resp, err
 	inspect := err == nil && (resp.StatusCode >= 400 || c.cfg.profile.mayFail(resp))
 	if c.timed || err != nil || inspect {
@@ -79,7 +79,7 @@ func (c *call) try(a *attempt) {
 	case err != nil && c.over() != nil:
 		a.Verdict = Verdict{Reason: ReasonCanceled}
 	case err != nil:
-		a.Verdict = classifyError(c.req, err, f)
+		a.Verdict = classifyError(c.req, err, state)
 	case inspect:
 		c.judge(a)
 	default:
@@ -110,7 +110,7 @@ func (c *call) judge(a *attempt) {
 }
 
 // judgeOwnDoing corrects the verdict on an answer that is final when it comes to
-// a first attempt, but here is about what this call has done itself.
+// a first attempt, but here is about an earlier attempt of the same call.
 func (c *call) judgeOwnDoing(a *attempt) {
 	if _, said := shouldRetry(a.resp.Header); said || a.Verdict.Retry {
 		return
@@ -170,7 +170,7 @@ func (c *call) sentHeader() http.Header {
 // *Request if nothing has to be different about it; else a shallow copy, since
 // Request.Clone would copy Trailer, which the caller fills in while the body is
 // read.
-func (c *call) send(n int, body io.ReadCloser) (*http.Response, fate, error) {
+func (c *call) send(n int, body io.ReadCloser) (*http.Response, sentState, error) {
 	ctx := c.req.Context()
 	var limit *attemptLimit
 	if c.cfg.attemptTimeout > 0 {

@@ -141,7 +141,7 @@ func (b *Body) Prefix() []byte {
 	return b.snapshot()
 }
 
-// Read reads the body from its beginning, whatever was read ahead.
+// Read reads the body from its beginning, even if some was read ahead.
 func (b *Body) Read(p []byte) (int, error) {
 	if n, err, ok := b.kept(p); ok {
 		return n, err
