@@ -18,6 +18,7 @@ import (
 
 	"github.com/cenkalti/backoff/v4"
 
+	"github.com/resilienthttp/resilient/internal/deadline"
 	"github.com/resilienthttp/resilient/internal/plain"
 	"github.com/resilienthttp/resilient/internal/waithint"
 )
@@ -377,9 +378,9 @@ func (c *call) attempt(a *AttemptInfo, body io.ReadCloser) *http.Response {
 }
 
 // send hands the request to the base. The first attempt is the caller's own
-// *Request if nothing has to be different about it; else a shallow copy, since
-// Request.Clone would copy Trailer, which the caller fills in while the body is
-// read.
+// *Request if nothing has to be different about it. Otherwise it is a shallow
+// copy, because Request.Clone would copy Trailer, which the caller fills in while
+// the body is read.
 func (c *call) send(n int, body io.ReadCloser) (*http.Response, fate, error) {
 	ctx := c.req.Context()
 	var limit *attemptLimit
@@ -401,6 +402,9 @@ func (c *call) send(n int, body io.ReadCloser) (*http.Response, fate, error) {
 		if c.record != nil {
 			out.GetBody = c.record.open // HTTP/2 replays through it after GOAWAY
 		}
+	}
+	if limit != nil {
+		limit.watchBody(out)
 	}
 	resp, err := repair(c.t.roundTripper().RoundTrip(out))
 	if limit != nil {
@@ -899,24 +903,43 @@ func (d *delivery) provesUnsent(err error) bool {
 
 // attemptLimit ends an attempt that has no response headers in time.
 type attemptLimit struct {
-	ctx     context.Context //nolint:containedctx // lives as long as the attempt
-	cancel  context.CancelCauseFunc
-	timer   *time.Timer
-	timeout *attemptTimeoutError
+	ctx    context.Context //nolint:containedctx // lives as long as the attempt
+	cancel context.CancelCauseFunc
+	timer  *deadline.Timer
 }
 
 func newAttemptLimit(parent context.Context, d time.Duration) (*attemptLimit, context.Context) {
-	l := &attemptLimit{timeout: &attemptTimeoutError{d}}
+	l := &attemptLimit{}
 	l.ctx, l.cancel = context.WithCancelCause(parent)
-	l.timer = time.AfterFunc(d, func() { l.cancel(l.timeout) })
+	l.timer = deadline.Start(d, l.cancel)
 	return l, l.ctx
+}
+
+// watchBody stops the time while the base reads the body of out, also the bodies
+// that net/http opens to send the request again by itself.
+func (l *attemptLimit) watchBody(out *http.Request) {
+	if !hasBody(out) {
+		return
+	}
+	out.Body = l.timer.Body(out.Body)
+	open := out.GetBody
+	if open == nil {
+		return
+	}
+	out.GetBody = func() (io.ReadCloser, error) {
+		body, err := open()
+		if err != nil || body == nil {
+			return body, err
+		}
+		return l.timer.Body(body), nil
+	}
 }
 
 // stop ends the limit when the base has returned. The context of a response
 // must outlive it until the body is read, or the body would be cut.
 func (l *attemptLimit) stop(resp *http.Response, err error) (*http.Response, error) {
-	inTime := l.timer.Stop()
-	if err == nil && inTime {
+	timeout := l.timer.Stop()
+	if err == nil && timeout == nil {
 		if resp.Body == http.NoBody {
 			l.cancel(nil)
 			return resp, nil
@@ -930,11 +953,11 @@ func (l *attemptLimit) stop(resp *http.Response, err error) (*http.Response, err
 	}
 	if err == nil {
 		closeBody(resp.Body)
-		err = l.timeout
+		err = timeout
 	}
 	l.cancel(nil) // too late to be the cause if there is one
-	if errors.Is(context.Cause(l.ctx), l.timeout) {
-		err = l.timeout
+	if timeout != nil && errors.Is(context.Cause(l.ctx), timeout) {
+		err = timeout
 	}
 	return nil, err
 }
@@ -958,15 +981,8 @@ func (b *releasingBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// attemptTimeoutError is an attempt that had no response headers in time. It
-// is a net.Error.
-type attemptTimeoutError struct{ after time.Duration }
-
-func (e *attemptTimeoutError) Error() string {
-	return fmt.Sprintf("resilient: no response headers after %v", e.after)
-}
-func (e *attemptTimeoutError) Timeout() bool   { return true }
-func (e *attemptTimeoutError) Temporary() bool { return true }
+// attemptTimeoutError is an attempt that had no response headers in time.
+type attemptTimeoutError = deadline.Error
 
 func hasBody(req *http.Request) bool { return req.Body != nil && req.Body != http.NoBody }
 
