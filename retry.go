@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/resilienthttp/resilient/internal/deadline"
 	"github.com/resilienthttp/resilient/internal/plain"
+	"github.com/resilienthttp/resilient/internal/suspect"
 	"github.com/resilienthttp/resilient/internal/waithint"
 )
 
@@ -388,12 +390,12 @@ func (c *call) send(n int, body io.ReadCloser) (*http.Response, fate, error) {
 		limit, ctx = newAttemptLimit(ctx, c.cfg.attemptTimeout)
 	}
 	var d *delivery
-	if !c.idempotent {
-		d = new(delivery)
+	if !c.idempotent || limit != nil {
+		d = &delivery{keepConn: limit != nil}
 		ctx = httptrace.WithClientTrace(ctx, d.trace())
 	}
 	out := c.req
-	if n > 1 || limit != nil || d != nil || c.header != nil || c.record != nil {
+	if n > 1 || d != nil || c.header != nil || c.record != nil {
 		out = c.req.WithContext(ctx)
 		out.Body = body
 		if c.header != nil {
@@ -405,10 +407,17 @@ func (c *call) send(n int, body io.ReadCloser) (*http.Response, fate, error) {
 	}
 	if limit != nil {
 		limit.watchBody(out)
+		if c.t.suspects.Take(host(c.req)) {
+			out.Close = true // nothing more goes to the connection that takes it
+		}
 	}
 	resp, err := repair(c.t.roundTripper().RoundTrip(out))
 	if limit != nil {
 		resp, err = limit.stop(resp, err)
+		c.judgeConnection(d.http2Conn(), limit.began, err)
+	}
+	if c.idempotent {
+		d = nil // no proof is needed
 	}
 	switch {
 	case err == nil:
@@ -422,6 +431,22 @@ func (c *call) send(n int, body io.ReadCloser) (*http.Response, fate, error) {
 		return nil, neverSent, err
 	}
 	return nil, unknown, err
+}
+
+// judgeConnection notes what an attempt that ended with err says about its HTTP/2
+// connection. A nil conn is of another protocol, or unknown.
+func (c *call) judgeConnection(conn net.Conn, began time.Time, err error) {
+	switch {
+	case conn == nil:
+	case err == nil:
+		c.t.suspects.Answered(host(c.req), conn)
+	case isType[*attemptTimeoutError](err):
+		c.t.suspects.TimedOut(host(c.req), conn, began)
+	}
+}
+
+func host(req *http.Request) suspect.Host {
+	return suspect.Host{Scheme: req.URL.Scheme, Addr: req.URL.Host}
 }
 
 // mindBelow takes for final what a Transport below this one has given up: the
@@ -862,25 +887,50 @@ func (b *budget) settle(now time.Time, cfg *sharedConfig) {
 	b.balance = budgetStart + (b.balance-budgetStart)*math.Exp(-float64(elapsed)/float64(budgetWindow))
 }
 
-// delivery watches whether anything of a request was written, by the hooks of
-// net/http/httptrace. It may be called by other goroutines, and after the
-// attempt.
-type delivery struct{ sought, connected, wrote atomic.Bool }
+// delivery watches whether anything of a request was written, and on which
+// connection, by the hooks of net/http/httptrace. They may be called by other
+// goroutines, and after the attempt.
+type delivery struct {
+	sought, connected, wrote atomic.Bool
+	http2                    atomic.Bool
+	keepConn                 bool
+	conn                     atomic.Pointer[net.Conn] // the last one, if keepConn is set
+}
 
 func (d *delivery) trace() *httptrace.ClientTrace {
 	return &httptrace.ClientTrace{
 		GetConn: func(string) { d.sought.Store(true) },
-		GotConn: func(httptrace.GotConnInfo) { d.connected.Store(true) },
+		GotConn: func(i httptrace.GotConnInfo) {
+			d.connected.Store(true)
+			if d.keepConn {
+				conn := i.Conn
+				d.conn.Store(&conn)
+			}
+		},
 		// Called when a field is put into the buffer, so before any of the
 		// header can be on the wire.
-		WroteHeaderField: func(string, []string) { d.wrote.Store(true) },
-		WroteHeaders:     func() { d.wrote.Store(true) },
+		WroteHeaderField: func(name string, _ []string) {
+			d.wrote.Store(true)
+			if strings.HasPrefix(name, ":") { // RFC 9113 section 8.3: a pseudo-header field
+				d.http2.Store(true)
+			}
+		},
+		WroteHeaders: func() { d.wrote.Store(true) },
 		WroteRequest: func(i httptrace.WroteRequestInfo) {
 			if i.Err == nil {
 				d.wrote.Store(true)
 			}
 		},
 	}
+}
+
+// http2Conn returns the connection if it is known to speak HTTP/2, else nil.
+func (d *delivery) http2Conn() net.Conn {
+	conn := d.conn.Load()
+	if conn == nil || !d.http2.Load() {
+		return nil
+	}
+	return *conn
 }
 
 // provesUnsent reports whether it is certain that the server got nothing of an
@@ -906,10 +956,11 @@ type attemptLimit struct {
 	ctx    context.Context //nolint:containedctx // lives as long as the attempt
 	cancel context.CancelCauseFunc
 	timer  *deadline.Timer
+	began  time.Time
 }
 
 func newAttemptLimit(parent context.Context, d time.Duration) (*attemptLimit, context.Context) {
-	l := &attemptLimit{}
+	l := &attemptLimit{began: time.Now()}
 	l.ctx, l.cancel = context.WithCancelCause(parent)
 	l.timer = deadline.Start(d, l.cancel)
 	return l, l.ctx

@@ -130,6 +130,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/resilienthttp/resilient/internal/plain"
+	"github.com/resilienthttp/resilient/internal/suspect"
 )
 
 var _ http.RoundTripper = (*Transport)(nil)
@@ -142,11 +143,12 @@ var _ http.RoundTripper = (*Transport)(nil)
 // limits, pauses and retry budgets hold across all requests that go through it.
 // It must not be copied after first use.
 type Transport struct {
-	base   http.RoundTripper
-	cfg    config
-	traced atomic.Pointer[config] // cfg with the hooks of AddTrace; nil: there are none
-	keys   keyTable
-	totals counters
+	base     http.RoundTripper
+	cfg      config
+	traced   atomic.Pointer[config] // cfg with the hooks of AddTrace; nil: there are none
+	keys     keyTable
+	totals   counters
+	suspects suspect.Set // HTTP/2 connections on which an attempt timed out
 }
 
 // NewTransport returns a Transport that sends its requests through base. A nil
@@ -304,6 +306,12 @@ func WithMaxAttempts(n int) Option {
 // line it is longer by what the last of the body may need to arrive. An attempt
 // whose connection takes nothing more of the body ends after 10 seconds, or after
 // d if that is longer.
+//
+// A dead HTTP/2 connection is replaced. If it answered nothing at all while an
+// attempt timed out on it, the next attempt for the host is sent with
+// Request.Close set. net/http then uses another connection for the requests that
+// follow, and the streams that are open on the old one go on. This needs a base
+// that passes the context on to net/http.
 //
 // http.Client.Timeout is another thing: it bounds all attempts and waits of a
 // call together, including the reading of the body.
