@@ -42,6 +42,11 @@ const (
 	// its error body. Bodies of errors are small and come with the headers; one
 	// that takes longer than a second is not worth waiting for.
 	peekTimeout = time.Second
+
+	// closeGrace is how long it may take to close an error body that is still
+	// being read. Closing the connection ends the Read at once; the body that does
+	// not end by it must not hold up the retry.
+	closeGrace = 20 * time.Millisecond
 )
 
 func defaultBackOff() backoff.BackOff {
@@ -1211,6 +1216,7 @@ type errorBody struct {
 	rc       io.ReadCloser
 	received time.Time
 	turn     chan struct{} // held while reading rc
+	done     chan struct{} // closed when the body is
 
 	mu     sync.Mutex
 	buf    []byte
@@ -1227,7 +1233,7 @@ func newErrorBody(resp *http.Response, received time.Time) *errorBody {
 	}
 	return &errorBody{
 		rc: resp.Body, received: received,
-		turn: make(chan struct{}, 1), buf: make([]byte, 0, size),
+		turn: make(chan struct{}, 1), done: make(chan struct{}), buf: make([]byte, 0, size),
 	}
 }
 
@@ -1315,7 +1321,9 @@ func (b *errorBody) fail(err error) {
 
 // prefix returns the first bytes of the body, reading on if need be.
 func (b *errorBody) prefix() []byte {
-	b.turn <- struct{}{}
+	if !b.takeTurn() {
+		return b.snapshot()
+	}
 	defer func() { <-b.turn }()
 	b.mu.Lock()
 	b.enough = false
@@ -1328,7 +1336,9 @@ func (b *errorBody) Read(p []byte) (int, error) {
 	if n, err, ok := b.kept(p); ok {
 		return n, err
 	}
-	b.turn <- struct{}{}
+	if !b.takeTurn() {
+		return 0, http.ErrBodyReadAfterClose
+	}
 	defer func() { <-b.turn }()
 	if n, err, ok := b.kept(p); ok {
 		return n, err
@@ -1339,6 +1349,17 @@ func (b *errorBody) Read(p []byte) (int, error) {
 	b.buf = append(b.buf, p[:min(n, maxPrefix-len(b.buf))]...)
 	b.off, b.err = len(b.buf), err
 	return n, err
+}
+
+// takeTurn waits for the turn, and reports whether it got it before the body was
+// closed.
+func (b *errorBody) takeTurn() bool {
+	select {
+	case b.turn <- struct{}{}:
+		return true
+	case <-b.done:
+		return false
+	}
 }
 
 // kept reads from what is there already, and reports whether there is any.
@@ -1356,9 +1377,44 @@ func (b *errorBody) kept(p []byte) (n int, err error, ok bool) { //nolint:revive
 	return 0, b.err, b.err != nil
 }
 
+// Close closes the body. It waits at most closeGrace for a Read in progress to end:
+// while net/http reads the beginning of a gzip body, up to Go 1.26, its Close waits
+// for that Read, which waits for the server.
 func (b *errorBody) Close() error {
 	b.mu.Lock()
-	b.closed = true
+	if !b.closed {
+		b.closed = true
+		close(b.done)
+	}
 	b.mu.Unlock()
-	return b.rc.Close()
+	select {
+	case b.turn <- struct{}{}: // no Read is in progress, and none begins any more
+		defer func() { <-b.turn }()
+		return b.rc.Close()
+	default:
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- closeRecovered(b.rc) }()
+	timer := time.NewTimer(closeGrace)
+	defer timer.Stop()
+	select {
+	case err := <-closed:
+		return err
+	case <-timer.C:
+	}
+	if r, ok := b.rc.(*releasingBody); ok {
+		r.cancel(nil) // ends the Read too
+	}
+	return nil
+}
+
+// closeRecovered closes a body. A panic is an error, because in a goroutine of its
+// own nobody could recover.
+func closeRecovered(body io.Closer) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("resilient: closing the response body panicked: %v", p)
+		}
+	}()
+	return body.Close()
 }
