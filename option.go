@@ -134,14 +134,26 @@ func WithMaxWait(d time.Duration) Option {
 	return func(c *config) { c.maxWait = d }
 }
 
-// WithAttemptTimeout bounds each attempt until its response headers arrive. It
-// never cuts a body that is being read, and the next attempt starts afresh on
-// the caller's context. When the last attempt times out, the error's Timeout
-// method reports true, but it is not context.DeadlineExceeded, which is the
-// caller's own. It panics if d is negative; 0 is the default, no timeout.
+// WithAttemptTimeout bounds how long each attempt waits for its response headers.
+// It never cuts a response body, and the next attempt starts afresh on the
+// caller's context. When the last attempt times out, the error's Timeout method
+// reports true, but it is not context.DeadlineExceeded, which is the caller's own.
+// WithAttemptTimeout panics if d is negative. The default is 0, no timeout.
 //
-// http.Client.Timeout is another thing: it bounds all attempts and waits of a
-// call together, the reading of the body included.
+// The timeout does not cut an upload. The time stands still while the request body
+// is read, and starts anew when the body ends. After an upload over a slow line it
+// is longer by the time that the last of the body may need to arrive. An attempt
+// whose connection takes nothing more of the body ends after 10 seconds, or after d
+// if that is longer.
+//
+// A dead HTTP/2 connection is replaced. If it answered nothing at all while an
+// attempt timed out on it, the next attempt for the host is sent with Request.Close
+// set. net/http then uses another connection for the requests that follow, and the
+// streams that are open on the old one go on. This needs a base that passes the
+// context on to net/http.
+//
+// http.Client.Timeout is another thing: it bounds all attempts and waits of a call
+// together, including the reading of the body.
 func WithAttemptTimeout(d time.Duration) Option {
 	mustBe(d >= 0, "WithAttemptTimeout", "0 or more", d)
 	return func(c *config) { c.attemptTimeout = d }

@@ -127,6 +127,8 @@ import (
 	"errors"
 	"net/http"
 	"sync/atomic"
+
+	"github.com/resilienthttp/resilient/internal/suspect"
 )
 
 var _ http.RoundTripper = (*Transport)(nil)
@@ -139,11 +141,12 @@ var _ http.RoundTripper = (*Transport)(nil)
 // limits, pauses and retry budgets hold across all requests that go through it.
 // It must not be copied after first use.
 type Transport struct {
-	base   http.RoundTripper
-	cfg    config
-	traced atomic.Pointer[config] // cfg with the hooks of AddTrace; nil: there are none
-	keys   keyTable
-	totals counters
+	base     http.RoundTripper
+	cfg      config
+	traced   atomic.Pointer[config] // cfg with the hooks of AddTrace; nil: there are none
+	keys     keyTable
+	totals   counters
+	suspects suspect.Set // HTTP/2 connections on which an attempt timed out
 }
 
 // NewTransport returns a Transport that sends its requests through base. A nil
