@@ -29,8 +29,8 @@ func TestRetryBudget(t *testing.T) {
 			base := newScript(answer(503))
 			transport := resilient.NewTransport(base, every(0))
 			run(t, transport, 300, 100*time.Millisecond) // 10 calls a second for 30 s
-			require.LessOrEqual(t, base.count(), 330)
-			require.Greater(t, base.count(), 300, "some are tried")
+			require.LessOrEqual(t, base.Count(), 330)
+			require.Greater(t, base.Count(), 300, "some are tried")
 		})
 	})
 	t.Run("a timeout costs two", func(t *testing.T) {
@@ -45,14 +45,14 @@ func TestRetryBudget(t *testing.T) {
 				_, err := transport.RoundTrip(get(t))
 				require.Error(t, err)
 			}
-			require.Equal(t, 105, base.count(), "the server may still be at work: the 10 it begins with are 5")
+			require.Equal(t, 105, base.Count(), "the server may still be at work: the 10 it begins with are 5")
 		})
 	})
 	t.Run("a small client always retries", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			base := newScript(answer(503))
 			run(t, resilient.NewTransport(base), 10, time.Minute)
-			require.Equal(t, 40, base.count())
+			require.Equal(t, 40, base.Count())
 		})
 	})
 	t.Run("retries that succeed cost nothing", func(t *testing.T) {
@@ -64,7 +64,7 @@ func TestRetryBudget(t *testing.T) {
 			return answer(500)(req)
 		})
 		run(t, resilient.NewTransport(base, every(0)), 1000, 0)
-		require.Equal(t, 3000, base.count())
+		require.Equal(t, 3000, base.Count())
 	})
 	t.Run("a burst of isolated failures is retried whole", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -140,7 +140,7 @@ func TestRetryBudget(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			base := newScript(answer(429))
 			run(t, resilient.NewTransport(base, every(time.Millisecond), resilient.WithRetryBudget(0, 0)), 100, 0)
-			require.Equal(t, 400, base.count())
+			require.Equal(t, 400, base.Count())
 		})
 	})
 	t.Run("what was earned fades", func(t *testing.T) {
@@ -155,7 +155,7 @@ func TestRetryBudget(t *testing.T) {
 			time.Sleep(time.Hour)
 			base.to = down
 			run(t, transport, 200, 0)
-			require.InDelta(t, 210, down.count(), 1, "the 10 it began with")
+			require.InDelta(t, 210, down.Count(), 1, "the 10 it began with")
 		})
 	})
 }
@@ -176,7 +176,7 @@ func TestBudgetOfRetriesThatWereNotMade(t *testing.T) {
 				base.to = down
 				time.AfterFunc(ms, cancel)
 			} else {
-				limited.sent = nil
+				limited.Reset()
 				base.to = limited
 			}
 			if resp, err := transport.RoundTrip(get(t).WithContext(ctx)); err == nil {

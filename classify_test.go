@@ -78,7 +78,7 @@ func TestStatusTable(t *testing.T) {
 					base := newScript(answer(tt.status, tt.header...))
 					resp, err := resilient.NewTransport(base, unbounded()).RoundTrip(newRequest(t, method, "http://api.test/", ""))
 					require.NoError(t, err)
-					require.Equal(t, want, base.count(), "%s: %s", method, tt.why)
+					require.Equal(t, want, base.Count(), "%s: %s", method, tt.why)
 					apiErr, ok := resilient.ErrorFromResponse(resp)
 					require.True(t, ok)
 					require.Equal(t, tt.status, apiErr.StatusCode)
@@ -156,7 +156,7 @@ func TestNothingIsSentTwiceWithoutProof(t *testing.T) {
 					resp, err := transport.RoundTrip(way.req.WithContext(t.Context()))
 					require.NoError(t, err)
 					require.NoError(t, resp.Body.Close())
-					require.Equal(t, way.want, base.count(), "%s: %s", way.name, tt.why)
+					require.Equal(t, way.want, base.Count(), "%s: %s", way.name, tt.why)
 					if way.name == "POST" {
 						v := r.attempts[0].Verdict
 						require.Equal(t, tt.kind, v.Kind)
@@ -207,7 +207,7 @@ func TestStayAway(t *testing.T) {
 			if tt.pauses {
 				want = 1
 			}
-			require.Equal(t, want, base.count(), "%d in %v: %s", tt.status, time.Since(first), tt.why)
+			require.Equal(t, want, base.Count(), "%d in %v: %s", tt.status, time.Since(first), tt.why)
 			time.Sleep(10 * time.Minute) // all have given up, or gone
 		})
 	}
@@ -229,7 +229,7 @@ func TestAPostThatIsNotRetriedStillPausesItsKey(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
 		require.Equal(t, 5*time.Second, time.Since(start))
-		require.Equal(t, 2, base.count())
+		require.Equal(t, 2, base.Count())
 	})
 }
 
@@ -253,7 +253,7 @@ func TestShouldRetry(t *testing.T) {
 				resp, err := resilient.NewTransport(base).RoundTrip(newRequest(t, method, "http://api.test/", ""))
 				require.NoError(t, err)
 				require.NoError(t, resp.Body.Close())
-				require.Equal(t, want, base.count(), "%s: %s", method, tt.why)
+				require.Equal(t, want, base.Count(), "%s: %s", method, tt.why)
 			}
 		})
 	}
@@ -320,7 +320,7 @@ func TestClassifier(t *testing.T) {
 		resp, err := resilient.NewTransport(base, final, resilient.WithTrace(r.trace()), resilient.WithStatusErrors(true)).RoundTrip(get(t))
 		require.Nil(t, resp)
 		require.ErrorIs(t, err, resilient.ErrPaymentRequired)
-		require.Equal(t, 1, base.count())
+		require.Equal(t, 1, base.Count())
 		require.Equal(t, "quota", r.why(t))
 
 		// It may also find a failure temporary, but not what succeeded.
@@ -341,7 +341,7 @@ func TestClassifier(t *testing.T) {
 		resp, err = resilient.NewTransport(base, conflict, every(0)).RoundTrip(post(t))
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
-		require.Equal(t, 1, base.count(), "the method still counts, unless the verdict says Unprocessed")
+		require.Equal(t, 1, base.Count(), "the method still counts, unless the verdict says Unprocessed")
 	})
 }
 
@@ -353,7 +353,7 @@ func TestVerdictWithoutAReason(t *testing.T) {
 	resp, err := resilient.NewTransport(base, zero, resilient.WithTrace(r.trace())).RoundTrip(post(t))
 	require.NoError(t, err)
 	require.NoError(t, resp.Body.Close())
-	require.Equal(t, 1, base.count())
+	require.Equal(t, 1, base.Count())
 	require.Equal(t, "classifier", r.why(t))
 }
 

@@ -38,6 +38,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/resilienthttp/resilient"
+	"github.com/resilienthttp/resilient/resilienttest"
 )
 
 // configuration is one way to set up a Transport. All have to keep the contract.
@@ -171,11 +172,11 @@ var contract = map[string]func(contractTest){
 // outcomes are the ways in which a call can end, each with the number of
 // attempts it takes, of a POST whose body can be replayed.
 func outcomes() map[string]struct {
-	base     *script
+	base     *resilienttest.Script
 	attempts int
 } {
 	return map[string]struct {
-		base     *script
+		base     *resilienttest.Script
 		attempts int
 	}{
 		"success":         {newScript(answer(200)), 1},
@@ -236,7 +237,7 @@ func requestUntouched(t contractTest) {
 
 		requireSameFields(t, before, *req, name)
 		require.True(t, body == req.Body, "%s: the Body field is not replaced", name) //nolint:testifylint // identity
-		require.Equal(t, o.attempts, o.base.count(), name)
+		require.Equal(t, o.attempts, o.base.Count(), name)
 		require.Equal(t, o.attempts-1, opened, "%s: GetBody is for further attempts", name)
 		_, _ = req.GetBody()
 		require.Equal(t, o.attempts, opened, "%s: GetBody is still the caller's", name)
@@ -259,21 +260,21 @@ func everyFieldReachesEveryAttempt(t contractTest) {
 
 	require.NoError(t, err)
 	require.NoError(t, resp.Body.Close())
-	require.Equal(t, 3, base.count())
+	require.Equal(t, 3, base.Count())
 	bodies := map[io.ReadCloser]bool{}
-	for i, s := range base.sent {
-		require.Equal(t, "value", s.req.Context().Value(key{}))
-		require.Equal(t, "payload", s.body, "every attempt sends the whole body")
-		require.NotNil(t, s.req.GetBody, "HTTP/2 replays through it after GOAWAY")
-		bodies[s.req.Body] = true
-		got := *s.req.WithContext(req.Context())
+	for i, s := range base.Attempts() {
+		require.Equal(t, "value", s.Request.Context().Value(key{}))
+		require.Equal(t, "payload", string(s.Body), "every attempt sends the whole body")
+		require.NotNil(t, s.Request.GetBody, "HTTP/2 replays through it after GOAWAY")
+		bodies[s.Request.Body] = true
+		got := *s.Request.WithContext(req.Context())
 		got.Header = got.Header.Clone()
 		got.Header.Del("Idempotency-Key") // by WithIdempotencyKey
 		requireSameFields(t, want, got, fmt.Sprint("attempt ", i+1))
-		s.req.Trailer["X-Sum"] = []string{"x"}
+		s.Request.Trailer["X-Sum"] = []string{"x"}
 		require.Equal(t, "x", req.Trailer.Get("X-Sum"), "Trailer is shared: the caller fills it in while the body is read")
-		delete(s.req.Trailer, "X-Sum")
-		s.req.Trailer["X-Sum"] = nil
+		delete(s.Request.Trailer, "X-Sum")
+		s.Request.Trailer["X-Sum"] = nil
 	}
 	require.Len(t, bodies, 3, "a base may still be reading the body of the attempt before")
 }
@@ -287,8 +288,8 @@ func firstAttemptIsTheCallersRequest(t contractTest) {
 		resp, err := t.over(base).RoundTrip(req)
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
-		require.Same(t, req, base.sent[0].req, "as net/http knows it by its pointer")
-		require.NotSame(t, req, base.sent[1].req, "which the base may not have done with")
+		require.Same(t, req, base.Attempts()[0].Request, "as net/http knows it by its pointer")
+		require.NotSame(t, req, base.Attempts()[1].Request, "which the base may not have done with")
 	}
 }
 
@@ -373,9 +374,9 @@ func requestBodyIsPassedOn(t contractTest) {
 		resp, err := t.over(base).RoundTrip(req)
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
-		for _, s := range base.sent {
-			require.Equal(t, body, s.req.Body, "%s: another would be sent in chunks", name)
-			require.Zero(t, s.req.ContentLength)
+		for _, s := range base.Attempts() {
+			require.Equal(t, body, s.Request.Body, "%s: another would be sent in chunks", name)
+			require.Zero(t, s.Request.ContentLength)
 		}
 	}
 
@@ -384,7 +385,7 @@ func requestBodyIsPassedOn(t contractTest) {
 	resp, err := t.over(base).RoundTrip(req)
 	require.NoError(t, err)
 	require.NoError(t, resp.Body.Close())
-	require.True(t, req.Body == base.sent[0].req.Body, "net/http asks for its type") //nolint:testifylint // identity
+	require.True(t, req.Body == base.Attempts()[0].Request.Body, "net/http asks for its type") //nolint:testifylint // identity
 }
 
 func lengthStaysKnown(t contractTest) {
@@ -626,7 +627,7 @@ func responseOrError(t contractTest) {
 	for name, o := range outcomes() {
 		resp, err := t.over(o.base).RoundTrip(post(t))
 		require.NotEqual(t, resp == nil, err == nil, name)
-		require.Equal(t, o.attempts, o.base.count(), "%s: also of two Transports", name)
+		require.Equal(t, o.attempts, o.base.Count(), "%s: also of two Transports", name)
 		if resp != nil {
 			require.NotNil(t, resp.Body, name)
 			require.NoError(t, resp.Body.Close())
@@ -652,7 +653,7 @@ func brokenBase(t contractTest) {
 		resp, err := t.over(script).RoundTrip(get(t))
 		require.Error(t, err, name)
 		require.Nil(t, resp, name)
-		require.Equal(t, 1, script.count(), "%s: a defect of the base does not pass", name)
+		require.Equal(t, 1, script.Count(), "%s: a defect of the base does not pass", name)
 	}
 	require.Equal(t, 1, body.closes(), "nothing is lost: the dropped response is closed")
 
@@ -672,14 +673,14 @@ func passThrough(t contractTest) {
 	for _, status := range []int{101, 200, 201, 202, 204, 206, 301, 302, 303, 304, 307, 308, 399} {
 		// A 202 that names a time to come back (an Azure habit) was sent four
 		// times by a peer.
-		want, _ := answer(status, "Retry-After", "5", "Location", "http://other.test/")(nil)
+		want, _ := answer(status, "Retry-After", "5", "Location", "http://other.test/")(get(t))
 		base := newScript(func(*http.Request) (*http.Response, error) { return want, nil })
 		transport, start := t.over(base), time.Now()
 		for i := range 2 {
 			resp, err := transport.RoundTrip(post(t))
 			require.NoError(t, err)
 			require.Same(t, want, resp)
-			require.Equal(t, i+1, base.count())
+			require.Equal(t, i+1, base.Count())
 		}
 		require.NoError(t, want.Body.Close())
 		require.Zero(t, time.Since(start), "and nobody waits")
@@ -1142,7 +1143,7 @@ func closesIdleConnections(t contractTest) {
 	require.Zero(t, base.closed, "a peer flushes everybody's idle connections when it gives up")
 	client.CloseIdleConnections()
 	require.Equal(t, 1, base.closed)
-	require.NotPanics(t, t.over(newScript()).CloseIdleConnections, "a base without the method")
+	require.NotPanics(t, t.over(newScript(answer(200))).CloseIdleConnections, "a base without the method")
 }
 
 // manyAtOnce has every request refused once and its connection lost once.

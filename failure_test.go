@@ -63,7 +63,7 @@ func TestTransportErrors(t *testing.T) {
 					resp, err := resilient.NewTransport(base, unbounded()).RoundTrip(req)
 					require.Nil(t, resp)
 					require.ErrorIs(t, err, tt.err)
-					require.Equal(t, want, base.count(), method)
+					require.Equal(t, want, base.Count(), method)
 					var retried *resilient.RetryError
 					require.Equal(t, want > 1, errors.As(err, &retried), "wrapped only after more than one attempt")
 				}
@@ -144,7 +144,7 @@ func TestFinalAnswersBelow(t *testing.T) {
 				base := newScript(fails(tt.err))
 				_, err := resilient.NewTransport(base, unbounded()).RoundTrip(get(t))
 				require.ErrorIs(t, err, tt.err)
-				require.Equal(t, tt.want, base.count())
+				require.Equal(t, tt.want, base.Count())
 				if tt.want == 1 {
 					require.Equal(t, tt.err, err, "the base's own error")
 				}

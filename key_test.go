@@ -165,13 +165,13 @@ func TestANewCredentialIsTriedOnce(t *testing.T) {
 				for _, token := range tt.tokens {
 					call(token)
 				}
-				before, start := base.count(), time.Now()
+				before, start := base.Count(), time.Now()
 				var calls sync.WaitGroup
 				for range 20 {
 					calls.Go(func() { call(tt.new) })
 				}
 				synctest.Wait()
-				require.Equal(t, tt.want, base.count()-before, tt.why)
+				require.Equal(t, tt.want, base.Count()-before, tt.why)
 				calls.Wait()
 				require.Equal(t, tt.accepts, time.Since(start) < time.Second)
 			})
@@ -290,7 +290,7 @@ func TestALimitInForceIsNotForgotten(t *testing.T) {
 			}
 		}
 		require.Zero(t, time.Since(start))
-		require.Equal(t, 1500, base.count())
+		require.Equal(t, 1500, base.Count())
 		time.Sleep(time.Minute)
 		for i := range 1000 {
 			resp, err := transport.RoundTrip(newRequest(t, http.MethodGet, fmt.Sprintf("http://other%d.test", i), ""))

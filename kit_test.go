@@ -16,76 +16,30 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/resilienthttp/resilient"
+	"github.com/resilienthttp/resilient/resilienttest"
 )
 
-// script is a base that answers with its steps in turn, the last one for ever,
-// and notes what it was sent and when.
-type script struct {
-	mu    sync.Mutex
-	steps []step
-	sent  []sent
-}
-
-func (s *script) RoundTrip(req *http.Request) (*http.Response, error) {
-	note := sent{at: time.Now(), header: req.Header.Clone(), req: req}
-	if req.Body != nil {
-		b, err := io.ReadAll(req.Body)
-		_ = req.Body.Close()
-		if err != nil {
-			return nil, err
-		}
-		note.body = string(b)
-	}
-	s.mu.Lock()
-	s.sent = append(s.sent, note)
-	next := s.steps[min(len(s.sent), len(s.steps))-1]
-	s.mu.Unlock()
-	return next(req)
-}
-
-func (s *script) count() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.sent)
-}
-
-// gaps returns the times between what was sent.
-func (s *script) gaps() []time.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var gaps []time.Duration
-	for i := 1; i < len(s.sent); i++ {
-		gaps = append(gaps, s.sent[i].at.Sub(s.sent[i-1].at))
-	}
-	return gaps
-}
-
-// since returns the times at which requests were sent, to the millisecond.
-func (s *script) since(start time.Time) []time.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var at []time.Duration
-	for _, note := range s.sent {
-		at = append(at, note.at.Sub(start).Truncate(time.Millisecond))
-	}
-	return at
-}
-
+// step answers a request. It is a base too.
 type step func(*http.Request) (*http.Response, error)
 
 func (s step) RoundTrip(req *http.Request) (*http.Response, error) { return s(req) }
 
-type sent struct {
-	at     time.Time
-	header http.Header
-	body   string
-	req    *http.Request
+// newScript returns a base that answers with its steps in turn, the last one for
+// ever, and notes what it was sent and when.
+func newScript(steps ...step) *resilienttest.Script {
+	return resilienttest.New(answers(steps)...)
 }
 
-func newScript(steps ...step) *script { return &script{steps: steps} }
+func answers(steps []step) []resilienttest.Answer {
+	all := make([]resilienttest.Answer, len(steps))
+	for i, s := range steps {
+		all[i].Func = s
+	}
+	return all
+}
 
-// newSteps is a base that answers with its steps in turn and leaves the body to
-// them.
+// newSteps returns a base that answers with its steps in turn and leaves the body
+// to them, which a Script reads.
 func newSteps(steps ...step) http.RoundTripper {
 	n := 0
 	return step(func(req *http.Request) (*http.Response, error) {
@@ -105,20 +59,20 @@ func answer(status int, header ...string) step {
 }
 
 func answerWith(status int, body string, header ...string) step {
-	return func(req *http.Request) (*http.Response, error) {
-		h := http.Header{}
-		for i := 0; i < len(header); i += 2 {
-			h.Add(header[i], header[i+1])
-		}
-		return &http.Response{
-			StatusCode: status, Header: h, Request: req, ProtoMajor: 1, ProtoMinor: 1,
-			Body: io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body)),
-		}, nil
-	}
+	a := resilienttest.Status(status, header...)
+	a.Body, a.NoBody = body, body == ""
+	return a.Response
 }
 
-func fails(err error) step {
-	return func(*http.Request) (*http.Response, error) { return nil, err }
+func fails(err error) step { return resilienttest.Answer{Err: err}.Response }
+
+// since returns the times at which requests were sent, to the millisecond.
+func since(base *resilienttest.Script, start time.Time) []time.Duration {
+	var at []time.Duration
+	for _, a := range base.Attempts() {
+		at = append(at, a.At.Sub(start).Truncate(time.Millisecond))
+	}
+	return at
 }
 
 // every retries after exactly d.

@@ -25,7 +25,7 @@ func TestRateLimit(t *testing.T) {
 		transport := resilient.NewTransport(base, resilient.WithRateLimit(10, 3), resilient.WithTrace(r.trace()))
 		start := time.Now()
 		callers(t, transport, 6)
-		require.Equal(t, []time.Duration{0, 0, 0, 100 * ms, 200 * ms, 300 * ms}, base.since(start))
+		require.Equal(t, []time.Duration{0, 0, 0, 100 * ms, 200 * ms, 300 * ms}, since(base, start))
 		require.Len(t, r.waits, 3)
 		for i, w := range r.waits {
 			require.Equal(t, "rate limit", w.Reason)
@@ -42,7 +42,7 @@ func TestAWaitAsLongAsMaxWait(t *testing.T) {
 		for range 3 {
 			callers(t, transport, 1)
 		}
-		require.Equal(t, []time.Duration{0, time.Second, 2 * time.Second}, base.since(start))
+		require.Equal(t, []time.Duration{0, time.Second, 2 * time.Second}, since(base, start))
 	})
 }
 
@@ -53,7 +53,7 @@ func TestRateLimitAppliesToRetries(t *testing.T) {
 		resp, err := resilient.NewTransport(base, every(0), resilient.WithRateLimit(1, 1)).RoundTrip(get(t))
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
-		require.Equal(t, []time.Duration{0, time.Second, 2 * time.Second, 3 * time.Second}, base.since(start))
+		require.Equal(t, []time.Duration{0, time.Second, 2 * time.Second, 3 * time.Second}, since(base, start))
 	})
 }
 
@@ -174,7 +174,7 @@ func TestWaitersWhoGiveUpLeaveNoTrace(t *testing.T) {
 		cancel(gone)
 		wg.Wait()
 		callers(t, transport, 2)
-		require.Equal(t, []time.Duration{0, time.Second, 2 * time.Second}, base.since(start), "as if they had never been")
+		require.Equal(t, []time.Duration{0, time.Second, 2 * time.Second}, since(base, start), "as if they had never been")
 
 		ended, end := context.WithCancel(t.Context())
 		end()
@@ -207,7 +207,7 @@ func TestManyWaitersGiveUpAtOnce(t *testing.T) {
 		cancel()
 		waiting.Wait()
 		require.Zero(t, transport.Snapshot().Keys[0].Waiting)
-		require.Equal(t, 1, base.count())
+		require.Equal(t, 1, base.Count())
 	})
 }
 
@@ -222,7 +222,7 @@ func TestAPanickingWaitHookLeavesTheLine(t *testing.T) {
 			_, _ = transport.RoundTrip(get(t).WithContext(resilient.ContextWithOptions(t.Context(), hook)))
 		})
 		callers(t, transport, 1)
-		require.Equal(t, []time.Duration{0, time.Second}, base.since(start))
+		require.Equal(t, []time.Duration{0, time.Second}, since(base, start))
 	})
 }
 
@@ -259,7 +259,7 @@ func TestLimitError(t *testing.T) {
 				require.NotImplements(t, (*interface{ Timeout() bool })(nil), err)
 				require.Contains(t, err.Error(), "client-side rate limit")
 				require.Zero(t, time.Since(start), "at once")
-				require.Equal(t, 1, base.count(), "nothing was sent")
+				require.Equal(t, 1, base.Count(), "nothing was sent")
 				require.Equal(t, "limited", r.why(t))
 				require.Zero(t, r.done[0].Attempts)
 				require.Empty(t, r.waits)
@@ -299,7 +299,7 @@ func TestHintAndLimitAreWaitedForTogether(t *testing.T) {
 		base := newScript(answer(500, "Retry-After", "50"), answer(200))
 		start := time.Now()
 		callers(t, resilient.NewTransport(base, every(0), resilient.WithRateLimit(rate.Limit(1.0/70), 1)), 1)
-		require.Equal(t, []time.Duration{0, 70 * time.Second}, base.since(start))
+		require.Equal(t, []time.Duration{0, 70 * time.Second}, since(base, start))
 	})
 }
 
@@ -388,7 +388,7 @@ func TestLimiterOption(t *testing.T) {
 		transport := resilient.NewTransport(base, every(0), resilient.WithLimiter(rate.NewLimiter(1, 1)), resilient.WithTrace(r.trace()))
 		start := time.Now()
 		callers(t, transport, 1)
-		require.Equal(t, []time.Duration{0, time.Second}, base.since(start), "retries take tokens too")
+		require.Equal(t, []time.Duration{0, time.Second}, since(base, start), "retries take tokens too")
 		require.Equal(t, "limiter", r.waits[0].Reason)
 		require.Equal(t, time.Second, r.waits[0].Duration)
 
@@ -475,7 +475,7 @@ func TestLimiterFor(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, resp.Body.Close())
 		}
-		require.Equal(t, []time.Duration{0, 0, 0, 0, time.Second}, base.since(start))
+		require.Equal(t, []time.Duration{0, 0, 0, 0, time.Second}, since(base, start))
 	})
 }
 
@@ -517,7 +517,7 @@ func TestLimiterIsAskedOnceForEachAttempt(t *testing.T) {
 		base := newScript(answer(500), answer(429), fails(io.EOF), answer(200))
 		asked := 0
 		counting := limiterFunc(func(context.Context) error {
-			require.Equal(t, asked, base.count(), "before the attempt")
+			require.Equal(t, asked, base.Count(), "before the attempt")
 			asked++
 			return nil
 		})
@@ -533,7 +533,7 @@ func TestPauseThatBeginsInTheLimiter(t *testing.T) {
 		transport := resilient.NewTransport(base, every(0), resilient.WithLimiter(slow))
 		start := time.Now()
 		callers(t, transport, 1+1)
-		at := base.since(start)
+		at := since(base, start)
 		require.Equal(t, 5*time.Second, at[0])
 		for _, d := range at[1:] {
 			require.True(t, d == 5*time.Second || d >= 35*time.Second, "%v", at)

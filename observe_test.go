@@ -57,10 +57,10 @@ func TestPauseIsShared(t *testing.T) {
 					2010 * ms, 2010 * ms,
 					2020 * ms, 2020 * ms, 2020 * ms, 2020 * ms,
 					2030 * ms,
-				}, base.since(start))
+				}, since(base, start))
 				require.Equal(t, "pause", r.waits[len(r.waits)-1].Reason)
 				callers(t, transport, 20)
-				require.Equal(t, base.since(start)[10], base.since(start)[29], "then it is open")
+				require.Equal(t, since(base, start)[10], since(base, start)[29], "then it is open")
 			})
 		})
 	}
@@ -77,7 +77,7 @@ func TestPauseCostsOneRefusal(t *testing.T) {
 			return answer(200)(req)
 		})
 		callers(t, resilient.NewTransport(base, every(0), resilient.WithMaxAttempts(10)), 64)
-		refused := base.count() - 64
+		refused := base.Count() - 64
 		require.LessOrEqual(t, refused, 4, "not one for each of 64 callers")
 	})
 }
@@ -96,7 +96,7 @@ func TestPauseOfARateLimitedKeyIsNoBurst(t *testing.T) {
 		transport := resilient.NewTransport(base, every(0), resilient.WithRateLimit(20, 20))
 		start := time.Now()
 		callers(t, transport, 4)
-		require.Equal(t, []time.Duration{0, 10 * time.Second, 10010 * ms, 10010 * ms, 10020 * ms}, base.since(start))
+		require.Equal(t, []time.Duration{0, 10 * time.Second, 10010 * ms, 10010 * ms, 10020 * ms}, since(base, start))
 	})
 }
 
@@ -112,7 +112,7 @@ func TestAScoutThatHangsDoesNotHoldUpTheRest(t *testing.T) {
 		callers(t, transport, 4)
 		require.Equal(t, []time.Duration{
 			0, 5 * time.Second, 6 * time.Second, 7 * time.Second, 7 * time.Second,
-		}, base.since(start), "one more goes each second, and two for each that is accepted")
+		}, since(base, start), "one more goes each second, and two for each that is accepted")
 	})
 }
 
@@ -129,7 +129,7 @@ func TestReopeningHoldsBackNewcomers(t *testing.T) {
 		callers(t, transport, 1)
 		time.Sleep(5500 * ms) // nobody waits when the pause ends
 		callers(t, transport, 3)
-		require.Equal(t, []time.Duration{0, 5500 * ms, 5510 * ms, 5510 * ms}, base.since(start))
+		require.Equal(t, []time.Duration{0, 5500 * ms, 5510 * ms, 5510 * ms}, since(base, start))
 		require.Len(t, r.waits, 2)
 		require.Equal(t, "pause", r.waits[0].Reason)
 		require.InDelta(t, 500*ms, r.waits[0].Duration, float64(ms), "the next goes a second after the scout might have")
@@ -162,7 +162,7 @@ func TestPauseLongerThanMaxWait(t *testing.T) {
 		var limited *resilient.LimitError
 		require.ErrorAs(t, err, &limited)
 		require.Equal(t, resilient.LimitError{Reason: "pause", Wait: 3541 * time.Second}, *limited)
-		require.Equal(t, 1, base.count(), "nothing was sent")
+		require.Equal(t, 1, base.Count(), "nothing was sent")
 
 		time.Sleep(time.Second)
 		resp, err = transport.RoundTrip(get(t))
@@ -185,10 +185,10 @@ func TestAPauseFarLongerThanMaxWait(t *testing.T) {
 				}
 				time.Sleep(time.Second)
 			}
-			for i, at := range base.since(start) {
+			for i, at := range since(base, start) {
 				require.Equal(t, time.Duration(i)*time.Minute, at, hint)
 			}
-			require.Equal(t, 10, base.count(), "one goes each time WithMaxWait has passed")
+			require.Equal(t, 10, base.Count(), "one goes each time WithMaxWait has passed")
 		})
 	}
 	synctest.Test(t, func(t *testing.T) {
@@ -209,7 +209,7 @@ func TestAPauseFarLongerThanMaxWait(t *testing.T) {
 			})
 		}
 		calls.Wait()
-		require.Equal(t, []time.Duration{0, time.Minute + 10*ms, 2*time.Minute + 20*ms, 2*time.Minute + 20*ms}, base.since(start))
+		require.Equal(t, []time.Duration{0, time.Minute + 10*ms, 2*time.Minute + 20*ms, 2*time.Minute + 20*ms}, since(base, start))
 	})
 }
 
@@ -223,7 +223,7 @@ func TestALongPauseIsForgotten(t *testing.T) {
 		callers(t, transport, 1)
 		start := time.Now()
 		callers(t, transport, 1)
-		require.Equal(t, 4, base.count())
+		require.Equal(t, 4, base.Count())
 		require.Equal(t, 2*time.Second, time.Since(start).Truncate(ms))
 	})
 }
@@ -237,7 +237,7 @@ func TestTheRetryThatSucceedsReopensTheKey(t *testing.T) {
 		transport := resilient.NewTransport(base, every(0))
 		callers(t, transport, 1)
 		callers(t, transport, 2)
-		require.Equal(t, []time.Duration{0, time.Second, time.Second, time.Second}, base.since(start))
+		require.Equal(t, []time.Duration{0, time.Second, time.Second, time.Second}, since(base, start))
 	})
 }
 
@@ -246,7 +246,7 @@ func TestARetryMindsAPauseThatBeganMeanwhile(t *testing.T) {
 		base := newScript(answer(429), answer(429, "Retry-After", "10"), answer(200))
 		start := time.Now()
 		callers(t, resilient.NewTransport(base, every(time.Second)), 2)
-		at := base.since(start)
+		at := since(base, start)
 		require.Len(t, at, 4)
 		require.GreaterOrEqual(t, at[2], 10*time.Second)
 	})
@@ -332,7 +332,7 @@ func TestManyHints(t *testing.T) {
 		base := newScript(answer(429, header...), answer(200))
 		start := time.Now()
 		callers(t, resilient.NewTransport(base, every(0)), 1)
-		require.Contains(t, []time.Duration{0, 7 * time.Second}, base.since(start)[1])
+		require.Contains(t, []time.Duration{0, 7 * time.Second}, since(base, start)[1])
 	})
 }
 
@@ -611,7 +611,7 @@ func TestLoneRefusalsMeasureNothing(t *testing.T) {
 					}
 					time.Sleep(gap)
 				}
-				require.Equal(t, 2*len(tt.steps), base.count())
+				require.Equal(t, 2*len(tt.steps), base.Count())
 				for i := range 100 { // a call a second
 					start := time.Now()
 					resp, err := transport.RoundTrip(get(t))

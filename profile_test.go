@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/resilienthttp/resilient"
+	"github.com/resilienthttp/resilient/resilienttest"
 )
 
 func TestProfileRules(t *testing.T) {
@@ -78,10 +79,10 @@ func TestProfileRules(t *testing.T) {
 				e := rec.attempts[0].APIError
 				require.Equal(t, tt.kind, e.Kind)
 				if tt.hint == final {
-					require.Equal(t, 1, base.count())
+					require.Equal(t, 1, base.Count())
 					return
 				}
-				require.Equal(t, 2, base.count())
+				require.Equal(t, 2, base.Count())
 				require.Equal(t, tt.hint, e.RetryAfter)
 			})
 		})
@@ -129,14 +130,14 @@ func TestErrorIn2xx(t *testing.T) {
 	const busy = `{"failed":true,"code":"busy"}`
 	synctest.Test(t, func(t *testing.T) {
 		asked := 0
-		with := func(method string, opts ...resilient.Option) (*script, *http.Response, error) {
+		with := func(method string, opts ...resilient.Option) (*resilienttest.Script, *http.Response, error) {
 			base := newScript(answerWith(202, busy, "Content-Type", "application/json"))
 			resp, err := resilient.NewTransport(base, append(opts, failing(&asked))...).RoundTrip(newRequest(t, method, "http://api.test/", ""))
 			return base, resp, err
 		}
 		base, resp, err := with("GET")
 		require.NoError(t, err)
-		require.Equal(t, 4, base.count(), "temporary by its rule")
+		require.Equal(t, 4, base.Count(), "temporary by its rule")
 		require.JSONEq(t, busy, readAll(t, resp))
 		e, ok := resilient.ErrorFromResponse(resp)
 		require.True(t, ok)
@@ -149,7 +150,7 @@ func TestErrorIn2xx(t *testing.T) {
 		base, resp, err = with("POST")
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
-		require.Equal(t, 1, base.count(), "it may have been processed")
+		require.Equal(t, 1, base.Count(), "it may have been processed")
 
 		_, resp, err = with("POST", resilient.WithStatusErrors(true))
 		require.Nil(t, resp)

@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/resilienthttp/resilient"
+	"github.com/resilienthttp/resilient/resilienttest"
 )
 
 func TestMethodGate(t *testing.T) {
@@ -70,7 +71,7 @@ func TestMethodGate(t *testing.T) {
 				if err == nil {
 					require.NoError(t, resp.Body.Close())
 				}
-				require.Equal(t, tt.want, base.count())
+				require.Equal(t, tt.want, base.Count())
 			}
 		})
 	}
@@ -88,20 +89,20 @@ func TestIdempotencyKey(t *testing.T) {
 	resp, err := transport.RoundTrip(req)
 	require.NoError(t, err)
 	require.NoError(t, resp.Body.Close())
-	require.Equal(t, 3, base.count(), "a POST with a key may be sent again")
-	for _, s := range base.sent {
-		require.Equal(t, "key1", s.header.Get("Idempotency-Key"), "one key for each call")
-		require.Equal(t, "payload", s.body)
+	require.Equal(t, 3, base.Count(), "a POST with a key may be sent again")
+	for _, s := range base.Attempts() {
+		require.Equal(t, "key1", s.Header.Get("Idempotency-Key"), "one key for each call")
+		require.Equal(t, "payload", string(s.Body))
 	}
 	require.Empty(t, req.Header, "the caller's header map is not written to")
 
-	base.sent = nil
+	base.Reset()
 	req = post(t)
 	req.Header.Set("Idempotency-Key", "mine")
 	resp, err = transport.RoundTrip(req)
 	require.NoError(t, err)
 	require.NoError(t, resp.Body.Close())
-	require.Equal(t, "mine", base.sent[2].header.Get("Idempotency-Key"), "never over the caller's")
+	require.Equal(t, "mine", base.Attempts()[2].Header.Get("Idempotency-Key"), "never over the caller's")
 
 	resp, err = transport.RoundTrip(get(t))
 	require.NoError(t, err)
@@ -113,8 +114,8 @@ func TestIdempotencyKey(t *testing.T) {
 	resp, err = resilient.NewTransport(base, none).RoundTrip(post(t))
 	require.NoError(t, err)
 	require.NoError(t, resp.Body.Close())
-	require.Equal(t, 1, base.count())
-	require.NotContains(t, base.sent[0].header, "Idempotency-Key")
+	require.Equal(t, 1, base.Count())
+	require.NotContains(t, base.Attempts()[0].Header, "Idempotency-Key")
 }
 
 func TestBodies(t *testing.T) {
@@ -264,7 +265,7 @@ func TestGetBodyFails(t *testing.T) {
 			resp, err := resilient.NewTransport(base, resilient.WithTrace(r.trace())).RoundTrip(req)
 			require.NoError(t, err, "the response is not lost")
 			require.NoError(t, resp.Body.Close())
-			require.Equal(t, 1, base.count())
+			require.Equal(t, 1, base.Count())
 			require.Equal(t, "body error", r.why(t))
 		})
 	}
@@ -370,7 +371,7 @@ func TestMemoryOfAHugeBodyWithoutGetBody(t *testing.T) {
 func TestRequestCancelEndsAWait(t *testing.T) {
 	for _, tt := range []struct {
 		name string
-		base *script
+		base *resilienttest.Script
 		opts []resilient.Option
 		sent int
 	}{
@@ -393,10 +394,10 @@ func TestRequestCancelEndsAWait(t *testing.T) {
 				req, canceled := get(t), make(chan struct{})
 				req.Cancel = canceled //nolint:staticcheck // SA1019: deprecated, and promised to work
 				if tt.name == "before an attempt" {
-					tt.base.steps = []step{func(*http.Request) (*http.Response, error) {
+					tt.base.Reset(resilienttest.Answer{Func: func(*http.Request) (*http.Response, error) {
 						close(canceled)
 						return nil, io.EOF
-					}}
+					}})
 				} else {
 					time.AfterFunc(3*time.Second, func() { close(canceled) })
 				}
@@ -409,7 +410,7 @@ func TestRequestCancelEndsAWait(t *testing.T) {
 					require.ErrorIs(t, err, context.Canceled)
 					require.Equal(t, 3*time.Second, time.Since(start))
 				}
-				require.Equal(t, tt.sent, tt.base.count())
+				require.Equal(t, tt.sent, tt.base.Count())
 			})
 		})
 	}

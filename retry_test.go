@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/resilienthttp/resilient"
+	"github.com/resilienthttp/resilient/resilienttest"
 )
 
 func TestAttempts(t *testing.T) {
@@ -31,7 +32,7 @@ func TestAttempts(t *testing.T) {
 				base := newScript(answer(500))
 				resp, err := resilient.NewTransport(base, resilient.WithMaxAttempts(n), resilient.WithTrace(r.trace())).RoundTrip(get(t))
 				require.NoError(t, err, "exhaustion does not lose the response")
-				require.Equal(t, n, base.count())
+				require.Equal(t, n, base.Count())
 				require.Equal(t, "out of attempts", r.why(t))
 				require.Contains(t, readAll(t, resp), `"message":"m"`, "the last body is whole")
 			})
@@ -55,10 +56,10 @@ func TestBackOffIntervals(t *testing.T) {
 		resp, err := transport.RoundTrip(get(t))
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
-		require.Equal(t, []time.Duration{1 * time.Second, 3 * time.Second, 5 * time.Second, 5 * time.Second}, base.gaps())
+		require.Equal(t, []time.Duration{1 * time.Second, 3 * time.Second, 5 * time.Second, 5 * time.Second}, base.Gaps())
 		require.Equal(t, 1, made, "one policy for each request that is retried: they keep state")
 
-		base.steps = []step{answer(200)}
+		base.Reset(resilienttest.Status(200))
 		resp, err = transport.RoundTrip(get(t))
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
@@ -77,7 +78,7 @@ func TestBackOffMaxIntervalIncludesJitter(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
 		distinct := map[time.Duration]bool{}
-		for _, gap := range base.gaps() {
+		for _, gap := range base.Gaps() {
 			require.LessOrEqual(t, gap, time.Second)
 			require.GreaterOrEqual(t, gap, time.Second/2)
 			distinct[gap] = true
@@ -93,7 +94,7 @@ func TestDefaultBackOff(t *testing.T) {
 			resp, err := resilient.NewTransport(base).RoundTrip(get(t))
 			require.NoError(t, err)
 			require.NoError(t, resp.Body.Close())
-			for i, gap := range base.gaps() {
+			for i, gap := range base.Gaps() {
 				mean := 500 * time.Millisecond << i
 				require.InDelta(t, mean, gap, float64(mean)/2+1, "never zero after a 429")
 			}
@@ -110,7 +111,7 @@ func TestIsolatedFailureIsRetriedSoon(t *testing.T) {
 			resp, err := resilient.NewTransport(base).RoundTrip(get(t))
 			require.NoError(t, err)
 			require.NoError(t, resp.Body.Close())
-			require.InDelta(t, 262500*time.Microsecond, base.gaps()[0], float64(12500*time.Microsecond))
+			require.InDelta(t, 262500*time.Microsecond, base.Gaps()[0], float64(12500*time.Microsecond))
 		}
 
 		longest := time.Duration(0)
@@ -122,8 +123,8 @@ func TestIsolatedFailureIsRetriedSoon(t *testing.T) {
 				require.NoError(t, err)
 				require.NoError(t, resp.Body.Close())
 			}
-			require.Equal(t, 4, base.count())
-			longest = max(longest, base.gaps()[2])
+			require.Equal(t, 4, base.Count())
+			longest = max(longest, base.Gaps()[2])
 		}
 		require.Greater(t, longest, 275*ms, "once a retry has failed, the intervals are what the policy says")
 	})
@@ -141,7 +142,7 @@ func TestBackOffStops(t *testing.T) {
 			resp, err := resilient.NewTransport(base, resilient.WithBackOff(f), resilient.WithTrace(r.trace())).RoundTrip(get(t))
 			require.NoError(t, err)
 			require.NoError(t, resp.Body.Close())
-			require.Equal(t, 1, base.count(), "Stop is -1 and must not reach a timer")
+			require.Equal(t, 1, base.Count(), "Stop is -1 and must not reach a timer")
 			require.Equal(t, "backoff stopped", r.why(t))
 		})
 	}
@@ -162,8 +163,8 @@ func TestHintIsAFloor(t *testing.T) {
 				resp, err := resilient.NewTransport(base, every(tt.policy)).RoundTrip(get(t))
 				require.NoError(t, err)
 				require.NoError(t, resp.Body.Close())
-				require.GreaterOrEqual(t, base.gaps()[0], tt.least, tt.why)
-				require.LessOrEqual(t, base.gaps()[0], tt.most, tt.why)
+				require.GreaterOrEqual(t, base.Gaps()[0], tt.least, tt.why)
+				require.LessOrEqual(t, base.Gaps()[0], tt.most, tt.why)
 			}
 		}
 	})
@@ -183,7 +184,7 @@ func TestHugeHintDoesNotOverflow(t *testing.T) {
 		resp, err := resilient.NewTransport(base, every(time.Second), forever, resilient.WithMaxWait(math.MaxInt64)).RoundTrip(get(t).WithContext(ctx))
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
-		require.Equal(t, 1, base.count())
+		require.Equal(t, 1, base.Count())
 	})
 }
 
@@ -228,7 +229,7 @@ func TestWaitsThatCannotSucceedAreNotBegun(t *testing.T) {
 				require.Equal(t, 429, resp.StatusCode)
 				require.Equal(t, tt.hint, resp.Header.Get("Retry-After"), "with the full hint")
 				require.NoError(t, resp.Body.Close())
-				require.Equal(t, tt.attempts, base.count())
+				require.Equal(t, tt.attempts, base.Count())
 				require.Equal(t, tt.took, time.Since(start))
 				require.Equal(t, tt.why, r.why(t))
 			})
@@ -274,7 +275,7 @@ func TestNeverSentIsProven(t *testing.T) {
 			base := newScript(tt.base)
 			_, err := resilient.NewTransport(base, every(0), unbounded()).RoundTrip(post(t))
 			require.Error(t, err)
-			require.Equal(t, tt.want, base.count())
+			require.Equal(t, tt.want, base.Count())
 		})
 	}
 }
@@ -341,7 +342,7 @@ func TestAnswersToOurOwnRetry(t *testing.T) {
 				resp, err := resilient.NewTransport(base, opt, unbounded()).RoundTrip(post(t))
 				require.NoError(t, err)
 				require.NoError(t, resp.Body.Close())
-				require.Equal(t, tt.want, base.count(), tt.why)
+				require.Equal(t, tt.want, base.Count(), tt.why)
 				require.Equal(t, tt.final, resp.StatusCode)
 			})
 		})
@@ -365,8 +366,8 @@ func TestExpectationFailed(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
 		require.Equal(t, 201, resp.StatusCode, "of any method: the request was refused by its header")
-		require.Equal(t, "payload", base.sent[1].body)
-		require.Equal(t, 2, base.count())
+		require.Equal(t, "payload", string(base.Attempts()[1].Body))
+		require.Equal(t, 2, base.Count())
 		require.Zero(t, time.Since(start), "there is nothing to wait for")
 		require.Equal(t, "100-continue", req.Header.Get("Expect"), "the caller's request is not written to")
 
@@ -374,12 +375,12 @@ func TestExpectationFailed(t *testing.T) {
 		resp, err = resilient.NewTransport(base).RoundTrip(req)
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
-		require.Equal(t, 2, base.count(), "a second one is about something else")
+		require.Equal(t, 2, base.Count(), "a second one is about something else")
 		base = newScript(answer(417))
 		resp, err = resilient.NewTransport(base).RoundTrip(post(t))
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
-		require.Equal(t, 1, base.count(), "nothing was expected")
+		require.Equal(t, 1, base.Count(), "nothing was expected")
 	})
 }
 
@@ -532,7 +533,7 @@ func TestAttemptTimeoutIsToldFromTheCallers(t *testing.T) {
 		require.True(t, timeout.Timeout())
 		require.NotErrorIs(t, err, context.DeadlineExceeded)
 		require.NotErrorIs(t, err, context.Canceled)
-		require.Equal(t, 4, base.count())
+		require.Equal(t, 4, base.Count())
 		var retried *resilient.RetryError
 		require.ErrorAs(t, err, &retried)
 		require.Equal(t, 4, retried.Attempts)
@@ -543,12 +544,12 @@ func TestAttemptTimeoutIsToldFromTheCallers(t *testing.T) {
 		base = newScript(hang)
 		_, err = resilient.NewTransport(base, resilient.WithAttemptTimeout(time.Second)).RoundTrip(get(t).WithContext(ctx))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-		require.Equal(t, 1, base.count())
+		require.Equal(t, 1, base.Count())
 
 		base = newScript(hang)
 		_, err = resilient.NewTransport(base, resilient.WithAttemptTimeout(time.Second)).RoundTrip(post(t))
 		require.Error(t, err)
-		require.Equal(t, 1, base.count(), "a POST that timed out may have been processed")
+		require.Equal(t, 1, base.Count(), "a POST that timed out may have been processed")
 	})
 }
 
@@ -631,7 +632,7 @@ func TestContextEndsWhileWaiting(t *testing.T) {
 				require.Equal(t, 3*time.Second, time.Since(start))
 				require.ErrorIs(t, err, cause)
 				require.True(t, tt.last(err), "neither hides the other: %v", err)
-				require.Equal(t, 1, base.count())
+				require.Equal(t, 1, base.Count())
 				require.Equal(t, "canceled", r.why(t))
 				require.Contains(t, err.Error(), "resilient: gave up after attempt 1: shutting down (before: ")
 			})
@@ -662,7 +663,7 @@ func TestContextEndsDuringTheErrorBody(t *testing.T) {
 		require.NoError(t, err, "there is a response")
 		require.NoError(t, resp.Body.Close())
 		require.Equal(t, time.Millisecond, time.Since(start))
-		require.Equal(t, 1, base.count())
+		require.Equal(t, 1, base.Count())
 	})
 }
 
@@ -734,7 +735,7 @@ func TestAPanicBeforeTheAttemptClosesTheBody(t *testing.T) {
 				transport := resilient.NewTransport(base, resilient.WithRateLimit(1, 1), resilient.WithReplayBuffer(buffer), tt.opt)
 				require.PanicsWithValue(t, "hook", func() { _, _ = transport.RoundTrip(req) })
 				require.Equal(t, 1, body.closes())
-				require.Zero(t, base.count())
+				require.Zero(t, base.Count())
 			})
 		}
 	}
@@ -789,7 +790,7 @@ func TestNoRetryMark(t *testing.T) {
 				resp, err := resilient.NewTransport(base, every(0), resilient.WithNoRetryMark(on)).
 					RoundTrip(newRequest(t, tt.method, "http://api.test/v1", ""))
 				require.NoError(t, err)
-				require.Equal(t, tt.sent, base.count())
+				require.Equal(t, tt.sent, base.Count())
 				want := kept.Clone()
 				if on && tt.marked {
 					maps.Copy(want, marks)

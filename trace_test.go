@@ -23,6 +23,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/resilienthttp/resilient"
+	"github.com/resilienthttp/resilient/resilienttest"
 )
 
 func TestTrace(t *testing.T) {
@@ -143,7 +144,7 @@ func TestLoggerWritesWhatIsDocumented(t *testing.T) {
 		written[r.Message+" | "+strings.ToLower(r.Level.String())+" | "+strings.Join(attrs, ", ")] = true
 	}))
 	synctest.Test(t, func(t *testing.T) {
-		for _, base := range []*script{
+		for _, base := range []*resilienttest.Script{
 			newScript(answer(200)),
 			newScript(answer(500), fails(io.EOF), answer(200)),
 			newScript(answer(404)),

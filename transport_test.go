@@ -135,9 +135,9 @@ func TestLayers(t *testing.T) {
 					require.NoError(t, err)
 					require.JSONEq(t, `{"ok":true}`, readAll(t, resp))
 				}
-				require.Equal(t, tt.asked, base.count(), tt.why)
+				require.Equal(t, tt.asked, base.Count(), tt.why)
 				for i, want := range tt.signatures {
-					require.Equal(t, want, strings.Join(base.sent[i].header.Values("Signature"), " "), tt.why)
+					require.Equal(t, want, strings.Join(base.Attempts()[i].Header.Values("Signature"), " "), tt.why)
 				}
 
 				resp, err := (&http.Client{Transport: tt.outer(tt.inner(newScript(answer(404))))}).Do(get(t))
@@ -183,7 +183,7 @@ func TestOneTransportOverAnother(t *testing.T) {
 					apiErr, _ = resilient.ErrorFromResponse(resp)
 					require.NoError(t, resp.Body.Close())
 				}
-				require.Equal(t, tt.sent, base.count())
+				require.Equal(t, tt.sent, base.Count())
 				require.Equal(t, tt.attempts > 0, apiErr != nil)
 				if apiErr != nil {
 					require.Equal(t, tt.attempts, apiErr.Attempts, "those of both")
@@ -204,11 +204,11 @@ func TestDefaultBaseIsLookedUpAtCallTime(t *testing.T) {
 		resp, err := transport.RoundTrip(get(t))
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
-		require.Equal(t, 4, base.count())
+		require.Equal(t, 4, base.Count())
 		resp, err = zero.RoundTrip(get(t))
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
-		require.Equal(t, 5, base.count(), "the zero Transport does not retry")
+		require.Equal(t, 5, base.Count(), "the zero Transport does not retry")
 	})
 }
 
@@ -219,7 +219,7 @@ func TestZeroTransportDoesNotPause(t *testing.T) {
 	defer func() { http.DefaultTransport = saved }()
 	http.DefaultTransport = base
 	callers(t, transport, 3)
-	require.Equal(t, 3, base.count(), "each request is sent once")
+	require.Equal(t, 3, base.Count(), "each request is sent once")
 }
 
 func TestNonsensePanics(t *testing.T) {
@@ -265,14 +265,14 @@ func TestContextWithOptions(t *testing.T) {
 
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
-		require.Equal(t, 2, base.count(), "the innermost wins")
+		require.Equal(t, 2, base.Count(), "the innermost wins")
 		require.Len(t, one.attempts, 2, "outer options stay")
 		require.Len(t, all.attempts, 2, "the Transport's hooks are called too")
 
 		resp, err = transport.RoundTrip(get(t))
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
-		require.Equal(t, 2+4, base.count(), "other requests are as before")
+		require.Equal(t, 2+4, base.Count(), "other requests are as before")
 		require.Len(t, one.attempts, 2)
 	})
 }
