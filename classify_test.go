@@ -74,17 +74,20 @@ func TestStatusTable(t *testing.T) {
 	} {
 		t.Run(strconv.Itoa(tt.status)+strings.Join(tt.header, " "), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				for method, want := range map[string]int{"GET": tt.get, "POST": tt.post} {
+				for _, way := range []struct {
+					method string
+					want   int
+				}{{"GET", tt.get}, {"POST", tt.post}} {
 					base := newScript(answer(tt.status, tt.header...))
-					resp, err := resilient.NewTransport(base, unbounded()).RoundTrip(newRequest(t, method, "http://api.test/", ""))
+					resp, err := resilient.NewTransport(base, unbounded()).RoundTrip(newRequest(t, way.method, "http://api.test/", ""))
 					require.NoError(t, err)
-					require.Equal(t, want, base.Count(), "%s: %s", method, tt.why)
+					require.Equal(t, way.want, base.Count(), "%s: %s", way.method, tt.why)
 					apiErr, ok := resilient.ErrorFromResponse(resp)
 					require.True(t, ok)
 					require.Equal(t, tt.status, apiErr.StatusCode)
 					require.Equal(t, tt.kind, apiErr.Kind)
 					require.ErrorIs(t, apiErr, tt.sentinel)
-					require.Equal(t, want, apiErr.Attempts)
+					require.Equal(t, way.want, apiErr.Attempts)
 					require.NotEqual(t, "none", apiErr.Kind.String())
 					for _, other := range []error{
 						resilient.ErrInvalidRequest, resilient.ErrPaymentRequired, resilient.ErrAuthentication,
@@ -248,12 +251,15 @@ func TestShouldRetry(t *testing.T) {
 		{answer(500, "X-Should-Retry", "maybe", "Stripe-Should-Retry", "false"), 1, 1, "the first that can be understood"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			for method, want := range map[string]int{"GET": tt.get, "POST": tt.post} {
+			for _, way := range []struct {
+				method string
+				want   int
+			}{{"GET", tt.get}, {"POST", tt.post}} {
 				base := newScript(tt.answer)
-				resp, err := resilient.NewTransport(base).RoundTrip(newRequest(t, method, "http://api.test/", ""))
+				resp, err := resilient.NewTransport(base).RoundTrip(newRequest(t, way.method, "http://api.test/", ""))
 				require.NoError(t, err)
 				require.NoError(t, resp.Body.Close())
-				require.Equal(t, want, base.Count(), "%s: %s", method, tt.why)
+				require.Equal(t, way.want, base.Count(), "%s: %s", way.method, tt.why)
 			}
 		})
 	}

@@ -99,15 +99,21 @@ func TestErrorFromResponseOfAnyOrigin(t *testing.T) {
 func TestErrorFromResponseAfterAnSDK(t *testing.T) {
 	// An SDK reads and closes the body, and http.Client wraps it if it has a
 	// Timeout: the error object was lost then.
-	for name, body := range map[string]string{"body": `{"code":"c"}`, "none": ""} {
-		t.Run(name, func(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		body string
+	}{
+		{"body", `{"code":"c"}`},
+		{"none", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
 			paid := resilient.WithClassifier(func(a resilient.AttemptInfo) resilient.Verdict {
 				a.Verdict.Kind = resilient.KindPaymentRequired
 				return a.Verdict
 			})
 			base := step(func(req *http.Request) (*http.Response, error) {
-				resp, err := answerWith(404, body)(req)
-				if body == "" {
+				resp, err := answerWith(404, tt.body)(req)
+				if tt.body == "" {
 					resp.Body = http.NoBody
 				}
 				return resp, err
@@ -115,13 +121,13 @@ func TestErrorFromResponseAfterAnSDK(t *testing.T) {
 			client := &http.Client{Timeout: time.Minute, Transport: resilient.NewTransport(base, paid)}
 			resp, err := client.Do(get(t))
 			require.NoError(t, err)
-			require.Equal(t, body, readAll(t, resp))
+			require.Equal(t, tt.body, readAll(t, resp))
 			e, ok := resilient.ErrorFromResponse(resp)
 			require.True(t, ok)
 			require.Equal(t, 1, e.Attempts)
 			require.ErrorIs(t, e, resilient.ErrPaymentRequired, "the classifier's kind, as in the other two ways")
-			require.Equal(t, body, string(e.Body))
-			if body != "" {
+			require.Equal(t, tt.body, string(e.Body))
+			if tt.body != "" {
 				require.Equal(t, "c", e.Code)
 			}
 		})

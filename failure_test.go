@@ -54,18 +54,21 @@ func TestTransportErrors(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				for method, want := range map[string]int{"GET": tt.get, "POST": tt.post} {
+				for _, way := range []struct {
+					method string
+					want   int
+				}{{"GET", tt.get}, {"POST", tt.post}} {
 					base := newScript(fails(tt.err))
-					req := newRequest(t, method, "http://api.test/", "")
+					req := newRequest(t, way.method, "http://api.test/", "")
 					if tt.edit != nil {
 						tt.edit(req)
 					}
 					resp, err := resilient.NewTransport(base, unbounded()).RoundTrip(req)
 					require.Nil(t, resp)
 					require.ErrorIs(t, err, tt.err)
-					require.Equal(t, want, base.Count(), method)
+					require.Equal(t, way.want, base.Count(), way.method)
 					var retried *resilient.RetryError
-					require.Equal(t, want > 1, errors.As(err, &retried), "wrapped only after more than one attempt")
+					require.Equal(t, way.want > 1, errors.As(err, &retried), "wrapped only after more than one attempt")
 				}
 			})
 		})

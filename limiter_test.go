@@ -271,22 +271,22 @@ func TestLimitError(t *testing.T) {
 func TestRetryThatTheLimitWouldHoldTooLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(answer(500))
-		for name, ctx := range map[string]func() (context.Context, context.CancelFunc){
-			"max wait": func() (context.Context, context.CancelFunc) { return context.WithCancel(t.Context()) },
-			"deadline": func() (context.Context, context.CancelFunc) { return context.WithTimeout(t.Context(), 9*time.Second) },
+		for _, tt := range []struct {
+			why      string
+			longest  time.Duration
+			deadline time.Duration
+		}{
+			{"max wait", 9500 * ms, time.Hour},
+			{"deadline", time.Minute, 9 * time.Second},
 		} {
 			var r recorder
-			longest := 9500 * ms
-			if name == "deadline" {
-				longest = time.Minute
-			}
-			transport := resilient.NewTransport(base, every(0), resilient.WithRateLimit(0.1, 1), resilient.WithMaxWait(longest), resilient.WithTrace(r.trace()))
-			ctx, cancel := ctx()
+			transport := resilient.NewTransport(base, every(0), resilient.WithRateLimit(0.1, 1), resilient.WithMaxWait(tt.longest), resilient.WithTrace(r.trace()))
+			ctx, cancel := context.WithTimeout(t.Context(), tt.deadline)
 			resp, err := transport.RoundTrip(get(t).WithContext(ctx))
 			require.NoError(t, err, "the response now, rather than an error later")
 			require.Equal(t, 500, resp.StatusCode)
 			require.NoError(t, resp.Body.Close())
-			require.Equal(t, name, r.why(t))
+			require.Equal(t, tt.why, r.why(t))
 			cancel()
 		}
 	})
@@ -393,19 +393,20 @@ func TestLimiterOption(t *testing.T) {
 		require.Equal(t, time.Second, r.waits[0].Duration)
 
 		// x/time/rate refuses with an error that has no type.
-		for name, ctx := range map[string]func() (context.Context, context.CancelFunc){
-			"deadline": func() (context.Context, context.CancelFunc) {
-				return context.WithTimeout(t.Context(), time.Millisecond)
-			},
-			"max wait": func() (context.Context, context.CancelFunc) {
-				return resilient.ContextWithOptions(t.Context(), resilient.WithMaxWait(time.Millisecond)), func() {}
-			},
+		for _, tt := range []struct {
+			name     string
+			deadline time.Duration
+			longest  time.Duration
+		}{
+			{"deadline", time.Millisecond, time.Minute},
+			{"max wait", time.Hour, time.Millisecond},
 		} {
-			ctx, cancel := ctx()
+			ctx := resilient.ContextWithOptions(t.Context(), resilient.WithMaxWait(tt.longest))
+			ctx, cancel := context.WithTimeout(ctx, tt.deadline)
 			now := time.Now()
 			_, err := transport.RoundTrip(get(t).WithContext(ctx))
 			var limited *resilient.LimitError
-			require.ErrorAs(t, err, &limited, name)
+			require.ErrorAs(t, err, &limited, tt.name)
 			require.Equal(t, "limiter", limited.Reason)
 			require.ErrorContains(t, err, "would exceed context deadline")
 			require.NotErrorIs(t, err, context.DeadlineExceeded)

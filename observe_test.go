@@ -23,17 +23,20 @@ import (
 )
 
 func TestPauseIsShared(t *testing.T) {
-	for name, rejection := range map[string]step{
-		"429": answer(429, "Retry-After", "2"),
-		"503": answer(503, "Retry-After", "2"),
+	for _, tt := range []struct {
+		name      string
+		rejection step
+	}{
+		{"429", answer(429, "Retry-After", "2")},
+		{"503", answer(503, "Retry-After", "2")},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				rejected := false
 				base := newScript(func(req *http.Request) (*http.Response, error) {
 					if !rejected {
 						rejected = true
-						return rejection(req)
+						return tt.rejection(req)
 					}
 					time.Sleep(10 * ms)
 					return answer(200)(req)
@@ -432,8 +435,14 @@ func TestLearnedRate(t *testing.T) {
 // were taken for one wait, longer than WithMaxWait; and without a hint, because
 // those in front were refused again and again until they had no attempts left.
 func TestAMinuteThatIsUsedUp(t *testing.T) {
-	for name, tell := range map[string]bool{"with Retry-After": true, "without a hint": false} {
-		t.Run(name, func(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		tell bool
+	}{
+		{"with Retry-After", true},
+		{"without a hint", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var mu sync.Mutex
 				start, accepted, refused := time.Now(), map[int]int{}, 0
@@ -451,7 +460,7 @@ func TestAMinuteThatIsUsedUp(t *testing.T) {
 					switch {
 					case ok:
 						return answer(200)(req)
-					case tell:
+					case tt.tell:
 						left := time.Until(start.Add(time.Duration(minute+1) * time.Minute))
 						return answer(429, "Retry-After", strconv.Itoa(int(left.Seconds())+1))(req)
 					}

@@ -200,12 +200,14 @@ func TestWhich2xxBodiesAreLookedAt(t *testing.T) {
 func TestStreamsAreNotHeldBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked := 0
-		for name, tt := range map[string]struct {
+		for _, tt := range []struct {
+			name  string
 			chunk string
 			held  time.Duration
+			why   string
 		}{
-			"long":  {strings.Repeat("x", 64<<10), 0},
-			"drips": {`{"failed":`, time.Second},
+			{"long", strings.Repeat("x", 64<<10), 0, "an error object is not so long"},
+			{"drips", `{"failed":`, time.Second, "it may be one, and a second is the most it is given"},
 		} {
 			r, w := io.Pipe()
 			base := step(func(*http.Request) (*http.Response, error) {
@@ -220,7 +222,7 @@ func TestStreamsAreNotHeldBack(t *testing.T) {
 			start := time.Now()
 			resp, err := resilient.NewTransport(base, failing(&asked)).RoundTrip(get(t))
 			require.NoError(t, err)
-			require.Equal(t, tt.held, time.Since(start), name)
+			require.Equal(t, tt.held, time.Since(start), "%s: %s", tt.name, tt.why)
 			require.Equal(t, tt.chunk+"true}", readAll(t, resp), "whole")
 			_, failed := resilient.ErrorFromResponse(resp)
 			require.False(t, failed, "what was not known in time is a success")

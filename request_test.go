@@ -151,12 +151,15 @@ func TestBodies(t *testing.T) {
 		{"pipe, no buffer", pipe, 0, []string{"payload"}, "body not replayable"},
 		{"pipe, buffer", pipe, 1 << 20, []string{"payload", "payload", "payload"}, "success"},
 	} {
-		for name, failure := range map[string]func(http.ResponseWriter){
-			"status":  func(w http.ResponseWriter) { w.WriteHeader(http.StatusInternalServerError) },
-			"EOF":     func(http.ResponseWriter) { panic(http.ErrAbortHandler) },
-			"timeout": func(http.ResponseWriter) { time.Sleep(2 * time.Second) },
+		for _, failure := range []struct {
+			name string
+			fail func(http.ResponseWriter)
+		}{
+			{"status", func(w http.ResponseWriter) { w.WriteHeader(http.StatusInternalServerError) }},
+			{"EOF", func(http.ResponseWriter) { panic(http.ErrAbortHandler) }},
+			{"timeout", func(http.ResponseWriter) { time.Sleep(2 * time.Second) }},
 		} {
-			t.Run(tt.name+"/"+name, func(t *testing.T) {
+			t.Run(tt.name+"/"+failure.name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					var mu sync.Mutex
 					var got []string
@@ -167,7 +170,7 @@ func TestBodies(t *testing.T) {
 						n := len(got)
 						mu.Unlock()
 						if n < 3 {
-							failure(w)
+							failure.fail(w)
 						}
 					})
 					var r recorder
@@ -253,15 +256,18 @@ func TestAbandonedReaderOfARecordedBody(t *testing.T) {
 }
 
 func TestGetBodyFails(t *testing.T) {
-	for name, f := range map[string]func() (io.ReadCloser, error){
-		"error": func() (io.ReadCloser, error) { return nil, errors.New("gone") },
-		"nil":   func() (io.ReadCloser, error) { return nil, nil },
+	for _, tt := range []struct {
+		name    string
+		getBody func() (io.ReadCloser, error)
+	}{
+		{"error", func() (io.ReadCloser, error) { return nil, errors.New("gone") }},
+		{"nil", func() (io.ReadCloser, error) { return nil, nil }},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(tt.name, func(t *testing.T) {
 			var r recorder
 			base := newScript(answer(429))
 			req := post(t)
-			req.GetBody = f
+			req.GetBody = tt.getBody
 			resp, err := resilient.NewTransport(base, resilient.WithTrace(r.trace())).RoundTrip(req)
 			require.NoError(t, err, "the response is not lost")
 			require.NoError(t, resp.Body.Close())
@@ -311,8 +317,14 @@ func TestUploadAnsweredEarly(t *testing.T) {
 	// The server answers before it has read the 8 MiB: the base may still be
 	// reading the first body while the second attempt begins. Run with -race.
 	payload := bytes.Repeat([]byte("0123456789abcdef"), 8<<20/16)
-	for name, buffer := range map[string]int64{"GetBody": 0, "replay buffer": 16 << 20} {
-		t.Run(name, func(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		buffer int64
+	}{
+		{"GetBody", 0},
+		{"replay buffer", 16 << 20},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
 			var mu sync.Mutex
 			hits := 0
 			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -334,10 +346,10 @@ func TestUploadAnsweredEarly(t *testing.T) {
 			defer base.CloseIdleConnections()
 			req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, srv.URL, bytes.NewReader(payload))
 			require.NoError(t, err)
-			if buffer > 0 {
+			if tt.buffer > 0 {
 				req.GetBody = nil
 			}
-			resp, err := resilient.NewTransport(base, every(0), resilient.WithMaxAttempts(10), resilient.WithReplayBuffer(buffer)).RoundTrip(req)
+			resp, err := resilient.NewTransport(base, every(0), resilient.WithMaxAttempts(10), resilient.WithReplayBuffer(tt.buffer)).RoundTrip(req)
 			require.NoError(t, err)
 			require.NoError(t, resp.Body.Close())
 			require.Equal(t, http.StatusOK, resp.StatusCode)

@@ -131,15 +131,18 @@ func TestIsolatedFailureIsRetriedSoon(t *testing.T) {
 }
 
 func TestBackOffStops(t *testing.T) {
-	for name, f := range map[string]func() backoff.BackOff{
-		"stop":        func() backoff.BackOff { return &backoff.StopBackOff{} },
-		"no policy":   func() backoff.BackOff { return nil },
-		"max retries": func() backoff.BackOff { return backoff.WithMaxRetries(&backoff.ZeroBackOff{}, 0) },
+	for _, tt := range []struct {
+		name   string
+		policy func() backoff.BackOff
+	}{
+		{"stop", func() backoff.BackOff { return &backoff.StopBackOff{} }},
+		{"no policy", func() backoff.BackOff { return nil }},
+		{"max retries", func() backoff.BackOff { return backoff.WithMaxRetries(&backoff.ZeroBackOff{}, 0) }},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(tt.name, func(t *testing.T) {
 			var r recorder
 			base := newScript(answer(429, "Retry-After", "1"))
-			resp, err := resilient.NewTransport(base, resilient.WithBackOff(f), resilient.WithTrace(r.trace())).RoundTrip(get(t))
+			resp, err := resilient.NewTransport(base, resilient.WithBackOff(tt.policy), resilient.WithTrace(r.trace())).RoundTrip(get(t))
 			require.NoError(t, err)
 			require.NoError(t, resp.Body.Close())
 			require.Equal(t, 1, base.Count(), "Stop is -1 and must not reach a timer")
@@ -386,15 +389,22 @@ func TestExpectationFailed(t *testing.T) {
 
 func TestConnectionIsReused(t *testing.T) {
 	// 1,000 retries over connections that were not drained took a peer 1,001.
-	for name, body := range map[string]string{"empty": "", "16 KiB": strings.Repeat("x", 16<<10), "chunked": strings.Repeat("x", 60<<10)} {
-		t.Run(name, func(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		body string
+	}{
+		{"empty", ""},
+		{"16 KiB", strings.Repeat("x", 16<<10)},
+		{"chunked", strings.Repeat("x", 60<<10)},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				hits := 0
 				conns := map[string]bool{}
 				base := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 					if hits++; hits < 100 {
 						w.WriteHeader(http.StatusInternalServerError)
-						_, _ = io.WriteString(w, body)
+						_, _ = io.WriteString(w, tt.body)
 					}
 				})
 				base.MaxConnsPerHost = 1 // a body left open would block for ever
@@ -480,13 +490,16 @@ func TestEndlessErrorBodyIsBounded(t *testing.T) {
 func TestPanickingBodyIsAnError(t *testing.T) {
 	// The beginning of an error body is read in a goroutine, where a panic
 	// would end the process.
-	for name, read := range map[string]readerFunc{
-		"panic":      func([]byte) (int, error) { panic("body") },
-		"impossible": func(p []byte) (int, error) { return len(p) + 1, nil },
+	for _, tt := range []struct {
+		name string
+		read readerFunc
+	}{
+		{"panic", func([]byte) (int, error) { panic("body") }},
+		{"impossible", func(p []byte) (int, error) { return len(p) + 1, nil }},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(tt.name, func(t *testing.T) {
 			resp, err := resilient.NewTransport(step(func(*http.Request) (*http.Response, error) {
-				return &http.Response{StatusCode: 404, Header: http.Header{}, Body: io.NopCloser(read)}, nil
+				return &http.Response{StatusCode: 404, Header: http.Header{}, Body: io.NopCloser(tt.read)}, nil
 			})).RoundTrip(get(t))
 			require.NoError(t, err)
 			_, err = io.ReadAll(resp.Body)
@@ -569,20 +582,26 @@ func TestAttemptTimeoutBeforeAConnectionIsProvenUnsent(t *testing.T) {
 }
 
 func TestAttemptTimeoutReleasesItsContext(t *testing.T) {
-	for name, body := range map[string]string{"body": "x", "no body": ""} {
-		t.Run(name, func(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		body string
+	}{
+		{"body", "x"},
+		{"no body", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
 			var attempt context.Context
 			base := step(func(req *http.Request) (*http.Response, error) {
 				attempt = req.Context()
-				resp, _ := answerWith(200, body)(req)
-				if body == "" {
+				resp, _ := answerWith(200, tt.body)(req)
+				if tt.body == "" {
 					resp.Body = http.NoBody
 				}
 				return resp, nil
 			})
 			resp, err := resilient.NewTransport(base, resilient.WithAttemptTimeout(time.Hour)).RoundTrip(get(t))
 			require.NoError(t, err)
-			if body == "" {
+			if tt.body == "" {
 				require.Equal(t, http.NoBody, resp.Body, "net/http looks for it")
 			} else {
 				require.NoError(t, attempt.Err(), "not before the body is read")
@@ -688,23 +707,26 @@ func TestPanicsLeaveNothingBehind(t *testing.T) {
 
 func TestPanickingHooksLeaveNoBodyOpen(t *testing.T) {
 	boom := func() { panic("hook") }
-	for name, opt := range map[string]resilient.Option{
-		"AttemptDone": resilient.WithTrace(&resilient.Trace{AttemptDone: func(resilient.AttemptInfo) { boom() }}),
-		"Done":        resilient.WithTrace(&resilient.Trace{Done: func(resilient.DoneInfo) { boom() }}),
-		"classifier":  resilient.WithClassifier(func(resilient.AttemptInfo) resilient.Verdict { boom(); return resilient.Verdict{} }),
-		"backoff":     resilient.WithBackOff(func() backoff.BackOff { boom(); return nil }),
+	for _, tt := range []struct {
+		name string
+		opt  resilient.Option
+	}{
+		{"AttemptDone", resilient.WithTrace(&resilient.Trace{AttemptDone: func(resilient.AttemptInfo) { boom() }})},
+		{"Done", resilient.WithTrace(&resilient.Trace{Done: func(resilient.DoneInfo) { boom() }})},
+		{"classifier", resilient.WithClassifier(func(resilient.AttemptInfo) resilient.Verdict { boom(); return resilient.Verdict{} })},
+		{"backoff", resilient.WithBackOff(func() backoff.BackOff { boom(); return nil })},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(tt.name, func(t *testing.T) {
 			body := &trackedBody{Reader: strings.NewReader("x")}
 			base := step(func(*http.Request) (*http.Response, error) {
 				return &http.Response{StatusCode: 500, Header: http.Header{}, Body: body}, nil
 			})
 			attempts := resilient.WithMaxAttempts(1)
-			if name == "backoff" {
+			if tt.name == "backoff" {
 				attempts = nil
 			}
 			for i, asErrors := range []bool{false, true} {
-				transport := resilient.NewTransport(base, opt, attempts, resilient.WithStatusErrors(asErrors))
+				transport := resilient.NewTransport(base, tt.opt, attempts, resilient.WithStatusErrors(asErrors))
 				require.PanicsWithValue(t, "hook", func() { _, _ = transport.RoundTrip(get(t)) })
 				require.Equal(t, i+1, body.closes(), "once each")
 			}

@@ -91,22 +91,24 @@ func TestSnapshotOfALearnedRate(t *testing.T) {
 }
 
 func TestSnapshotNamesItsKeys(t *testing.T) {
-	for name, tt := range map[string]struct {
+	for _, tt := range []struct {
+		name   string
 		opts   []resilient.Option
 		url    string
 		header string
 		want   string
 	}{
-		"host":       {url: "http://api.test/v1?q=secret", want: `^http://api\.test$`},
-		"port":       {url: "https://API.test:8443/", want: `^https://api\.test:8443$`},
-		"credential": {url: "http://api.test/", header: "Bearer secret", want: `^http://api\.test #[0-9a-f]{8}$`},
-		"userinfo":   {url: "http://secret:secret@api.test/", want: `^http://api\.test #[0-9a-f]{8}$`},
-		"own key": {
+		{name: "host", url: "http://api.test/v1?q=secret", want: `^http://api\.test$`},
+		{name: "port", url: "https://API.test:8443/", want: `^https://api\.test:8443$`},
+		{name: "credential", url: "http://api.test/", header: "Bearer secret", want: `^http://api\.test #[0-9a-f]{8}$`},
+		{name: "userinfo", url: "http://secret:secret@api.test/", want: `^http://api\.test #[0-9a-f]{8}$`},
+		{
+			name: "own key",
 			opts: []resilient.Option{resilient.WithLimitKey(func(*http.Request) string { return "account 42" })},
 			url:  "http://api.test/", want: `^account 42$`,
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(tt.name, func(t *testing.T) {
 			transport := resilient.NewTransport(newScript(answer(200)), append(tt.opts, resilient.WithRateLimit(1, 1))...)
 			req := newRequest(t, http.MethodGet, tt.url, "")
 			if tt.header != "" {

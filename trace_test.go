@@ -162,23 +162,26 @@ func TestLoggerWritesWhatIsDocumented(t *testing.T) {
 // A port that echoes made net/http put the request line, query and all, into
 // its error, and so into the log.
 func TestLoggerLeavesOutWhatIsQuoted(t *testing.T) {
-	for text, want := range map[string]string{
-		`malformed HTTP status code "/?key=secret"`:     `malformed HTTP status code ""`,
-		`bad "secret \" secret" and "secret\\", closed`: `bad "" and "", closed`,
-		`cut "secret`: `cut "`,
-		`ends in "\`:  `ends in "`,
-		`no quote \`:  `no quote \`,
+	for _, tt := range []struct {
+		text, want string
+		why        string
+	}{
+		{`malformed HTTP status code "/?key=secret"`, `malformed HTTP status code ""`, "what was sent is quoted"},
+		{`bad "secret \" secret" and "secret\\", closed`, `bad "" and "", closed`, "an escaped quote ends nothing"},
+		{`cut "secret`, `cut "`, "a quotation may be cut short"},
+		{`ends in "\`, `ends in "`, "in the middle of an escape too"},
+		{`no quote \`, `no quote \`, "a backslash means nothing outside"},
 	} {
 		var log struct {
 			Error string `json:"error"`
 		}
 		var out bytes.Buffer
 		logger := slog.New(slog.NewJSONHandler(&out, nil))
-		_, err := resilient.NewTransport(newScript(fails(errors.New(text))),
+		_, err := resilient.NewTransport(newScript(fails(errors.New(tt.text))),
 			resilient.WithMaxAttempts(1), resilient.WithLogger(logger)).RoundTrip(get(t))
-		require.EqualError(t, err, text, "the error itself is the base's own")
+		require.EqualError(t, err, tt.text, "the error itself is the base's own")
 		require.NoError(t, json.NewDecoder(&out).Decode(&log))
-		require.Equal(t, want, log.Error)
+		require.Equal(t, tt.want, log.Error, tt.why)
 	}
 }
 
@@ -192,19 +195,21 @@ func TestLoggerSaysWhenACallFails(t *testing.T) {
 	require.NotContains(t, out.String(), `attempt started`, "debug records are not written at info")
 }
 
-// secretPaths are paths that are credentials, as bots and webhooks have them,
-// each with the part that must not be shown.
-func secretPaths() map[string]string {
-	return map[string]string{
-		"/bot110201543:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw/getUpdates": "AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw",
-		"/services/T00/B00/XXXX":                             "XXXX",
-		"/api/webhooks/223704706495545344/dQw4w9WgXcQ":       "dQw4w9WgXcQ",
-		"/hooks/catch/123456/abc123x/":                       "abc123x",
-		"/trigger/door/with/key/hunter2":                     "hunter2",
-		"/password/reset/hunter2":                            "hunter2",
-		"/v1/sk-proj-Ab3dEf6hIj9kLm2nOp5q/x":                 "Ab3dEf6hIj9kLm2nOp5q",
-		"/f81d4fae-7dec-11d0-a765-00a0c91e6bf6":              "f81d4fae",
-		"/integration/0123456789abcdef0123456789abcdef/test": "0123456789abcdef",
+// secretPath is a path that is a credential, as bots and webhooks have them, and
+// the part of it that must not be shown.
+type secretPath struct{ path, secret string }
+
+func secretPaths() []secretPath {
+	return []secretPath{
+		{"/bot110201543:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw/getUpdates", "AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw"},
+		{"/services/T00/B00/XXXX", "XXXX"},
+		{"/api/webhooks/223704706495545344/dQw4w9WgXcQ", "dQw4w9WgXcQ"},
+		{"/hooks/catch/123456/abc123x/", "abc123x"},
+		{"/trigger/door/with/key/hunter2", "hunter2"},
+		{"/password/reset/hunter2", "hunter2"},
+		{"/v1/sk-proj-Ab3dEf6hIj9kLm2nOp5q/x", "Ab3dEf6hIj9kLm2nOp5q"},
+		{"/f81d4fae-7dec-11d0-a765-00a0c91e6bf6", "f81d4fae"},
+		{"/integration/0123456789abcdef0123456789abcdef/test", "0123456789abcdef"},
 	}
 }
 
@@ -249,11 +254,11 @@ func everything(t *testing.T, target string, opts ...resilient.Option) string {
 // The path of a request may be a credential. No secret in one is in the log, in
 // what hooks are told, or in the texts of errors.
 func TestNoSecretsInPaths(t *testing.T) {
-	for path, secret := range secretPaths() {
+	for _, tt := range secretPaths() {
 		synctest.Test(t, func(t *testing.T) {
-			target := "https://user:hunter2@api.test" + path + "?key=hunter2"
+			target := "https://user:hunter2@api.test" + tt.path + "?key=hunter2"
 			shown := everything(t, target)
-			require.NotContains(t, shown, secret)
+			require.NotContains(t, shown, tt.secret)
 			require.NotContains(t, shown, "hunter2")
 			require.Contains(t, shown, "***")
 			for _, kind := range []string{"start ", "attempt ", "wait ", "done "} {
@@ -262,7 +267,7 @@ func TestNoSecretsInPaths(t *testing.T) {
 			require.Contains(t, shown, "error resilient: gave up")
 
 			search := everything(t, target, resilient.WithLogPath(func(req *http.Request) string { return req.URL.Path }))
-			require.Contains(t, search, secret, "the search would find it")
+			require.Contains(t, search, tt.secret, "the search would find it")
 		})
 	}
 }

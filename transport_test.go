@@ -223,30 +223,33 @@ func TestZeroTransportDoesNotPause(t *testing.T) {
 }
 
 func TestNonsensePanics(t *testing.T) {
-	for name, f := range map[string]func(){
-		"attempts":         func() { resilient.WithMaxAttempts(0) },
-		"backoff":          func() { resilient.WithBackOff(nil) },
-		"max wait":         func() { resilient.WithMaxWait(-1) },
-		"attempt timeout":  func() { resilient.WithAttemptTimeout(-1) },
-		"budget ratio":     func() { resilient.WithRetryBudget(-1, 0) },
-		"budget NaN":       func() { resilient.WithRetryBudget(nan, 0) },
-		"budget floor":     func() { resilient.WithRetryBudget(0, inf) },
-		"key func":         func() { resilient.WithIdempotencyKey(nil) },
-		"replay buffer":    func() { resilient.WithReplayBuffer(-1) },
-		"classifier":       func() { resilient.WithClassifier(nil) },
-		"rate":             func() { resilient.WithRateLimit(0, 1) },
-		"rate NaN":         func() { resilient.WithRateLimit(rate.Limit(nan), 1) },
-		"burst":            func() { resilient.WithRateLimit(1, 0) },
-		"limiter":          func() { resilient.WithLimiter(nil) },
-		"limiter func":     func() { resilient.WithLimiterFor(nil) },
-		"limit key":        func() { resilient.WithLimitKey(nil) },
-		"trace":            func() { resilient.WithTrace(nil) },
-		"added trace":      func() { resilient.NewTransport(nil).AddTrace(nil) },
-		"shared in ctx":    func() { resilient.ContextWithOptions(t.Context(), resilient.WithRateLimit(1, 1)) },
-		"no budget in ctx": func() { resilient.ContextWithOptions(t.Context(), resilient.WithRetryBudget(0, 0)) },
-		"budget in ctx":    func() { resilient.ContextWithOptions(t.Context(), resilient.WithRetryBudget(1, 1)) },
+	for _, tt := range []struct {
+		name string
+		make func()
+	}{
+		{"attempts", func() { resilient.WithMaxAttempts(0) }},
+		{"backoff", func() { resilient.WithBackOff(nil) }},
+		{"max wait", func() { resilient.WithMaxWait(-1) }},
+		{"attempt timeout", func() { resilient.WithAttemptTimeout(-1) }},
+		{"budget ratio", func() { resilient.WithRetryBudget(-1, 0) }},
+		{"budget NaN", func() { resilient.WithRetryBudget(nan, 0) }},
+		{"budget floor", func() { resilient.WithRetryBudget(0, inf) }},
+		{"key func", func() { resilient.WithIdempotencyKey(nil) }},
+		{"replay buffer", func() { resilient.WithReplayBuffer(-1) }},
+		{"classifier", func() { resilient.WithClassifier(nil) }},
+		{"rate", func() { resilient.WithRateLimit(0, 1) }},
+		{"rate NaN", func() { resilient.WithRateLimit(rate.Limit(nan), 1) }},
+		{"burst", func() { resilient.WithRateLimit(1, 0) }},
+		{"limiter", func() { resilient.WithLimiter(nil) }},
+		{"limiter func", func() { resilient.WithLimiterFor(nil) }},
+		{"limit key", func() { resilient.WithLimitKey(nil) }},
+		{"trace", func() { resilient.WithTrace(nil) }},
+		{"added trace", func() { resilient.NewTransport(nil).AddTrace(nil) }},
+		{"shared in ctx", func() { resilient.ContextWithOptions(t.Context(), resilient.WithRateLimit(1, 1)) }},
+		{"no budget in ctx", func() { resilient.ContextWithOptions(t.Context(), resilient.WithRetryBudget(0, 0)) }},
+		{"budget in ctx", func() { resilient.ContextWithOptions(t.Context(), resilient.WithRetryBudget(1, 1)) }},
 	} {
-		t.Run(name, func(t *testing.T) { require.Panics(t, f) })
+		t.Run(tt.name, func(t *testing.T) { require.Panics(t, tt.make) })
 	}
 	require.NotPanics(t, func() {
 		resilient.NewTransport(nil, nil, resilient.WithLogger(nil), resilient.WithRateLimit(rate.Inf, 0))
@@ -349,23 +352,28 @@ type stub struct{ resp *http.Response }
 
 func (s stub) RoundTrip(*http.Request) (*http.Response, error) { return s.resp, nil }
 
-func stubs() map[string]http.RoundTripper {
+type overStub struct {
+	name      string
+	transport http.RoundTripper
+}
+
+func stubs() []overStub {
 	base := stub{&http.Response{StatusCode: 200, Body: http.NoBody}}
-	return map[string]http.RoundTripper{
-		"bare":       base,
-		"default":    resilient.NewTransport(base),
-		"rate limit": resilient.NewTransport(base, resilient.WithRateLimit(1e9, 1e9)),
-		"limiter":    resilient.NewTransport(base, resilient.WithLimiter(rate.NewLimiter(1e9, 1e9))),
+	return []overStub{
+		{"bare", base},
+		{"default", resilient.NewTransport(base)},
+		{"rate limit", resilient.NewTransport(base, resilient.WithRateLimit(1e9, 1e9))},
+		{"limiter", resilient.NewTransport(base, resilient.WithLimiter(rate.NewLimiter(1e9, 1e9)))},
 	}
 }
 
 func TestSuccessAllocatesNothing(t *testing.T) {
-	for name, transport := range stubs() {
-		t.Run(name, func(t *testing.T) {
+	for _, tt := range stubs() {
+		t.Run(tt.name, func(t *testing.T) {
 			for _, req := range []*http.Request{get(t), newRequest(t, http.MethodPut, "http://api.test/v1", "payload")} {
 				req.Header.Set("Authorization", "Bearer token")
 				require.Zero(t, testing.AllocsPerRun(100, func() {
-					if _, err := transport.RoundTrip(req); err != nil {
+					if _, err := tt.transport.RoundTrip(req); err != nil {
 						t.Error(err)
 					}
 				}))
@@ -379,12 +387,11 @@ func TestSuccessAllocatesNothing(t *testing.T) {
 func BenchmarkSuccess(b *testing.B) {
 	req := httptest.NewRequestWithContext(b.Context(), http.MethodGet, "http://api.test/v1", nil)
 	req.Header.Set("Authorization", "Bearer token")
-	all := stubs()
-	for _, name := range []string{"bare", "default", "rate limit", "limiter"} {
-		b.Run(name, func(b *testing.B) {
+	for _, tt := range stubs() {
+		b.Run(tt.name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := all[name].RoundTrip(req); err != nil {
+				if _, err := tt.transport.RoundTrip(req); err != nil {
 					b.Fatal(err)
 				}
 			}
