@@ -47,6 +47,7 @@ type configuration struct {
 	twice    bool // one Transport over another, as by mistake
 	asErrors bool // error statuses are errors
 	copies   bool // also the first attempt is a copy of the request
+	watches  bool // request bodies are wrapped, to see when they are read
 }
 
 // over returns a Transport over base, with more options if given.
@@ -68,7 +69,7 @@ func configurations() map[string]configuration {
 		"replay buffer":   {opts: []resilient.Option{resilient.WithReplayBuffer(1 << 20)}},
 		"status errors":   {opts: []resilient.Option{resilient.WithStatusErrors(true)}, asErrors: true},
 		"no retry mark":   {opts: []resilient.Option{resilient.WithNoRetryMark(true)}},
-		"attempt timeout": {opts: []resilient.Option{resilient.WithAttemptTimeout(time.Minute)}, copies: true},
+		"attempt timeout": {opts: []resilient.Option{resilient.WithAttemptTimeout(time.Minute)}, copies: true, watches: true},
 		"trace and log": {opts: []resilient.Option{
 			resilient.WithTrace((&recorder{}).trace()), resilient.WithTrace(&resilient.Trace{}),
 			resilient.WithLogger(slog.New(slog.DiscardHandler)), resilient.WithLogPath((*http.Request).UserAgent),
@@ -380,6 +381,9 @@ func requestBodyIsPassedOn(t contractTest) {
 		}
 	}
 
+	if t.watches {
+		return
+	}
 	base := newScript(answer(200))
 	req := post(t)
 	resp, err := t.over(base).RoundTrip(req)

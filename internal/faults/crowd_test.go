@@ -91,15 +91,14 @@ type crowdAttempt struct {
 	answer     scripted // err: also the end of the call's context
 }
 
-// rejected reports whether the server turned the request away unprocessed, and
-// named a wait.
+// rejected reports whether the server named a wait that holds for the whole key.
 func (a *crowdAttempt) rejected() bool {
 	return a.answer.err == nil && a.answer.hint > 0 && (a.answer.status == 429 || a.answer.status == 503)
 }
 
 // processed reports whether the server may have acted upon the request.
 func (a *crowdAttempt) processed() bool {
-	return a.answer.status != 429 && (a.answer.status != 503 || a.answer.hint < 0)
+	return a.answer.status != 429
 }
 
 // run makes the calls, and checks what is promised of them.

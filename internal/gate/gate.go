@@ -4,7 +4,7 @@
 //
 //   - a pause, because the server said until when it refuses everything;
 //   - the reopening after a pause or a refusal, see the states;
-//   - the pace, once it is known what the limit is, see package pace;
+//   - the pace, once the limit is known, see package pace;
 //   - the token bucket of a limit that the user set.
 //
 // An attempt that is held back waits in a queue. A timer is set to the next
@@ -181,8 +181,8 @@ func (g *Gate) RetryDelay(now time.Time) time.Duration {
 	return d
 }
 
-// serve lets everybody pass who may go now, and sets the timer for the next. It
-// is called whenever something has changed.
+// serve lets all attempts pass that may go now, and sets the timer for the next
+// one. It is called whenever something has changed.
 func (g *Gate) serve(now time.Time) {
 	if g.timer != nil {
 		g.timer.Stop()
@@ -215,7 +215,7 @@ func (g *Gate) pass(now time.Time) pace.Stamp {
 	return stamp
 }
 
-// estimate returns how long an attempt would wait at least, and for what. How
+// estimate returns how long an attempt would wait at least, and why. How
 // long a reopening takes is up to the server, so it is not foreseen.
 func (g *Gate) estimate(now time.Time, a Attempt) (time.Duration, string) {
 	d, reason := g.hold(now)

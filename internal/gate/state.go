@@ -7,7 +7,7 @@ import (
 	"github.com/resilienthttp/resilient/internal/waithint"
 )
 
-// state is what the gate does apart from the pace and the bucket.
+// state is the state of the gate, apart from the pace and the bucket.
 //
 //	open       nothing holds attempts back
 //	paused     the server refuses everything until a stated time; then reopening,
@@ -85,8 +85,8 @@ func (g *Gate) resume(now time.Time) {
 	}
 }
 
-// hold returns how long the next attempt is held back, and by what. It is the one
-// place that knows: all else goes by it.
+// hold returns how long the next attempt is held back, and the reason. It is the
+// one place that knows: all else goes by it.
 func (g *Gate) hold(now time.Time) (time.Duration, string) {
 	g.resume(now)
 	switch g.state {
@@ -234,7 +234,7 @@ func (g *Gate) Ended(s Stamp, now time.Time, accepted bool) {
 	g.serve(now)
 }
 
-// Advertised tells the gate of what the server says remains of its quota. Then a
+// Advertised tells the gate how much remains of a quota by the server's word. Then a
 // short hint is no more than the time until there is one left for the next
 // request.
 func (g *Gate) Advertised(s Stamp, now time.Time, q waithint.Quota) {

@@ -69,7 +69,7 @@ type Stamp struct {
 	Sent time.Time
 }
 
-// Pace is what is known of one limit. The zero Pace knows nothing, and lets
+// Pace is the pace of one limit. The zero Pace knows nothing, and lets
 // everything go; so does a nil one, which must not be told anything.
 type Pace struct {
 	rate        float64   // attempts a second that may go; 0: not known
@@ -229,7 +229,7 @@ func (p *Pace) Sent(now time.Time) Stamp {
 	}
 	p.sent++
 	p.last = now
-	if p.rate > 0 && !p.Advertised() { // who goes by what is told runs up no debt
+	if p.rate > 0 && !p.Advertised() { // a client that goes by an advertised quota runs up no debt
 		gap := Seconds(1 / p.rate)
 		p.idle = p.idle || now.Sub(p.next) > gap
 		if earliest := now.Add(-catchUp); p.next.Before(earliest) {
@@ -273,7 +273,7 @@ func (p *Pace) Refused(t Stamp, now time.Time, learning bool) bool {
 	}
 	p.lastNews = now
 	p.detectSharing()
-	// What was measured is out of date if the bucket was full meanwhile, or if
+	// The measurement is out of date if the bucket was full meanwhile, or if
 	// the limit has risen. Without a backlog there is nothing to measure it
 	// from anew; only a pace that nobody can keep up with must not stay.
 	if p.idle || p.rate > risen*p.base {
@@ -338,7 +338,7 @@ func (p *Pace) set(rate float64, now time.Time) {
 	}
 }
 
-// most is what a pace does not exceed: the policy, if the server tells it and
+// most is the upper bound of a pace: the policy, if the server tells it and
 // little is left of the quota.
 func (p *Pace) most() float64 {
 	if p.quota.rate > 0 && p.quota.scarce() {
