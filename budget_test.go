@@ -14,6 +14,7 @@ import (
 	"github.com/resilienthttp/resilient"
 )
 
+// TestRetryBudget: retries are a bounded share of the traffic.
 func TestRetryBudget(t *testing.T) {
 	run := func(t *testing.T, transport http.RoundTripper, calls int, pause time.Duration) {
 		t.Helper()
@@ -160,9 +161,9 @@ func TestRetryBudget(t *testing.T) {
 	})
 }
 
+// TestBudgetOfRetriesThatWereNotMade: a token paid in advance was lost when the
+// context ended in the backoff, or the retry was rejected for its rate.
 func TestBudgetOfRetriesThatWereNotMade(t *testing.T) {
-	// A token paid in advance was lost when the context ended in the backoff,
-	// or the retry was rejected for rate.
 	synctest.Test(t, func(t *testing.T) {
 		down, limited := newScript(answer(503)), newScript(answer(503), answer(429))
 		base := &switching{to: down}

@@ -19,6 +19,8 @@ import (
 	"github.com/resilienthttp/resilient/profile"
 )
 
+// TestStatusTable: the status decides what it means, and whether a request with
+// this method is sent again.
 func TestStatusTable(t *testing.T) {
 	const all = 4 // the default attempts
 	for _, tt := range []struct {
@@ -236,6 +238,7 @@ func TestAPostThatIsNotRetriedStillPausesItsKey(t *testing.T) {
 	})
 }
 
+// TestShouldRetry: the server's own word beats its status.
 func TestShouldRetry(t *testing.T) {
 	for _, tt := range []struct {
 		answer    step
@@ -311,6 +314,8 @@ func TestLimitsByTheirCodes(t *testing.T) {
 	require.Equal(t, "quota", quota.String())
 }
 
+// TestClassifier: a Classifier has the last word on a failure, within the
+// limits of the method.
 func TestClassifier(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		// The quota is used up for good, says the code, whatever the status.
@@ -351,8 +356,9 @@ func TestClassifier(t *testing.T) {
 	})
 }
 
+// TestVerdictWithoutAReason: an empty reason was taken for "go on", and the
+// call never ended.
 func TestVerdictWithoutAReason(t *testing.T) {
-	// An empty reason was taken for "go on": the call never ended.
 	var r recorder
 	base := newScript(answer(500))
 	zero := resilient.WithClassifier(func(resilient.AttemptInfo) resilient.Verdict { return resilient.Verdict{} })
@@ -363,6 +369,9 @@ func TestVerdictWithoutAReason(t *testing.T) {
 	require.Equal(t, "classifier", r.why(t))
 }
 
+// TestRetryAfter: Retry-After is understood in all its forms, by the server's
+// clock, and saturates at a year. Nonsense is no hint, and of many values it is
+// the first.
 func TestRetryAfter(t *testing.T) {
 	const date = "Thu, 01 Jan 2026 00:00:00 GMT"
 	for _, tt := range []struct {
@@ -424,6 +433,7 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
+// FuzzRetryAfter: no hint is negative or longer than a year.
 func FuzzRetryAfter(f *testing.F) {
 	for _, seed := range []string{
 		"", "0", "1.5", "-1", "1e9", "NaN", "Inf", "0x1p4", "9223372037", "99999999999999999999", " 7 ", "1_0", "120, 240",

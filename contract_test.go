@@ -7,22 +7,15 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"io"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptrace"
 	"net/textproto"
 	"net/url"
-	"os"
-	"path/filepath"
 	"reflect"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -43,6 +36,7 @@ import (
 
 // configuration is one way to set up a Transport. All have to keep the contract.
 type configuration struct {
+	name     string
 	opts     []resilient.Option
 	twice    bool // one Transport over another, as by mistake
 	asErrors bool // error statuses are errors
@@ -60,40 +54,41 @@ func (c configuration) over(base http.RoundTripper, more ...resilient.Option) *r
 	return transport
 }
 
-func configurations() map[string]configuration {
-	return map[string]configuration{
-		"default":         {},
-		"nil option":      {opts: []resilient.Option{nil}},
-		"rate limit":      {opts: []resilient.Option{resilient.WithRateLimit(1000, 1000)}},
-		"limiter":         {opts: []resilient.Option{resilient.WithLimiter(rate.NewLimiter(1000, 1000))}},
-		"replay buffer":   {opts: []resilient.Option{resilient.WithReplayBuffer(1 << 20)}},
-		"status errors":   {opts: []resilient.Option{resilient.WithStatusErrors(true)}, asErrors: true},
-		"no retry mark":   {opts: []resilient.Option{resilient.WithNoRetryMark(true)}},
-		"attempt timeout": {opts: []resilient.Option{resilient.WithAttemptTimeout(time.Minute)}, copies: true, watches: true},
-		"trace and log": {opts: []resilient.Option{
+func configurations() []configuration {
+	return []configuration{
+		{name: "default"},
+		{name: "nil option", opts: []resilient.Option{nil}},
+		{name: "rate limit", opts: []resilient.Option{resilient.WithRateLimit(1000, 1000)}},
+		{name: "limiter", opts: []resilient.Option{resilient.WithLimiter(rate.NewLimiter(1000, 1000))}},
+		{name: "replay buffer", opts: []resilient.Option{resilient.WithReplayBuffer(1 << 20)}},
+		{name: "status errors", opts: []resilient.Option{resilient.WithStatusErrors(true)}, asErrors: true},
+		{name: "no retry mark", opts: []resilient.Option{resilient.WithNoRetryMark(true)}},
+		{name: "attempt timeout", opts: []resilient.Option{resilient.WithAttemptTimeout(time.Minute)}, copies: true, watches: true},
+		{name: "trace and log", opts: []resilient.Option{
 			resilient.WithTrace((&recorder{}).trace()), resilient.WithTrace(&resilient.Trace{}),
 			resilient.WithLogger(slog.New(slog.DiscardHandler)), resilient.WithLogPath((*http.Request).UserAgent),
 		}},
-		"idempotency key": {opts: []resilient.Option{resilient.WithIdempotencyKey(func(*http.Request) string { return "k" })}},
-		"profile": {opts: []resilient.Option{resilient.WithProfile(resilient.Profile{
+		{name: "idempotency key", opts: []resilient.Option{resilient.WithIdempotencyKey(func(*http.Request) string { return "k" })}},
+		{name: "profile", opts: []resilient.Option{resilient.WithProfile(resilient.Profile{
 			Failed: func([]byte) bool { return false }, // so that every JSON body is looked at
 		})}},
-		"stacked twice": {twice: true},
+		{name: "stacked twice", twice: true},
 	}
 }
 
-// TestContract is what a RoundTripper owes its caller, by the documentation of
-// net/http and by what http.Client and SDKs rely on: every check holds for every
-// configuration. Each runs in a bubble of its own, which also fails if it leaves
-// a goroutine behind.
+// TestContract is the contract that a RoundTripper owes its caller, by the
+// documentation of net/http and by the habits that http.Client and SDKs rely
+// on. Every check holds for every configuration, and its doc comment is the
+// promise. Each runs in virtual time, in a bubble of its own, which also fails
+// if it leaves a goroutine behind.
 //
 //	go test -run TestContract/gzip .              # one check
 //	go test -run 'TestContract//stacked twice' .  # one configuration
 func TestContract(t *testing.T) {
-	for name, check := range contract {
-		for with, c := range configurations() {
-			t.Run(name+"/"+with, func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) { check(contractTest{t, c}) })
+	for _, check := range contract {
+		for _, c := range configurations() {
+			t.Run(check.name+"/"+c.name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { check.run(contractTest{t, c}) })
 			})
 		}
 	}
@@ -121,74 +116,77 @@ func (t contractTest) settle(status int, resp *http.Response, err error) *http.R
 	return nil
 }
 
-var contract = map[string]func(contractTest){
+var contract = []struct {
+	name string
+	run  func(contractTest)
+}{
 	// The request.
-	"request untouched": requestUntouched,
-	"every field":       everyFieldReachesEveryAttempt,
-	"first attempt":     firstAttemptIsTheCallersRequest,
-	"malformed request": malformedRequest,
-	"request reused":    requestReused,
-	"httptrace":         httptraceOfEveryAttempt,
+	{"request untouched", requestUntouched},
+	{"every field", everyFieldReachesEveryAttempt},
+	{"first attempt", firstAttemptIsTheCallersRequest},
+	{"malformed request", malformedRequest},
+	{"request reused", requestReused},
+	{"httptrace", httptraceOfEveryAttempt},
 
 	// Its body.
-	"request body":      requestBodyIsPassedOn,
-	"length":            lengthStaysKnown,
-	"body closed":       requestBodyClosedOnce,
-	"every body closed": everyReplayedBodyIsClosed,
-	"upload given up":   uploadGivenUp,
-	"100-continue":      expectContinue,
-	"streams":           streamsBothWays,
-	"CONNECT":           connectIsATunnel,
+	{"request body", requestBodyIsPassedOn},
+	{"length", lengthStaysKnown},
+	{"body closed", requestBodyClosedOnce},
+	{"every body closed", everyReplayedBodyIsClosed},
+	{"upload given up", uploadGivenUp},
+	{"100-continue", expectContinue},
+	{"streams", streamsBothWays},
+	{"CONNECT", connectIsATunnel},
 
 	// The response.
-	"response or error":  responseOrError,
-	"broken base":        brokenBase,
-	"pass through":       passThrough,
-	"1xx":                informationalResponses,
-	"101":                upgradedConnection,
-	"no body":            responsesWithoutABody,
-	"trailers":           trailersBothWays,
-	"gzip":               gzipIsTransparent,
-	"error body":         errorBodyIsWhole,
-	"error text":         errorTextIsOneLine,
-	"short body":         shortBodyIsAnError,
-	"closed body":        closedBody,
-	"retried responses":  retriedResponsesAreClosed,
-	"abandoned response": abandonedResponse,
+	{"response or error", responseOrError},
+	{"broken base", brokenBase},
+	{"pass through", passThrough},
+	{"1xx", informationalResponses},
+	{"101", upgradedConnection},
+	{"no body", responsesWithoutABody},
+	{"trailers", trailersBothWays},
+	{"gzip", gzipIsTransparent},
+	{"error body", errorBodyIsWhole},
+	{"error text", errorTextIsOneLine},
+	{"short body", shortBodyIsAnError},
+	{"closed body", closedBody},
+	{"retried responses", retriedResponsesAreClosed},
+	{"abandoned response", abandonedResponse},
 
 	// Errors and the context.
-	"error is the base's": errorIsTheBases,
-	"proxy":               proxyErrorPassesThrough,
-	"context":             contextCause,
-	"client timeout":      clientTimeout,
+	{"error is the base's", errorIsTheBases},
+	{"proxy", proxyErrorPassesThrough},
+	{"context", contextCause},
+	{"client timeout", clientTimeout},
 
 	// http.Client, and many at once.
-	"redirects":        redirectsAreTheClients,
-	"cookies":          cookiesOfTheLastResponse,
-	"idle connections": closesIdleConnections,
-	"64 at once":       manyAtOnce,
-	"not one by one":   nobodyWaitsForAnother,
+	{"redirects", redirectsAreTheClients},
+	{"cookies", cookiesOfTheLastResponse},
+	{"idle connections", closesIdleConnections},
+	{"64 at once", manyAtOnce},
+	{"not one by one", nobodyWaitsForAnother},
 }
 
-// outcomes are the ways in which a call can end, each with the number of
-// attempts it takes, of a POST whose body can be replayed.
-func outcomes() map[string]struct {
+// outcome is a way in which a call can end, with the number of attempts that it
+// takes, of a POST whose body can be replayed.
+type outcome struct {
+	name     string
 	base     *resilienttest.Script
 	attempts int
-} {
-	return map[string]struct {
-		base     *resilienttest.Script
-		attempts int
-	}{
-		"success":         {newScript(answer(200)), 1},
-		"redirect":        {newScript(answer(302, "Location", "/")), 1},
-		"final status":    {newScript(answer(404)), 1},
-		"retried":         {newScript(answer(429), answer(429, "Retry-After", "1"), answer(200)), 3},
-		"out of attempts": {newScript(answer(429)), 4},
-		"hint too long":   {newScript(answer(429, "Retry-After", "3600")), 1},
-		"transport error": {newScript(fails(&net.OpError{Op: "dial", Err: io.EOF})), 4},
-		"permanent error": {newScript(fails(x509.UnknownAuthorityError{})), 1},
-		"response, error": {newScript(answer(429, "Retry-After", "1"), fails(x509.UnknownAuthorityError{})), 2},
+}
+
+func outcomes() []outcome {
+	return []outcome{
+		{"success", newScript(answer(200)), 1},
+		{"redirect", newScript(answer(302, "Location", "/")), 1},
+		{"final status", newScript(answer(404)), 1},
+		{"retried", newScript(answer(429), answer(429, "Retry-After", "1"), answer(200)), 3},
+		{"out of attempts", newScript(answer(429)), 4},
+		{"hint too long", newScript(answer(429, "Retry-After", "3600")), 1},
+		{"transport error", newScript(fails(&net.OpError{Op: "dial", Err: io.EOF})), 4},
+		{"permanent error", newScript(fails(x509.UnknownAuthorityError{})), 1},
+		{"response, error", newScript(answer(429, "Retry-After", "1"), fails(x509.UnknownAuthorityError{})), 2},
 	}
 }
 
@@ -226,8 +224,11 @@ func requireSameFields(tb testing.TB, want, got http.Request, what string) {
 	require.Equal(tb, want, got, what)
 }
 
+// requestUntouched: the caller's Request is not written to in any field, header
+// or URL, however the call ends, and it is the one in Response.Request. GetBody
+// is called once for each further attempt, and for nothing else.
 func requestUntouched(t contractTest) {
-	for name, o := range outcomes() {
+	for _, o := range outcomes() {
 		req := wholeRequest(t)
 		opened := 0
 		getBody := req.GetBody
@@ -236,20 +237,25 @@ func requestUntouched(t contractTest) {
 
 		resp, _ := t.over(o.base).RoundTrip(req)
 
-		requireSameFields(t, before, *req, name)
-		require.True(t, body == req.Body, "%s: the Body field is not replaced", name) //nolint:testifylint // identity
-		require.Equal(t, o.attempts, o.base.Count(), name)
-		require.Equal(t, o.attempts-1, opened, "%s: GetBody is for further attempts", name)
+		requireSameFields(t, before, *req, o.name)
+		require.True(t, body == req.Body, "%s: the Body field is not replaced", o.name) //nolint:testifylint // identity
+		require.Equal(t, o.attempts, o.base.Count(), o.name)
+		require.Equal(t, o.attempts-1, opened, "%s: GetBody is for further attempts", o.name)
 		_, _ = req.GetBody()
-		require.Equal(t, o.attempts, opened, "%s: GetBody is still the caller's", name)
+		require.Equal(t, o.attempts, opened, "%s: GetBody is still the caller's", o.name)
 		if resp != nil {
-			require.Same(t, req, resp.Request, name)
+			require.Same(t, req, resp.Request, o.name)
 			require.NoError(t, resp.Body.Close())
-			requireSameFields(t, before, *req, name)
+			requireSameFields(t, before, *req, o.name)
 		}
 	}
 }
 
+// everyFieldReachesEveryAttempt: each attempt has every field of the Request,
+// with the values of its context and the Cancel field, which is how http.Client
+// may end a call. The Trailer is the caller's own map, which may be filled in
+// while the body is read. No two attempts share a body, because the base may
+// still be reading the first.
 func everyFieldReachesEveryAttempt(t contractTest) {
 	type key struct{}
 	req := wholeRequest(t)
@@ -280,6 +286,10 @@ func everyFieldReachesEveryAttempt(t contractTest) {
 	require.Len(t, bodies, 3, "a base may still be reading the body of the attempt before")
 }
 
+// firstAttemptIsTheCallersRequest: the first attempt is the caller's own
+// pointer. A request with an attempt timeout or a recorded body costs a shallow
+// copy, and so does one that is not idempotent, for the proof that it was never
+// sent.
 func firstAttemptIsTheCallersRequest(t contractTest) {
 	if t.copies {
 		t.Skip("an attempt with a timeout has a context of its own")
@@ -294,20 +304,25 @@ func firstAttemptIsTheCallersRequest(t contractTest) {
 	}
 }
 
-// malformedRequest leaves it to net/http to say what is wrong. nil URLs and
-// headers do not get that far.
+// malformedRequest: a malformed request is an error after at most one attempt,
+// which quotes no header value, and its body is closed even if the base was
+// never called. It is left to net/http to say what is wrong, except that a nil
+// URL or header does not get that far.
 func malformedRequest(t contractTest) {
-	for name, edit := range map[string]func(*http.Request){
-		"nil URL":          func(r *http.Request) { r.URL = nil },
-		"nil header":       func(r *http.Request) { r.Header = nil },
-		"no host":          func(r *http.Request) { r.URL.Host, r.Host = "", "" },
-		"bad scheme":       func(r *http.Request) { r.URL.Scheme = "gopher" },
-		"bad method":       func(r *http.Request) { r.Method = "P UT" },
-		"bad header name":  func(r *http.Request) { r.Header["X Secret"] = []string{"secret"} },
-		"bad header value": func(r *http.Request) { r.Header.Set("X", "secret\r\nX-Injected: 1") },
+	for _, tt := range []struct {
+		name string
+		edit func(*http.Request)
+	}{
+		{"nil URL", func(r *http.Request) { r.URL = nil }},
+		{"nil header", func(r *http.Request) { r.Header = nil }},
+		{"no host", func(r *http.Request) { r.URL.Host, r.Host = "", "" }},
+		{"bad scheme", func(r *http.Request) { r.URL.Scheme = "gopher" }},
+		{"bad method", func(r *http.Request) { r.Method = "P UT" }},
+		{"bad header name", func(r *http.Request) { r.Header["X Secret"] = []string{"secret"} }},
+		{"bad header value", func(r *http.Request) { r.Header.Set("X", "secret\r\nX-Injected: 1") }},
 	} {
 		attempts := 0
-		base := serve(t, func(http.ResponseWriter, *http.Request) { t.Error(name, "was sent") })
+		base := serve(t, func(http.ResponseWriter, *http.Request) { t.Error(tt.name, "was sent") })
 		counted := step(func(req *http.Request) (*http.Response, error) {
 			attempts++
 			return base.RoundTrip(req)
@@ -315,18 +330,19 @@ func malformedRequest(t contractTest) {
 		body := &trackedBody{Reader: strings.NewReader("x")}
 		req := newRequest(t, http.MethodPut, "http://api.test/", "")
 		req.Body, req.ContentLength = body, 1
-		edit(req)
+		tt.edit(req)
 		resp, err := t.over(counted).RoundTrip(req)
-		require.Nil(t, resp, name)
-		require.Error(t, err, name)
+		require.Nil(t, resp, tt.name)
+		require.Error(t, err, tt.name)
 		require.NotContains(t, err.Error(), "secret", "net/http does not quote values either")
-		require.LessOrEqual(t, attempts, 1, name)
-		require.Equal(t, 1, body.closes(), name)
+		require.LessOrEqual(t, attempts, 1, tt.name)
+		require.Equal(t, 1, body.closes(), tt.name)
 	}
 }
 
-// requestReused sends one Request again and again, which a caller may do once
-// the response body is closed: with -race this finds who still looks at it.
+// requestReused: nobody looks at a Request any more once its response is
+// closed, so that it may be sent again and again. With -race this finds who
+// does.
 func requestReused(t contractTest) {
 	hits := 0
 	base := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -346,6 +362,7 @@ func requestReused(t contractTest) {
 	require.Equal(t, 10, hits)
 }
 
+// httptraceOfEveryAttempt: the hooks of net/http/httptrace see every attempt.
 func httptraceOfEveryAttempt(t contractTest) {
 	for _, method := range []string{http.MethodGet, http.MethodPost} {
 		hits := 0
@@ -367,16 +384,25 @@ func httptraceOfEveryAttempt(t contractTest) {
 	}
 }
 
+// requestBodyIsPassedOn: a nil body stays nil, http.NoBody stays itself, and
+// another body keeps its type. An attempt timeout is the exception: it has to
+// see when the body is read.
 func requestBodyIsPassedOn(t contractTest) {
-	for name, body := range map[string]io.ReadCloser{"nil": nil, "NoBody": http.NoBody} {
+	for _, tt := range []struct {
+		name string
+		body io.ReadCloser
+	}{
+		{"nil", nil},
+		{"NoBody", http.NoBody},
+	} {
 		base := newScript(answer(429), answer(200))
 		req := post(t)
-		req.Body, req.GetBody, req.ContentLength = body, nil, 0
+		req.Body, req.GetBody, req.ContentLength = tt.body, nil, 0
 		resp, err := t.over(base).RoundTrip(req)
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
 		for _, s := range base.Attempts() {
-			require.Equal(t, body, s.Request.Body, "%s: another would be sent in chunks", name)
+			require.Equal(t, tt.body, s.Request.Body, "%s: another would be sent in chunks", tt.name)
 			require.Zero(t, s.Request.ContentLength)
 		}
 	}
@@ -392,6 +418,8 @@ func requestBodyIsPassedOn(t contractTest) {
 	require.True(t, req.Body == base.Attempts()[0].Request.Body, "net/http asks for its type") //nolint:testifylint // identity
 }
 
+// lengthStaysKnown: a length that is known stays known, and a body without one
+// is sent in chunks.
 func lengthStaysKnown(t contractTest) {
 	for _, tt := range []struct {
 		name   string
@@ -423,6 +451,8 @@ func lengthStaysKnown(t contractTest) {
 	}
 }
 
+// requestBodyClosedOnce: the body is closed once on every path, even if the
+// base was never called.
 func requestBodyClosedOnce(t contractTest) {
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -458,6 +488,8 @@ func requestBodyClosedOnce(t contractTest) {
 	}
 }
 
+// everyReplayedBodyIsClosed: GetBody is called once for each further attempt,
+// and the body that it returned is closed, sent or not.
 func everyReplayedBodyIsClosed(t contractTest) {
 	var opened []*trackedBody
 	req := post(t)
@@ -482,8 +514,8 @@ func everyReplayedBodyIsClosed(t contractTest) {
 	}
 }
 
-// uploadGivenUp is answered before the body has been written, and will never be
-// read: whoever writes it must not wait for ever.
+// uploadGivenUp: an early answer wins over the error of writing the rest of the
+// body. Whoever writes a body that nobody reads any more is let go.
 func uploadGivenUp(t contractTest) {
 	for _, status := range []int{200, 413} {
 		base := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -514,6 +546,8 @@ func uploadGivenUp(t contractTest) {
 	}
 }
 
+// expectContinue: behind Expect: 100-continue the body is sent only to the
+// server that asks for it. The 100 is no answer.
 func expectContinue(t contractTest) {
 	for _, last := range []int{200, 413} {
 		var at []time.Time
@@ -558,7 +592,10 @@ func expectContinue(t contractTest) {
 	}
 }
 
-// streamsBothWays sends each byte only when the one before it has come back.
+// streamsBothWays: a request body is sent as it is written, for as long as the
+// base reads it, and a response body is not read ahead: each byte is there when
+// it has come. The timeout of an attempt ends at the headers, and does not cut
+// an upload. Each byte is sent only when the one before it has come back.
 func streamsBothWays(t contractTest) {
 	base := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(w)
@@ -614,6 +651,7 @@ func hijacked(head string) http.HandlerFunc {
 	}
 }
 
+// connectIsATunnel: CONNECT is a tunnel that works both ways, and is sent once.
 func connectIsATunnel(t contractTest) {
 	r, w := io.Pipe()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodConnect, "http://api.test", r)
@@ -627,37 +665,46 @@ func connectIsATunnel(t contractTest) {
 	require.NoError(t, resp.Body.Close())
 }
 
+// responseOrError: a call ends with a response, whatever its status, or with an
+// error, never with both or neither. WithStatusErrors is the opt-out, and gives
+// an error in place of an error status.
 func responseOrError(t contractTest) {
-	for name, o := range outcomes() {
+	for _, o := range outcomes() {
 		resp, err := t.over(o.base).RoundTrip(post(t))
-		require.NotEqual(t, resp == nil, err == nil, name)
-		require.Equal(t, o.attempts, o.base.Count(), "%s: also of two Transports", name)
+		require.NotEqual(t, resp == nil, err == nil, o.name)
+		require.Equal(t, o.attempts, o.base.Count(), "%s: also of two Transports", o.name)
 		if resp != nil {
-			require.NotNil(t, resp.Body, name)
+			require.NotNil(t, resp.Body, o.name)
 			require.NoError(t, resp.Body.Close())
 			if apiErr, ok := resilient.ErrorFromResponse(resp); ok {
-				require.Equal(t, o.attempts, apiErr.Attempts, name)
+				require.Equal(t, o.attempts, apiErr.Attempts, o.name)
 			}
 		}
 	}
 }
 
+// brokenBase: a call ends with a response or an error, and a response has a
+// body that is not nil, whatever the base returns. A response beside an error
+// is closed.
 func brokenBase(t contractTest) {
 	body := &trackedBody{Reader: strings.NewReader("")}
-	for name, base := range map[string]step{
-		"neither": func(*http.Request) (*http.Response, error) { return nil, nil },
-		"both": func(*http.Request) (*http.Response, error) {
+	for _, tt := range []struct {
+		name string
+		base step
+	}{
+		{"neither", func(*http.Request) (*http.Response, error) { return nil, nil }},
+		{"both", func(*http.Request) (*http.Response, error) {
 			return &http.Response{StatusCode: 200, Body: body}, x509.UnknownAuthorityError{}
-		},
-		"an error and a response without a body": func(*http.Request) (*http.Response, error) {
+		}},
+		{"an error and a response without a body", func(*http.Request) (*http.Response, error) {
 			return &http.Response{StatusCode: 200}, x509.UnknownAuthorityError{}
-		},
+		}},
 	} {
-		script := newScript(base)
+		script := newScript(tt.base)
 		resp, err := t.over(script).RoundTrip(get(t))
-		require.Error(t, err, name)
-		require.Nil(t, resp, name)
-		require.Equal(t, 1, script.Count(), "%s: a defect of the base does not pass", name)
+		require.Error(t, err, tt.name)
+		require.Nil(t, resp, tt.name)
+		require.Equal(t, 1, script.Count(), "%s: a defect of the base does not pass", tt.name)
 	}
 	require.Equal(t, 1, body.closes(), "nothing is lost: the dropped response is closed")
 
@@ -673,6 +720,8 @@ func brokenBase(t contractTest) {
 	}
 }
 
+// passThrough: the response to a success or a redirect is the base's own, and
+// is neither followed nor retried, whatever hint it carries.
 func passThrough(t contractTest) {
 	for _, status := range []int{101, 200, 201, 202, 204, 206, 301, 302, 303, 304, 307, 308, 399} {
 		// A 202 that names a time to come back (an Azure habit) was sent four
@@ -691,6 +740,8 @@ func passThrough(t contractTest) {
 	}
 }
 
+// informationalResponses: 100, 102 and 103 reach net/http/httptrace, and are no
+// answers.
 func informationalResponses(t contractTest) {
 	hits := 0
 	base := serve(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -719,6 +770,8 @@ func informationalResponses(t contractTest) {
 	require.Equal(t, []int{102, 103, 102, 103}, codes)
 }
 
+// upgradedConnection: an upgraded connection keeps its type, and no timeout
+// cuts it.
 func upgradedConnection(t contractTest) {
 	base := serve(t, hijacked("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"))
 	req := get(t)
@@ -744,6 +797,8 @@ func upgradedConnection(t contractTest) {
 	require.NoError(t, resp.Body.Close())
 }
 
+// responsesWithoutABody: a response to HEAD, a 204 and a 304 have http.NoBody
+// and their length, and nobody waits for more.
 func responsesWithoutABody(t contractTest) {
 	base := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		status, _ := strconv.Atoi(r.URL.Path[1:])
@@ -778,6 +833,9 @@ func responsesWithoutABody(t contractTest) {
 	require.Zero(t, time.Since(start), "nobody waits for a body")
 }
 
+// trailersBothWays: a trailer whose value is known when the request body ends
+// arrives with each attempt. The trailers of a response are there when its body
+// ends.
 func trailersBothWays(t contractTest) {
 	for _, last := range []int{200, 404} {
 		hits := 0
@@ -821,8 +879,8 @@ func trailersBothWays(t contractTest) {
 	}
 }
 
-// gzipIsTransparent unless the caller asks for it: then what comes is the
-// caller's to decode.
+// gzipIsTransparent: gzip is net/http's business. It is unpacked if net/http
+// asked for it, and left alone if the caller did.
 func gzipIsTransparent(t contractTest) {
 	const object = `{"code":"c","message":"m"}`
 	var packed bytes.Buffer
@@ -840,14 +898,15 @@ func gzipIsTransparent(t contractTest) {
 		_, _ = w.Write(body)
 	})
 	for _, status := range []int{200, 404} {
-		for name, tt := range map[string]struct {
+		for _, tt := range []struct {
+			name         string
 			edit         func(*http.Request)
 			want, coding string
 			unpacked     bool
 		}{
-			"net/http asks":   {func(*http.Request) {}, object, "", true},
-			"the caller asks": {func(r *http.Request) { r.Header.Set("Accept-Encoding", "gzip") }, packed.String(), "gzip", false},
-			"nobody asks":     {func(r *http.Request) { r.Header.Set("Accept-Encoding", "identity") }, object, "", false},
+			{"net/http asks", func(*http.Request) {}, object, "", true},
+			{"the caller asks", func(r *http.Request) { r.Header.Set("Accept-Encoding", "gzip") }, packed.String(), "gzip", false},
+			{"nobody asks", func(r *http.Request) { r.Header.Set("Accept-Encoding", "identity") }, object, "", false},
 		} {
 			req := newRequest(t, http.MethodGet, fmt.Sprint("http://api.test/", status), "")
 			tt.edit(req)
@@ -855,19 +914,21 @@ func gzipIsTransparent(t contractTest) {
 			if status >= 400 {
 				if resp = t.settle(status, resp, err); resp != nil {
 					apiErr, _ := resilient.ErrorFromResponse(resp)
-					require.True(t, tt.want != object || apiErr.Code == "c", name)
+					require.True(t, tt.want != object || apiErr.Code == "c", tt.name)
 				}
 			}
 			if resp != nil {
-				require.Equal(t, tt.unpacked, resp.Uncompressed, name)
-				require.Equal(t, tt.unpacked, resp.ContentLength == -1, name)
-				require.Equal(t, tt.coding, resp.Header.Get("Content-Encoding"), name)
-				require.Equal(t, tt.want, readAll(t, resp), name)
+				require.Equal(t, tt.unpacked, resp.Uncompressed, tt.name)
+				require.Equal(t, tt.unpacked, resp.ContentLength == -1, tt.name)
+				require.Equal(t, tt.coding, resp.Header.Get("Content-Encoding"), tt.name)
+				require.Equal(t, tt.want, readAll(t, resp), tt.name)
 			}
 		}
 	}
 }
 
+// errorBodyIsWhole: the body of an error still reads as it came, from the first
+// byte to the last, and its object is found whatever the Content-Type claims.
 func errorBodyIsWhole(t contractTest) {
 	object := `{"code":"c","message":"m"}` + strings.Repeat(" ", 100_000)
 	for _, status := range []int{404, 500} { // at once, and after retries
@@ -891,8 +952,10 @@ func errorBodyIsWhole(t contractTest) {
 	}
 }
 
-// errorTextIsOneLine, whatever the server sends, of characters that do nothing:
-// it ends up in logs.
+// errorTextIsOneLine: an error object that is malformed, cut or of another kind
+// is still an error with its status. Duplicate keys and several documents do no
+// harm. The text of the error ends up in logs, so it is one short line of valid
+// UTF-8 that can be printed, whatever the server sends.
 func errorTextIsOneLine(t contractTest) {
 	for _, body := range []string{
 		``, `null`, `"text"`, `[{}]`, `{"message":`, `<html>`, "\x00\xff",
@@ -918,6 +981,8 @@ func errorTextIsOneLine(t contractTest) {
 	}
 }
 
+// shortBodyIsAnError: a body that was cut short says so where it ends, and is
+// not fetched again.
 func shortBodyIsAnError(t contractTest) {
 	for _, status := range []int{200, 404} {
 		hits := 0
@@ -943,6 +1008,7 @@ func shortBodyIsAnError(t contractTest) {
 	}
 }
 
+// closedBody: to read a closed body is an error, and to close it again is not.
 func closedBody(t contractTest) {
 	for _, status := range []int{200, 404} {
 		base := serve(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -963,6 +1029,8 @@ func closedBody(t contractTest) {
 	}
 }
 
+// retriedResponsesAreClosed: a retried response is closed once, before the next
+// request is sent, even if its body fails.
 func retriedResponsesAreClosed(t contractTest) {
 	var bodies []*trackedBody
 	failed := errors.New("cut")
@@ -990,8 +1058,8 @@ func retriedResponsesAreClosed(t contractTest) {
 	}
 }
 
-// abandonedResponse: a caller who forgets to close a body keeps a connection
-// busy, but no goroutine of the Transport's, or the bubble would not end.
+// abandonedResponse: a response that is never closed keeps a connection busy,
+// but no goroutine of the Transport's, or the bubble would not end.
 func abandonedResponse(t contractTest) {
 	transport := t.over(newScript(answer(200), answer(404), answer(500)), unbounded())
 	for range 20 {
@@ -999,8 +1067,10 @@ func abandonedResponse(t contractTest) {
 	}
 }
 
-// errorIsTheBases: http.Client asserts the type of what RoundTrip returns, where
-// errors.As would find more, and wraps it in a *url.Error itself.
+// errorIsTheBases: the error after one attempt is the base's own, never a
+// *url.Error of ours. http.Client asserts its type, though errors.As would find
+// more, and wraps it in a *url.Error itself. http.ErrSkipAltProtocol passes
+// through.
 func errorIsTheBases(t contractTest) {
 	for _, want := range []error{http.ErrSkipAltProtocol, x509.UnknownAuthorityError{}} {
 		_, err := t.over(newScript(fails(want))).RoundTrip(get(t))
@@ -1015,6 +1085,7 @@ func errorIsTheBases(t contractTest) {
 	require.NotErrorAs(t, err, new(*url.Error))
 }
 
+// proxyErrorPassesThrough: the error of a proxy passes through.
 func proxyErrorPassesThrough(t contractTest) {
 	base := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodConnect || r.Host != "api.test:443" {
@@ -1027,6 +1098,9 @@ func proxyErrorPassesThrough(t contractTest) {
 	require.ErrorContains(t, err, "Proxy Authentication Required")
 }
 
+// contextCause: the cause of the context is found in the error, wherever the
+// context ended: in an attempt, between two, or in the limiter. Every wait ends
+// with the context, so a Transport has nothing to close.
 func contextCause(t contractTest) {
 	cause := errors.New("shutting down")
 	hangs := serve(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
@@ -1035,16 +1109,23 @@ func contextCause(t contractTest) {
 	resp, err := limited.RoundTrip(get(t))
 	require.NoError(t, err)
 	require.NoError(t, resp.Body.Close())
-	for name, rt := range map[string]http.RoundTripper{"in an attempt": t.over(hangs), "between attempts": waiting, "in the limiter": limited} {
+	for _, tt := range []struct {
+		name      string
+		transport http.RoundTripper
+	}{
+		{"in an attempt", t.over(hangs)},
+		{"between attempts", waiting},
+		{"in the limiter", limited},
+	} {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		time.AfterFunc(3*time.Second, func() { cancel(cause) })
 		start := time.Now()
-		_, err := rt.RoundTrip(get(t).WithContext(ctx))
-		require.ErrorIs(t, err, cause, name)
-		require.Equal(t, 3*time.Second, time.Since(start), name)
-		_, err = rt.RoundTrip(get(t).WithContext(ctx))
-		require.ErrorIs(t, err, cause, name)
-		require.Equal(t, 3*time.Second, time.Since(start), name)
+		_, err := tt.transport.RoundTrip(get(t).WithContext(ctx))
+		require.ErrorIs(t, err, cause, tt.name)
+		require.Equal(t, 3*time.Second, time.Since(start), tt.name)
+		_, err = tt.transport.RoundTrip(get(t).WithContext(ctx))
+		require.ErrorIs(t, err, cause, tt.name)
+		require.Equal(t, 3*time.Second, time.Since(start), tt.name)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
@@ -1052,6 +1133,9 @@ func contextCause(t contractTest) {
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 }
 
+// clientTimeout: the Timeout of http.Client ends a call in time, whichever of
+// its two ways to cancel it takes, the context or Request.Cancel, and the error
+// says that it was a timeout.
 func clientTimeout(t contractTest) {
 	var hits atomic.Int32
 	base := serve(t, func(_ http.ResponseWriter, r *http.Request) {
@@ -1070,8 +1154,10 @@ func clientTimeout(t contractTest) {
 		"http.Client would call it in place of the context")
 }
 
-// redirectsAreTheClients: the Transport follows none and retries each hop for
-// itself, where it is; the client replays the body and strips credentials.
+// redirectsAreTheClients: a redirect is returned, no retry goes elsewhere, and
+// no credential does. http.Client follows it: it replays the body of a 307 or
+// 308 through GetBody and strips credentials, and each hop is retried for
+// itself. http.ErrUseLastResponse passes through.
 func redirectsAreTheClients(t contractTest) {
 	for _, status := range []int{http.StatusTemporaryRedirect, http.StatusPermanentRedirect} {
 		var seen []string
@@ -1110,6 +1196,8 @@ func redirectsAreTheClients(t contractTest) {
 	}
 }
 
+// cookiesOfTheLastResponse: the cookies of a retried response are dropped with
+// it.
 func cookiesOfTheLastResponse(t contractTest) {
 	var got []string
 	base := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -1140,6 +1228,8 @@ type closer struct {
 
 func (c *closer) CloseIdleConnections() { c.closed++ }
 
+// closesIdleConnections: CloseIdleConnections reaches the base, and only when
+// it is called.
 func closesIdleConnections(t contractTest) {
 	base := &closer{RoundTripper: newScript(answer(500))}
 	client := &http.Client{Transport: t.over(base)}
@@ -1150,7 +1240,8 @@ func closesIdleConnections(t contractTest) {
 	require.NotPanics(t, t.over(newScript(answer(200))).CloseIdleConnections, "a base without the method")
 }
 
-// manyAtOnce has every request refused once and its connection lost once.
+// manyAtOnce: 64 calls share a Transport without a data race. Every request is
+// refused once, and its connection lost once.
 func manyAtOnce(t contractTest) {
 	var mu sync.Mutex
 	hits := map[string]int{}
@@ -1191,7 +1282,8 @@ func manyAtOnce(t contractTest) {
 	}
 }
 
-// nobodyWaitsForAnother ends in a deadlock if not all 64 are let through.
+// nobodyWaitsForAnother: requests do not wait for one another. This ends in a
+// deadlock if not all 64 are let through.
 func nobodyWaitsForAnother(t contractTest) {
 	var all sync.WaitGroup
 	all.Add(64)
@@ -1201,81 +1293,4 @@ func nobodyWaitsForAnother(t contractTest) {
 		return answer(200)(req)
 	}))
 	callers(t.T, transport, 64)
-}
-
-// TestConformance holds the tables in CONTRIBUTING.md to what there is: every
-// number is in them once, and every test that they name exists.
-func TestConformance(t *testing.T) {
-	doc, err := os.ReadFile("CONTRIBUTING.md")
-	require.NoError(t, err)
-	rows := regexp.MustCompile(`(?m)^\| ([0-9][0-9, ]*) \| .+ \| (.+) \|$`).FindAllSubmatch(doc, -1)
-	tests := testNames(t)
-	_, err = os.Stat("internal/faults")
-	faults := err == nil // a module as it is downloaded has no other module in it
-	unnamed := maps.Clone(contract)
-	var numbers []int
-	for _, row := range rows {
-		for number := range strings.SplitSeq(string(row[1]), ", ") {
-			n, err := strconv.Atoi(number)
-			require.NoError(t, err)
-			numbers = append(numbers, n)
-		}
-		for name := range strings.SplitSeq(string(row[2]), ", ") {
-			if strings.HasPrefix(name, "faults.") && !faults {
-				continue
-			}
-			test, check, sub := strings.Cut(name, "/")
-			require.True(t, tests[test], "row %s names %s, which is not there", row[1], name)
-			if sub {
-				require.Equal(t, "TestContract", test)
-				require.NotNil(t, contract[check], "row %s names %s, which is not there", row[1], name)
-				delete(unnamed, check)
-			}
-		}
-	}
-	require.Empty(t, slices.Collect(maps.Keys(unnamed)), "checks that no row names")
-	slices.Sort(numbers)
-	var want []int
-	for n := range 111 {
-		want = append(want, n+1)
-	}
-	require.Equal(t, want, numbers)
-
-	list, err := os.ReadFile("../shared/conformance.md")
-	if err != nil {
-		return // it is kept beside some clones only
-	}
-	numbers = nil
-	for _, row := range regexp.MustCompile(`(?m)^\| ([0-9]+) \|`).FindAllSubmatch(list, -1) {
-		n, err := strconv.Atoi(string(row[1]))
-		require.NoError(t, err)
-		numbers = append(numbers, n)
-	}
-	slices.Sort(numbers)
-	require.Equal(t, want, numbers, "the list itself has changed")
-}
-
-// testNames returns the names of the tests of the root package, and of those in
-// internal with the name of their folder before them.
-func testNames(tb testing.TB) map[string]bool {
-	tb.Helper()
-	names := map[string]bool{}
-	for _, folder := range []string{".", "internal/*"} {
-		files, err := filepath.Glob(folder + "/*_test.go")
-		require.NoError(tb, err)
-		for _, file := range files {
-			prefix := ""
-			if folder != "." {
-				prefix = filepath.Base(filepath.Dir(file)) + "."
-			}
-			parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.SkipObjectResolution)
-			require.NoError(tb, err)
-			for _, decl := range parsed.Decls {
-				if f, ok := decl.(*ast.FuncDecl); ok && regexp.MustCompile("^(Test|Fuzz)[A-Z]").MatchString(f.Name.Name) {
-					names[prefix+f.Name.Name] = true
-				}
-			}
-		}
-	}
-	return names
 }

@@ -23,6 +23,9 @@ import (
 	"github.com/resilienthttp/resilient"
 )
 
+// TestErrorObject: an error object that is malformed, cut or of another kind is
+// still an error with its status, however long or deep it is. At most 64 KiB of
+// it are parsed, and every byte of the body is still there.
 func TestErrorObject(t *testing.T) {
 	limit := []resilient.InvalidParam{{Name: "limit", Reason: "too big"}}
 	for _, tt := range []struct {
@@ -96,9 +99,9 @@ func TestErrorFromResponseOfAnyOrigin(t *testing.T) {
 	require.NoError(t, resp.Body.Close(), "a second Close is harmless")
 }
 
+// TestErrorFromResponseAfterAnSDK: an SDK reads and closes the body, and
+// http.Client wraps it if it has a Timeout. The error object was lost then.
 func TestErrorFromResponseAfterAnSDK(t *testing.T) {
-	// An SDK reads and closes the body, and http.Client wraps it if it has a
-	// Timeout: the error object was lost then.
 	for _, tt := range []struct {
 		name string
 		body string
@@ -173,6 +176,8 @@ func TestErrorFromAResponseMadeOver(t *testing.T) {
 	require.ErrorIs(t, e, resilient.ErrPaymentRequired)
 }
 
+// FuzzErrorFromResponse: whatever a body holds, it still reads as it came, and
+// an error status is an error whose text is one short line that can be printed.
 func FuzzErrorFromResponse(f *testing.F) {
 	for _, seed := range []string{
 		`{"code":"400","type":"INVALID_REQUEST_ERROR","message":"m","invalid":[{"name":"limit","reason":"r"}]}`,
@@ -200,6 +205,8 @@ func FuzzErrorFromResponse(f *testing.F) {
 	})
 }
 
+// TestErrorBodyEndsAsItCame: a body that was cut short is not passed off as
+// whole.
 func TestErrorBodyEndsAsItCame(t *testing.T) {
 	cut := func(*http.Request) (*http.Response, error) {
 		body := io.MultiReader(strings.NewReader(`{"code":"c"}`), failingReader{io.ErrUnexpectedEOF})
@@ -231,9 +238,10 @@ type backlink struct {
 
 func (*backlink) Close() error { return nil }
 
+// TestErrorResponsesAreLetGo: the responses remembered are bounded. The record
+// of a response held its body, that held the response, and so none was ever
+// freed.
 func TestErrorResponsesAreLetGo(t *testing.T) {
-	// What is known of a response held its body, that held the response, and so
-	// none was ever freed.
 	var alive atomic.Int32
 	base := step(func(*http.Request) (*http.Response, error) {
 		resp := &http.Response{StatusCode: 404, Header: http.Header{}}
@@ -275,6 +283,8 @@ func TestOneResponseForAllCalls(t *testing.T) {
 	require.Equal(t, 1, apiErr.Attempts)
 }
 
+// TestErrorIsOneShortLineWithoutSecrets: the text of an APIError is one short
+// line of valid UTF-8 that can be printed, without a header value or the body.
 func TestErrorIsOneShortLineWithoutSecrets(t *testing.T) {
 	e := &resilient.APIError{
 		StatusCode: 400, Type: "T\r\n\x1b[31m", Code: "c\u202e\u2028", Message: strings.Repeat("long\x00", 1000),
@@ -295,6 +305,7 @@ func TestErrorIsOneShortLineWithoutSecrets(t *testing.T) {
 	}).Error())
 }
 
+// TestStatusErrors: WithStatusErrors gives an error in place of a response.
 func TestStatusErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(answer(429))
@@ -312,6 +323,8 @@ func TestStatusErrors(t *testing.T) {
 	})
 }
 
+// TestLastErrorOfSeveral: a RetryError unwraps to the last error and to the
+// answer before it.
 func TestLastErrorOfSeveral(t *testing.T) {
 	base := newScript(answer(503), fails(io.ErrUnexpectedEOF))
 	_, err := (&http.Client{Transport: resilient.NewTransport(base, every(0), resilient.WithMaxAttempts(2))}).Do(get(t))
@@ -351,8 +364,9 @@ type timeoutOnlyError struct{ error }
 
 func (timeoutOnlyError) Timeout() bool { return true }
 
+// TestTimeoutIsKept: a RetryError keeps Timeout, which *url.Error asks for
+// alone. Temporary is deprecated and left out.
 func TestTimeoutIsKept(t *testing.T) {
-	// *url.Error asks for Timeout alone; a net.Error has Temporary too.
 	_, err := (&http.Client{Transport: resilient.NewTransport(newScript(fails(timeoutOnlyError{io.EOF})), every(0))}).Do(get(t))
 	var u *url.Error
 	require.ErrorAs(t, err, &u)

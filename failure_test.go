@@ -21,6 +21,9 @@ import (
 	"github.com/resilienthttp/resilient"
 )
 
+// TestTransportErrors: an error that is permanent is told by its type and sent
+// once. An error that proves that nothing was sent is retried for any method,
+// and every other one if the request is idempotent.
 func TestTransportErrors(t *testing.T) {
 	refused := &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
 	for _, tt := range []struct {
@@ -75,9 +78,10 @@ func TestTransportErrors(t *testing.T) {
 	}
 }
 
+// TestRealCertificateIsNotRetried: a peer retried an untrusted certificate
+// three times when it was used as a RoundTripper, where the error is not inside
+// a *url.Error.
 func TestRealCertificateIsNotRetried(t *testing.T) {
-	// A peer retried an untrusted certificate three times when used as a
-	// RoundTripper, where the error is not inside a *url.Error.
 	srv := httptest.NewUnstartedServer(http.NotFoundHandler())
 	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	srv.StartTLS()

@@ -259,6 +259,8 @@ func TestLimitKey(t *testing.T) {
 	})
 }
 
+// TestKeysAreBounded: the keys remembered are bounded, and those used last are
+// kept.
 func TestKeysAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		transport := resilient.NewTransport(newScript(answer(200)), resilient.WithRateLimit(100, 1))

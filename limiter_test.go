@@ -57,6 +57,8 @@ func TestRateLimitAppliesToRetries(t *testing.T) {
 	})
 }
 
+// TestWaitersAreServedInOrder: waiters are served in the order of their
+// arrival.
 func TestWaitersAreServedInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -107,7 +109,7 @@ func TestFirstAttemptsGoBeforeRetries(t *testing.T) {
 		var wg sync.WaitGroup
 		for i, path := range []string{"/retried", "/a", "/b"} {
 			wg.Go(func() {
-				time.Sleep(time.Duration(i) * 200 * ms) // the retry is in line first
+				time.Sleep(time.Duration(i) * 200 * ms) // the retry is in the queue first
 				resp, err := transport.RoundTrip(newRequest(t, http.MethodGet, "http://api.test"+path, ""))
 				if err == nil {
 					_ = resp.Body.Close()
@@ -119,7 +121,7 @@ func TestFirstAttemptsGoBeforeRetries(t *testing.T) {
 	})
 }
 
-// In a backlog there is always a first attempt in line. A retry of a 502 stood
+// In a backlog there is always a first attempt in the queue. A retry of a 502 stood
 // behind all of them until WithMaxWait was over.
 func TestARetryGetsItsTurnInABacklog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -153,6 +155,8 @@ func TestARetryGetsItsTurnInABacklog(t *testing.T) {
 	})
 }
 
+// TestWaitersWhoGiveUpLeaveNoTrace: an attempt that is not made costs nothing,
+// and takes nobody's turn.
 func TestWaitersWhoGiveUpLeaveNoTrace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(answer(200))
@@ -211,7 +215,9 @@ func TestManyWaitersGiveUpAtOnce(t *testing.T) {
 	})
 }
 
-func TestAPanickingWaitHookLeavesTheLine(t *testing.T) {
+// TestAPanickingWaitHookLeavesTheQueue: a panic of a hook leaves no place in the
+// queue behind.
+func TestAPanickingWaitHookLeavesTheQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(answer(200))
 		transport := resilient.NewTransport(base, resilient.WithRateLimit(1, 1))
@@ -226,6 +232,8 @@ func TestAPanickingWaitHookLeavesTheLine(t *testing.T) {
 	})
 }
 
+// TestLimitError: a limit that would take too long refuses at once. Its error
+// is not DeadlineExceeded, because no deadline has passed.
 func TestLimitError(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
@@ -292,9 +300,9 @@ func TestRetryThatTheLimitWouldHoldTooLong(t *testing.T) {
 	})
 }
 
+// TestHintAndLimitAreWaitedForTogether: the next token comes in 70 s, which is
+// longer than the limiter may hold anybody, but 50 s of that are the server's.
 func TestHintAndLimitAreWaitedForTogether(t *testing.T) {
-	// The next token comes in 70 s, longer than the limiter may hold anybody;
-	// but 50 s of that are the server's.
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(answer(500, "Retry-After", "50"), answer(200))
 		start := time.Now()
@@ -352,8 +360,8 @@ func TestRetryOvertakenTooOften(t *testing.T) {
 	})
 }
 
+// TestTinyRates: the wait overflowed, and callers queued for nothing.
 func TestTinyRates(t *testing.T) {
-	// The wait overflowed, and callers queued for nothing.
 	synctest.Test(t, func(t *testing.T) {
 		transport := resilient.NewTransport(newScript(answer(500)), every(0), resilient.WithRateLimit(1e-10, 1))
 		start := time.Now()
@@ -366,6 +374,7 @@ func TestTinyRates(t *testing.T) {
 	})
 }
 
+// TestASlowKeyDelaysNobodyElse: a slow key delays no other.
 func TestASlowKeyDelaysNobodyElse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		transport := resilient.NewTransport(newScript(answer(200)), resilient.WithRateLimit(0.1, 1))
@@ -381,6 +390,8 @@ func TestASlowKeyDelaysNobodyElse(t *testing.T) {
 	})
 }
 
+// TestLimiterOption: a limiter is asked before each attempt. A wait that would
+// be too long is refused at once, and its error is not DeadlineExceeded.
 func TestLimiterOption(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(answer(500), answer(200))
@@ -513,6 +524,8 @@ func TestLimiterThatLearns(t *testing.T) {
 	})
 }
 
+// TestLimiterIsAskedOnceForEachAttempt: a limiter is asked before each attempt,
+// and once.
 func TestLimiterIsAskedOnceForEachAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(answer(500), answer(429), fails(io.EOF), answer(200))
@@ -542,6 +555,8 @@ func TestPauseThatBeginsInTheLimiter(t *testing.T) {
 	})
 }
 
+// TestALimiterThatRefusesCostsNoToken: an attempt that the caller's limiter
+// refuses costs no token of the rate limit.
 func TestALimiterThatRefusesCostsNoToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		refuse := true

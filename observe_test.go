@@ -22,6 +22,9 @@ import (
 	"github.com/resilienthttp/resilient"
 )
 
+// TestPauseIsShared: a pause holds for all requests of its key and for no other
+// key, and ends step by step: one attempt goes, then twice as many with each
+// round trip.
 func TestPauseIsShared(t *testing.T) {
 	for _, tt := range []struct {
 		name      string
@@ -53,7 +56,7 @@ func TestPauseIsShared(t *testing.T) {
 				require.NoError(t, other.Body.Close())
 				require.Less(t, time.Since(start), 1100*ms, "other keys go on")
 				wg.Wait()
-				// One scout, then twice as many with each round trip.
+				// One probe, then twice as many with each round trip.
 				require.Equal(t, []time.Duration{
 					0, 1000 * ms,
 					2000 * ms,
@@ -69,8 +72,9 @@ func TestPauseIsShared(t *testing.T) {
 	}
 }
 
+// TestPauseCostsOneRefusal: the limit is still in force when the pause ends,
+// and one attempt finds out for all.
 func TestPauseCostsOneRefusal(t *testing.T) {
-	// The limit is still in force when the pause ends: the scout finds out.
 	synctest.Test(t, func(t *testing.T) {
 		open := time.Now().Add(6 * time.Second)
 		base := newScript(func(req *http.Request) (*http.Response, error) {
@@ -103,7 +107,7 @@ func TestPauseOfARateLimitedKeyIsNoBurst(t *testing.T) {
 	})
 }
 
-func TestAScoutThatHangsDoesNotHoldUpTheRest(t *testing.T) {
+func TestAProbeThatHangsDoesNotHoldUpTheRest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hangs := func(req *http.Request) (*http.Response, error) {
 			time.Sleep(30 * time.Second)
@@ -135,11 +139,11 @@ func TestReopeningHoldsBackNewcomers(t *testing.T) {
 		require.Equal(t, []time.Duration{0, 5500 * ms, 5510 * ms, 5510 * ms}, since(base, start))
 		require.Len(t, r.waits, 2)
 		require.Equal(t, "pause", r.waits[0].Reason)
-		require.InDelta(t, 500*ms, r.waits[0].Duration, float64(ms), "the next goes a second after the scout might have")
+		require.InDelta(t, 500*ms, r.waits[0].Duration, float64(ms), "the next goes a second after the probe might have")
 	})
 }
 
-func TestAScoutWithoutAnAnswerIsFollowed(t *testing.T) {
+func TestAProbeWithoutAnAnswerIsFollowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(answer(429, "Retry-After", "5"), fails(io.EOF), answer(200))
 		start := time.Now()
@@ -148,10 +152,10 @@ func TestAScoutWithoutAnAnswerIsFollowed(t *testing.T) {
 	})
 }
 
+// TestPauseLongerThanMaxWait: nobody can wait for such a pause, so callers are
+// told at once. But the key is not shut for an hour on one server's word: after
+// WithMaxWait one call goes and finds out.
 func TestPauseLongerThanMaxWait(t *testing.T) {
-	// Nobody can wait for it, so callers are told at once; but the key is not
-	// shut for an hour on one server's word: after WithMaxWait one call goes
-	// and finds out.
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(answer(429, "Retry-After", "3600"), answer(200))
 		transport := resilient.NewTransport(base)
@@ -216,8 +220,9 @@ func TestAPauseFarLongerThanMaxWait(t *testing.T) {
 	})
 }
 
+// TestALongPauseIsForgotten: the longest hint ever given was taken for that of
+// every later pause.
 func TestALongPauseIsForgotten(t *testing.T) {
-	// The longest hint ever given was taken for that of every later pause.
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(answer(429, "Retry-After", "86400"), answer(200), answer(429, "Retry-After", "2"), answer(200))
 		transport := resilient.NewTransport(base, every(0))
@@ -231,9 +236,10 @@ func TestALongPauseIsForgotten(t *testing.T) {
 	})
 }
 
+// TestTheRetryThatSucceedsReopensTheKey: without hooks it was not known when
+// the retry had been sent, so it did not count, and the next call waited for a
+// second.
 func TestTheRetryThatSucceedsReopensTheKey(t *testing.T) {
-	// Without hooks it was not known when the retry had been sent, so it did
-	// not count, and the next call waited for a second.
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(answer(429, "Retry-After", "1"), answer(200))
 		start := time.Now()
@@ -279,9 +285,10 @@ func TestAPauseGivesBackTheReservedToken(t *testing.T) {
 	})
 }
 
+// TestNonsenseHeadersBlockNobody: rate limit headers that make no sense hold
+// nobody up. Whatever is made of one, a wait is at most WithMaxWait, for the
+// call that is told and for the next one.
 func TestNonsenseHeadersBlockNobody(t *testing.T) {
-	// Whatever a header makes of it, a wait is at most WithMaxWait, for the call
-	// that is told and for the next one.
 	for _, header := range [][]string{
 		{"Retry-After", "-1"},
 		{"Retry-After", "99999999999999999999"},
@@ -325,8 +332,9 @@ func TestNonsenseHeadersBlockNobody(t *testing.T) {
 	}
 }
 
+// TestManyHints: of many hints the first one counts, or none. It is not their
+// sum, and reading them is bounded work.
 func TestManyHints(t *testing.T) {
-	// The first of them or none; not the sum, and not the work of reading all.
 	synctest.Test(t, func(t *testing.T) {
 		var header []string
 		for range 500 {
@@ -523,7 +531,7 @@ func TestRefusedGoesBeforeThoseBehindIt(t *testing.T) {
 			n := len(order)
 			mu.Unlock()
 			if n == 1 {
-				time.Sleep(10 * ms) // while the others get in line
+				time.Sleep(10 * ms) // while the others get into the queue
 				return answer(429)(req)
 			}
 			return answer(200)(req)

@@ -23,6 +23,9 @@ import (
 	"github.com/resilienthttp/resilient/resilienttest"
 )
 
+// TestMethodGate: a request that may have been acted upon is sent again only if
+// it is idempotent, by its method or by a key. CONNECT never is: it is a
+// tunnel.
 func TestMethodGate(t *testing.T) {
 	for _, tt := range []struct {
 		method, header string
@@ -77,6 +80,9 @@ func TestMethodGate(t *testing.T) {
 	}
 }
 
+// TestIdempotencyKey: the key is one for all attempts of a call, never replaces
+// the caller's, and is not written into the caller's header. None is added
+// unasked, because net/http sends again by itself a request that has one.
 func TestIdempotencyKey(t *testing.T) {
 	made := 0
 	option := resilient.WithIdempotencyKey(func(*http.Request) string {
@@ -118,6 +124,8 @@ func TestIdempotencyKey(t *testing.T) {
 	require.NotContains(t, base.Attempts()[0].Header, "Idempotency-Key")
 }
 
+// TestBodies: a body with GetBody is replayed. One without is recorded up to a
+// limit, or else sent once, and is never cut short.
 func TestBodies(t *testing.T) {
 	file := func(t *testing.T) io.Reader {
 		t.Helper()
@@ -193,8 +201,9 @@ func TestBodies(t *testing.T) {
 	}
 }
 
+// TestReplayBufferIsGivenToTheBase: HTTP/2 replays through GetBody after a
+// GOAWAY.
 func TestReplayBufferIsGivenToTheBase(t *testing.T) {
-	// HTTP/2 replays through GetBody after a GOAWAY.
 	src := &trackedBody{Reader: strings.NewReader("payload")}
 	req := post(t)
 	req.Body, req.GetBody = src, nil
@@ -224,9 +233,10 @@ func TestReplayBufferIsGivenToTheBase(t *testing.T) {
 	require.Equal(t, 1, src.closes())
 }
 
+// TestAbandonedReaderOfARecordedBody: no two attempts share a body. The first
+// attempt was answered while the base was still reading: it read on, past the
+// limit, and left nothing for the second.
 func TestAbandonedReaderOfARecordedBody(t *testing.T) {
-	// The first attempt was answered while the base was still reading: it read
-	// on, past the limit, and left nothing for the second.
 	const payload = "0123456789abcdefghij"
 	var old io.ReadCloser
 	got := ""
@@ -255,6 +265,7 @@ func TestAbandonedReaderOfARecordedBody(t *testing.T) {
 	require.Equal(t, payload, got)
 }
 
+// TestGetBodyFails: a GetBody that fails leaves the caller the response.
 func TestGetBodyFails(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
@@ -288,6 +299,8 @@ func TestGetBodyThatFailsHalfway(t *testing.T) {
 	require.Equal(t, 1, body.closes())
 }
 
+// TestRequestBodyReadErrorIsFinal: an error of the body itself ends the call,
+// is in the chain of its error, and is not retried.
 func TestRequestBodyReadErrorIsFinal(t *testing.T) {
 	gone := errors.New("disk gone")
 	for _, buffer := range []int64{0, 100} {
@@ -305,17 +318,19 @@ func TestRequestBodyReadErrorIsFinal(t *testing.T) {
 	}
 }
 
+// TestStreamingUploadIsNotHeldBack: a body is streamed as it is written, even
+// one that is recorded, past the end of the buffer.
 func TestStreamingUploadIsNotHeldBack(t *testing.T) {
-	// Nor is one that is recorded, past the end of the buffer.
 	synctest.Test(t, func(t *testing.T) {
 		opts := []resilient.Option{resilient.WithReplayBuffer(1), resilient.WithAttemptTimeout(time.Minute)}
 		streamsBothWays(contractTest{t, configuration{opts: opts}})
 	})
 }
 
+// TestUploadAnsweredEarly: no two attempts share a body. The server answers
+// before it has read the 8 MiB, so the base may still be reading the first body
+// while the second attempt begins. Run it with -race.
 func TestUploadAnsweredEarly(t *testing.T) {
-	// The server answers before it has read the 8 MiB: the base may still be
-	// reading the first body while the second attempt begins. Run with -race.
 	payload := bytes.Repeat([]byte("0123456789abcdef"), 8<<20/16)
 	for _, tt := range []struct {
 		name   string
@@ -357,6 +372,8 @@ func TestUploadAnsweredEarly(t *testing.T) {
 	}
 }
 
+// TestMemoryOfAHugeBodyWithoutGetBody: a GiB is streamed through, and takes no
+// more memory than the replay buffer.
 func TestMemoryOfAHugeBodyWithoutGetBody(t *testing.T) {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)

@@ -24,6 +24,7 @@ import (
 	"github.com/resilienthttp/resilient/resilienttest"
 )
 
+// TestAttempts: WithMaxAttempts is exact, and the last response is whole.
 func TestAttempts(t *testing.T) {
 	for n := 1; n <= 5; n++ {
 		t.Run(strconv.Itoa(n), func(t *testing.T) {
@@ -40,6 +41,8 @@ func TestAttempts(t *testing.T) {
 	}
 }
 
+// TestBackOffIntervals: a policy without jitter is exact, and there is one for
+// each call that is retried.
 func TestBackOffIntervals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		made := 0
@@ -67,8 +70,10 @@ func TestBackOffIntervals(t *testing.T) {
 	})
 }
 
+// TestBackOffMaxIntervalIncludesJitter: jitter stays within its bounds, and a
+// wait below the maximum, at the hundredth attempt too. backoff/v4 applies its
+// jitter after MaxInterval: 1 s became 1.498 s.
 func TestBackOffMaxIntervalIncludesJitter(t *testing.T) {
-	// backoff/v4 applies its jitter after MaxInterval: 1 s became 1.498 s.
 	synctest.Test(t, func(t *testing.T) {
 		policy := resilient.WithBackOff(func() backoff.BackOff {
 			return backoff.NewExponentialBackOff(backoff.WithInitialInterval(time.Second), backoff.WithMaxInterval(time.Second))
@@ -87,6 +92,8 @@ func TestBackOffMaxIntervalIncludesJitter(t *testing.T) {
 	})
 }
 
+// TestDefaultBackOff: the wait after a 429 without a hint is within the jitter
+// of the default policy, and never zero.
 func TestDefaultBackOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for range 50 {
@@ -151,6 +158,8 @@ func TestBackOffStops(t *testing.T) {
 	}
 }
 
+// TestHintIsAFloor: a hint holds on a 500 as on a 429. A wait is never shorter
+// than the hint, and never longer than WithMaxWait.
 func TestHintIsAFloor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, tt := range []struct {
@@ -173,9 +182,9 @@ func TestHintIsAFloor(t *testing.T) {
 	})
 }
 
+// TestHugeHintDoesNotOverflow: the jitter was added to a hint of 292 years,
+// which made the wait negative and the retry immediate.
 func TestHugeHintDoesNotOverflow(t *testing.T) {
-	// The jitter was added to a hint of 292 years, which made the wait negative
-	// and the retry immediate.
 	synctest.Test(t, func(t *testing.T) {
 		forever := resilient.WithClassifier(func(a resilient.AttemptInfo) resilient.Verdict {
 			a.Verdict.RetryAfter = math.MaxInt64
@@ -191,6 +200,9 @@ func TestHugeHintDoesNotOverflow(t *testing.T) {
 	})
 }
 
+// TestWaitsThatCannotSucceedAreNotBegun: a wait that outlasts the deadline or
+// WithMaxWait is not begun, and the caller gets the response with its hint at
+// once.
 func TestWaitsThatCannotSucceedAreNotBegun(t *testing.T) {
 	for _, tt := range []struct {
 		name, hint string
@@ -252,6 +264,8 @@ func traced(err error, hooks ...func(*httptrace.ClientTrace)) step {
 	}
 }
 
+// TestNeverSentIsProven: a POST of which provably nothing was sent is sent
+// again, and one that may have been sent is not.
 func TestNeverSentIsProven(t *testing.T) {
 	seek := func(c *httptrace.ClientTrace) { c.GetConn("api.test:80") }
 	connect := func(c *httptrace.ClientTrace) { c.GotConn(httptrace.GotConnInfo{}) }
@@ -283,6 +297,7 @@ func TestNeverSentIsProven(t *testing.T) {
 	}
 }
 
+// TestRealDialFailureRetriesPost: a failed dial proves that nothing was sent.
 func TestRealDialFailureRetriesPost(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -297,6 +312,8 @@ func TestRealDialFailureRetriesPost(t *testing.T) {
 	require.Equal(t, "never sent", r.attempts[0].Verdict.Reason)
 }
 
+// TestRealLostPostIsSentOnce: a POST whose connection ended without an answer
+// may have been acted upon.
 func TestRealLostPostIsSentOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hits := 0
@@ -387,8 +404,9 @@ func TestExpectationFailed(t *testing.T) {
 	})
 }
 
+// TestConnectionIsReused: retries share one connection. 1,000 retries over
+// connections that were not drained took a peer 1,001.
 func TestConnectionIsReused(t *testing.T) {
-	// 1,000 retries over connections that were not drained took a peer 1,001.
 	for _, tt := range []struct {
 		name string
 		body string
@@ -423,6 +441,8 @@ func TestConnectionIsReused(t *testing.T) {
 	}
 }
 
+// TestSlowErrorBodyNeverHoldsARetry: a retried response is read for at most a
+// second, and that second is part of the wait.
 func TestSlowErrorBodyNeverHoldsARetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		body, slow := dripping(500)
@@ -453,6 +473,8 @@ func TestSlowErrorBodyIsNotCountedTwiceAgainstTheDeadline(t *testing.T) {
 	})
 }
 
+// TestSlowErrorBodyOfTheLastResponse: a second is the most that the parsing of
+// an error object takes, and the caller reads on from the first byte.
 func TestSlowErrorBodyOfTheLastResponse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		body, slow := dripping(404)
@@ -473,6 +495,7 @@ func TestSlowErrorBodyOfTheLastResponse(t *testing.T) {
 	})
 }
 
+// TestEndlessErrorBodyIsBounded: at most 64 KiB of a retried response are read.
 func TestEndlessErrorBodyIsBounded(t *testing.T) {
 	read := 0
 	endless := func(*http.Request) (*http.Response, error) {
@@ -487,9 +510,10 @@ func TestEndlessErrorBodyIsBounded(t *testing.T) {
 	require.NoError(t, resp.Body.Close())
 }
 
+// TestPanickingBodyIsAnError: a body that panics is an error of reading it. The
+// beginning of an error body is read in a goroutine, and a panic there would
+// end the process.
 func TestPanickingBodyIsAnError(t *testing.T) {
-	// The beginning of an error body is read in a goroutine, where a panic
-	// would end the process.
 	for _, tt := range []struct {
 		name string
 		read readerFunc
@@ -509,6 +533,9 @@ func TestPanickingBodyIsAnError(t *testing.T) {
 	}
 }
 
+// TestAttemptTimeout: the timeout of an attempt ends a connection that never
+// answers, which nothing else ends if there is no deadline. It stops at the
+// headers: a peer cut the body.
 func TestAttemptTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var hits atomic.Int32
@@ -533,6 +560,8 @@ func TestAttemptTimeout(t *testing.T) {
 	})
 }
 
+// TestAttemptTimeoutIsToldFromTheCallers: the timeout of an attempt is told
+// from the caller's own, and is retried if the request is idempotent.
 func TestAttemptTimeoutIsToldFromTheCallers(t *testing.T) {
 	hang := func(req *http.Request) (*http.Response, error) {
 		<-req.Context().Done()
@@ -566,6 +595,8 @@ func TestAttemptTimeoutIsToldFromTheCallers(t *testing.T) {
 	})
 }
 
+// TestAttemptTimeoutBeforeAConnectionIsProvenUnsent: an attempt that timed out
+// before it had a connection has sent nothing.
 func TestAttemptTimeoutBeforeAConnectionIsProvenUnsent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var dials atomic.Int32
@@ -581,6 +612,8 @@ func TestAttemptTimeoutBeforeAConnectionIsProvenUnsent(t *testing.T) {
 	})
 }
 
+// TestAttemptTimeoutReleasesItsContext: the context of an attempt ends with its
+// body, closed or not.
 func TestAttemptTimeoutReleasesItsContext(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -614,6 +647,8 @@ func TestAttemptTimeoutReleasesItsContext(t *testing.T) {
 	}
 }
 
+// TestLateHeadersAreATimeout: a base that ignores its context is held to the
+// timeout too, and its late response is closed.
 func TestLateHeadersAreATimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		body := &trackedBody{Reader: strings.NewReader("")}
@@ -627,6 +662,9 @@ func TestLateHeadersAreATimeout(t *testing.T) {
 	})
 }
 
+// TestContextEndsWhileWaiting: a wait ends with the context. The error has the
+// cause of the context and the outcome of the attempt before the wait, and
+// neither hides the other.
 func TestContextEndsWhileWaiting(t *testing.T) {
 	cause := errors.New("shutting down")
 	for _, tt := range []struct {
@@ -659,6 +697,8 @@ func TestContextEndsWhileWaiting(t *testing.T) {
 	}
 }
 
+// TestContextEndsDuringAnAttempt: the error of the context is found, and there
+// is no other attempt.
 func TestContextEndsDuringAnAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -671,6 +711,8 @@ func TestContextEndsDuringAnAttempt(t *testing.T) {
 	})
 }
 
+// TestContextEndsDuringTheErrorBody: reading an error body ends with the
+// context, and the caller gets the response.
 func TestContextEndsDuringTheErrorBody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, slow := dripping(500)
@@ -686,6 +728,8 @@ func TestContextEndsDuringTheErrorBody(t *testing.T) {
 	})
 }
 
+// TestPanicsLeaveNothingBehind: a panic of the base leaves no lock and no token
+// behind.
 func TestPanicsLeaveNothingBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := 0
@@ -705,6 +749,7 @@ func TestPanicsLeaveNothingBehind(t *testing.T) {
 	})
 }
 
+// TestPanickingHooksLeaveNoBodyOpen: a panic of a hook leaves no body open.
 func TestPanickingHooksLeaveNoBodyOpen(t *testing.T) {
 	boom := func() { panic("hook") }
 	for _, tt := range []struct {

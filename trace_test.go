@@ -26,6 +26,7 @@ import (
 	"github.com/resilienthttp/resilient/resilienttest"
 )
 
+// TestTrace: the hooks are told of every attempt, wait and call, once each.
 func TestTrace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var r recorder
@@ -75,6 +76,8 @@ func TestAddTrace(t *testing.T) {
 	})
 }
 
+// TestLogger: the records of a call, word for word. No header value, userinfo,
+// query or body is in them.
 func TestLogger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
@@ -251,8 +254,8 @@ func everything(t *testing.T, target string, opts ...resilient.Option) string {
 	return out.String()
 }
 
-// The path of a request may be a credential. No secret in one is in the log, in
-// what hooks are told, or in the texts of errors.
+// TestNoSecretsInPaths: the path of a request may be a credential. No secret in
+// one is in the log, in the infos of hooks, or in the texts of errors.
 func TestNoSecretsInPaths(t *testing.T) {
 	for _, tt := range secretPaths() {
 		synctest.Test(t, func(t *testing.T) {

@@ -21,6 +21,8 @@ import (
 	"github.com/resilienthttp/resilient"
 )
 
+// TestHTTP2: a 429 over HTTP/2 is retried, and a stream that was reset is sent
+// again only if the request is idempotent.
 func TestHTTP2(t *testing.T) {
 	var mu sync.Mutex
 	var bodies []string
@@ -66,6 +68,8 @@ func TestHTTP2(t *testing.T) {
 // layer is a RoundTripper over another one, as middleware is made.
 type layer func(http.RoundTripper) http.RoundTripper
 
+// TestLayers: a Transport works among other RoundTrippers, inside and outside
+// of them. Stand-ins for a signer, a tracer and a cache are enough to show it.
 func TestLayers(t *testing.T) {
 	transport := func(base http.RoundTripper) http.RoundTripper {
 		return resilient.NewTransport(base, every(0))
@@ -152,6 +156,8 @@ func TestLayers(t *testing.T) {
 	}
 }
 
+// TestOneTransportOverAnother: the attempts of two Transports do not multiply.
+// A request that the one below has given up on is final.
 func TestOneTransportOverAnother(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
@@ -194,6 +200,8 @@ func TestOneTransportOverAnother(t *testing.T) {
 	}
 }
 
+// TestDefaultBaseIsLookedUpAtCallTime: a nil base is http.DefaultTransport as
+// it is at the time of the call.
 func TestDefaultBaseIsLookedUpAtCallTime(t *testing.T) {
 	saved := http.DefaultTransport
 	defer func() { http.DefaultTransport = saved }()
@@ -212,6 +220,7 @@ func TestDefaultBaseIsLookedUpAtCallTime(t *testing.T) {
 	})
 }
 
+// TestZeroTransportDoesNotPause: the zero Transport sends each request once.
 func TestZeroTransportDoesNotPause(t *testing.T) {
 	base := newScript(answer(429, "Retry-After", "1"))
 	transport := &resilient.Transport{}
@@ -222,6 +231,7 @@ func TestZeroTransportDoesNotPause(t *testing.T) {
 	require.Equal(t, 3, base.Count(), "each request is sent once")
 }
 
+// TestNonsensePanics: an option panics if its value makes no sense.
 func TestNonsensePanics(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -256,6 +266,8 @@ func TestNonsensePanics(t *testing.T) {
 	})
 }
 
+// TestContextWithOptions: options in a context hold for its requests and for no
+// other.
 func TestContextWithOptions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(answer(500))
@@ -280,8 +292,8 @@ func TestContextWithOptions(t *testing.T) {
 	})
 }
 
-// TestConcurrentUse is for -race: 64 goroutines on one Transport, with all that
-// is shared in use.
+// TestConcurrentUse is for -race: 64 goroutines use one Transport, with
+// everything that is shared in use. Every call is accounted for.
 func TestConcurrentUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -324,8 +336,9 @@ func TestConcurrentUse(t *testing.T) {
 	})
 }
 
+// TestTimersAreStopped: timers are stopped, which forbidigo helps to see to. A
+// timer that is not stopped holds on to its attempt until it fires.
 func TestTimersAreStopped(t *testing.T) {
-	// A timer that is not stopped holds on to its attempt until it fires.
 	const calls = 10_000
 	transport := resilient.NewTransport(answer(200), resilient.WithAttemptTimeout(time.Hour))
 	heap := func() uint64 {
@@ -367,6 +380,7 @@ func stubs() []overStub {
 	}
 }
 
+// TestSuccessAllocatesNothing: a success allocates nothing.
 func TestSuccessAllocatesNothing(t *testing.T) {
 	for _, tt := range stubs() {
 		t.Run(tt.name, func(t *testing.T) {
