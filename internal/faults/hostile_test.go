@@ -124,7 +124,8 @@ func requireTame(tb testing.TB, text string) {
 }
 
 // TestHostileErrorBody is an error body made to fill the memory, the stack or
-// the day of who reads it. No more than the prefix is read of it.
+// the day of its reader. Parsing takes 64 KiB of it and a second at the most, however
+// long, slow or deep it is.
 func TestHostileErrorBody(t *testing.T) {
 	for name, body := range map[string]func() io.Reader{
 		"endless blanks":            then("", " "),
@@ -224,8 +225,8 @@ func TestHostileErrorBodyOverTheNetwork(t *testing.T) {
 }
 
 // TestHostileCompression is an error body of some KiB that unpacks to one of a
-// GiB. What net/http unpacks is bounded behind it; what it leaves packed, since
-// the caller asked for the encoding, is not unpacked by anybody.
+// GiB. No more than 64 KiB of it are read if net/http unpacks it. If the caller
+// asked for the encoding, nobody unpacks it.
 func TestHostileCompression(t *testing.T) {
 	// A gzip file may have several parts, so a GiB is packed quickly.
 	pack := func(data []byte, times int) []byte {
@@ -304,7 +305,8 @@ func (d dripping) Read(p []byte) (int, error) {
 	return copy(p[:1], "["), nil
 }
 
-// TestHostileHeaders is an error with header values of 1 MiB, or a great many.
+// TestHostileHeaders is an error with header values of 1 MiB, or a great many. The
+// first of many hints counts, or none, and the work of reading them is bounded.
 func TestHostileHeaders(t *testing.T) {
 	const size = 1 << 20
 	many := func(line string) string { return strings.Repeat(line, size/len(line)) }
@@ -356,8 +358,8 @@ func nasty() []string {
 	}
 }
 
-// TestHostileText puts what should never be shown as it is wherever a server
-// has a say. It is in no error text and no log record.
+// TestHostileText puts text that should never be shown as it is wherever a server
+// has a say. An error and a log record are one short line that can be printed.
 func TestHostileText(t *testing.T) {
 	for _, text := range nasty() {
 		name := text[:min(len(text), 12)]

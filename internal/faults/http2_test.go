@@ -120,9 +120,10 @@ func serveHTTP2(tb testing.TB, answer func(*stream) (keep bool)) *http2Server {
 	return s
 }
 
-// TestHTTP2 is a server that ends streams and connections. What it certainly
-// did not act upon, net/http sends again by itself, below the Transport and
-// unseen by it; that is the only way for a POST to be seen twice.
+// TestHTTP2 is a server that ends streams and connections. net/http sends a refused
+// stream again by itself, below the Transport and unseen by it, which is the only
+// way for a POST to be seen twice. A stream that is reset in a body is an error of
+// reading it.
 func TestHTTP2(t *testing.T) {
 	timeout := resilient.WithAttemptTimeout(300 * time.Millisecond)
 	first := func(refuse func(*stream)) func(*stream) bool {
@@ -274,7 +275,8 @@ func TestHTTP2(t *testing.T) {
 }
 
 // TestHTTP2RefusedByEveryConnection is go.dev/issue/52459: net/http dials and
-// sends without pause. The attempt timeout is what bounds it.
+// sends without pause. Its repetitions are not seen, and end with the attempt
+// timeout.
 func TestHTTP2RefusedByEveryConnection(t *testing.T) {
 	for method, tries := range map[string]int{http.MethodGet: 3, http.MethodPost: 1} {
 		t.Run(method, func(t *testing.T) {

@@ -155,8 +155,9 @@ func TestKilledInARequest(t *testing.T) {
 	}
 }
 
-// TestKilledInAnAnswer kills the server in the middle of a body: what was read
-// of it is the caller's, who is told that it is not whole.
+// TestKilledInAnAnswer kills the server in the middle of a body. The caller has the
+// part that was read, and is told that it is not whole. The server is found again
+// when it is back.
 func TestKilledInAnAnswer(t *testing.T) {
 	for _, method := range []string{http.MethodGet, http.MethodPost} {
 		t.Run(method, func(t *testing.T) {
@@ -183,8 +184,8 @@ func TestKilledInAnAnswer(t *testing.T) {
 }
 
 // TestKilledBetweenRequests kills a server that nobody is waiting for. While it
-// is away, connections are refused, so that even a POST may be tried until it
-// is back: it arrives once.
+// is away, connections are refused, so that even a POST may be tried until the
+// server is found again. It arrives once.
 func TestKilledBetweenRequests(t *testing.T) {
 	for _, method := range []string{http.MethodGet, http.MethodPost} {
 		t.Run(method, func(t *testing.T) {

@@ -132,9 +132,13 @@ const (
 	bad = "HTTP/1.1 500 Internal Server Error\r\n"
 )
 
-// TestRaw is a server that does not keep to HTTP or TCP. A GET is tried three
-// times when there is no answer; a POST, which the server has read, once. An
-// answer that has begun is never asked for again.
+// TestRaw is a server that does not keep to HTTP or TCP. Whatever comes instead of
+// HTTP is an error, in bounded time and attempts. A GET is tried three times if
+// there is no answer. A POST, which the server has read, is tried once. A body that
+// was cut short says so, and an answer that has begun is never asked for again. A
+// retried response is closed even if its body fails. A connection that never
+// answers is ended by the attempt timeout, and by nothing else if there is no
+// deadline.
 func TestRaw(t *testing.T) {
 	timeout := resilient.WithAttemptTimeout(200 * time.Millisecond)
 	longer := resilient.WithAttemptTimeout(time.Second) // for what is to arrive in time on any machine
@@ -307,8 +311,9 @@ func TestRawNoiseAfterAnAnswer(t *testing.T) {
 }
 
 // TestRawKeptConnectionIsDead closes a kept connection when the next request
-// comes. net/http sends a GET again by itself, and counts as one attempt; a
-// POST that may have been read is not sent again by anybody.
+// comes. net/http sends again by itself a request that it takes for idempotent,
+// which counts as one attempt. A POST that may have been read is not sent again by
+// anybody, and so no key is added to it unasked.
 func TestRawKeptConnectionIsDead(t *testing.T) {
 	for method, want := range map[string]want{
 		http.MethodGet:  {seen: 3, status: 200, body: "ok"},
@@ -332,7 +337,8 @@ func TestRawKeptConnectionIsDead(t *testing.T) {
 }
 
 // TestRawUploadCutShort answers while the body is still being sent. The answer
-// does not wait for the rest of the body, and decides.
+// decides: it does not wait for the rest of the body, and it wins over the error of
+// writing that.
 func TestRawUploadCutShort(t *testing.T) {
 	for _, tt := range []struct {
 		name   string

@@ -282,7 +282,8 @@ func (s *soakRun) settle(tb testing.TB, before footprint) footprint {
 }
 
 // TestSoak calls a server that fails in all documented ways, thousands of times
-// a second. Nothing grows, and each call is accounted for.
+// a second. No goroutine, descriptor or byte grows, and every call is accounted
+// for.
 func TestSoak(t *testing.T) {
 	leaveNothing(t)
 	run := newSoakRun(t)
