@@ -398,7 +398,7 @@ func credentials() []struct{ name, value string } {
 func TestSuccessAllocatesNothing(t *testing.T) {
 	for _, tt := range stubs() {
 		for _, credential := range credentials() {
-			t.Run(tt.name+", "+credential.name, func(t *testing.T) {
+			t.Run(tt.name+"/"+credential.name, func(t *testing.T) {
 				for _, req := range []*http.Request{get(t), newRequest(t, http.MethodPut, "http://api.test/v1", "payload")} {
 					req.Header.Set("Authorization", credential.value)
 					require.Zero(t, testing.AllocsPerRun(100, func() {
@@ -417,7 +417,7 @@ func TestSuccessAllocatesNothing(t *testing.T) {
 func BenchmarkSuccess(b *testing.B) {
 	for _, tt := range stubs() {
 		for _, credential := range credentials()[:2] {
-			b.Run(tt.name+", "+credential.name, func(b *testing.B) {
+			b.Run(tt.name+"/"+credential.name, func(b *testing.B) {
 				req := httptest.NewRequestWithContext(b.Context(), http.MethodGet, "http://api.test/v1", nil)
 				req.Header.Set("Authorization", credential.value)
 				b.ReportAllocs()
