@@ -396,7 +396,7 @@ func (c *call) send(n int, body io.ReadCloser) (*http.Response, fate, error) {
 	}
 	var d *delivery
 	if !c.idempotent || limit != nil {
-		d = &delivery{keepConn: limit != nil}
+		d = &delivery{limit: limit}
 		ctx = httptrace.WithClientTrace(ctx, d.trace())
 	}
 	out := c.req
@@ -414,12 +414,13 @@ func (c *call) send(n int, body io.ReadCloser) (*http.Response, fate, error) {
 		limit.watchBody(out)
 		if c.t.suspects.Take(host(c.req)) {
 			out.Close = true // nothing more goes to the connection that takes it
+			limit.closes = true
 		}
 	}
 	resp, err := repair(c.t.roundTripper().RoundTrip(out))
 	if limit != nil {
 		resp, err = limit.stop(resp, err)
-		c.judgeConnection(d.http2Conn(), limit.began, err)
+		c.judgeConnection(d, limit.began, err)
 	}
 	if c.idempotent {
 		d = nil // no proof is needed
@@ -439,13 +440,15 @@ func (c *call) send(n int, body io.ReadCloser) (*http.Response, fate, error) {
 }
 
 // judgeConnection notes what an attempt that ended with err says about its HTTP/2
-// connection. A nil conn is of another protocol, or unknown.
-func (c *call) judgeConnection(conn net.Conn, began time.Time, err error) {
+// connection. An attempt that the base has sent on a second connection says
+// nothing: the first one was refused, so something has answered.
+func (c *call) judgeConnection(d *delivery, began time.Time, err error) {
+	conn := d.http2Conn()
 	switch {
 	case conn == nil:
 	case err == nil:
 		c.t.suspects.Answered(host(c.req), conn)
-	case isType[*attemptTimeoutError](err):
+	case isType[*attemptTimeoutError](err) && d.conns.Load() == 1:
 		c.t.suspects.TimedOut(host(c.req), conn, began)
 	}
 }
@@ -898,8 +901,9 @@ func (b *budget) settle(now time.Time, cfg *sharedConfig) {
 type delivery struct {
 	sought, connected, wrote atomic.Bool
 	http2                    atomic.Bool
-	keepConn                 bool
-	conn                     atomic.Pointer[net.Conn] // the last one, if keepConn is set
+	limit                    *attemptLimit            // nil: the connection does not matter
+	conns                    atomic.Int32             // how often the base got one
+	conn                     atomic.Pointer[net.Conn] // the last one
 }
 
 func (d *delivery) trace() *httptrace.ClientTrace {
@@ -907,9 +911,10 @@ func (d *delivery) trace() *httptrace.ClientTrace {
 		GetConn: func(string) { d.sought.Store(true) },
 		GotConn: func(i httptrace.GotConnInfo) {
 			d.connected.Store(true)
-			if d.keepConn {
+			if d.limit != nil {
 				conn := i.Conn
 				d.conn.Store(&conn)
+				d.limit.gotConn(d.conns.Add(1))
 			}
 		},
 		// Called when a field is put into the buffer, so before any of the
@@ -962,13 +967,28 @@ type attemptLimit struct {
 	cancel context.CancelCauseFunc
 	timer  *deadline.Timer
 	began  time.Time
+	closes bool // Request.Close is set, see suspect
 }
+
+// maxConns is how many connections an attempt with Request.Close may use. net/http
+// sends a request again that a server refuses, at once and without an end if it
+// cannot use the same connection, so each time it would dial.
+const maxConns = 2
+
+var errRefused = errors.New("resilient: the server refused the request on every connection")
 
 func newAttemptLimit(parent context.Context, d time.Duration) (*attemptLimit, context.Context) {
 	l := &attemptLimit{began: time.Now()}
 	l.ctx, l.cancel = context.WithCancelCause(parent)
 	l.timer = deadline.Start(d, l.cancel)
 	return l, l.ctx
+}
+
+// gotConn is told how many connections the base has got for the attempt.
+func (l *attemptLimit) gotConn(n int32) {
+	if l.closes && n > maxConns {
+		l.cancel(errRefused)
+	}
 }
 
 // watchBody stops the time while the base reads the body of out, also the bodies
@@ -1012,8 +1032,11 @@ func (l *attemptLimit) stop(resp *http.Response, err error) (*http.Response, err
 		err = timeout
 	}
 	l.cancel(nil) // too late to be the cause if there is one
-	if timeout != nil && errors.Is(context.Cause(l.ctx), timeout) {
+	switch cause := context.Cause(l.ctx); {
+	case timeout != nil && errors.Is(cause, timeout):
 		err = timeout
+	case errors.Is(cause, errRefused):
+		err = errRefused
 	}
 	return nil, err
 }
