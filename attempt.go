@@ -45,8 +45,8 @@ func (a *AttemptInfo) cost() int {
 	return 1
 }
 
-// letGo closes the response, if it is still ours.
-func (a *attempt) letGo() {
+// discard closes the response, if it is still ours.
+func (a *attempt) discard() {
 	if a.resp != nil {
 		closeBody(a.resp.Body)
 		a.resp = nil
@@ -84,6 +84,7 @@ func (c *call) try(a *attempt) {
 		a.StatusCode, a.Verdict.Reason = resp.StatusCode, ReasonSuccess
 	}
 	if a.failed() {
+		a.stopNested()
 		c.askClassifier(a)
 	}
 	if h := c.cfg.hooks; h != nil && h.AttemptDone != nil {
@@ -130,10 +131,10 @@ func (c *call) judgeOwnDoing(a *attempt) {
 	}
 }
 
-// askClassifier settles the verdict on a failed attempt. An attempt that a
-// Transport below this one has given up is final, be it the base by mistake or
-// that of a token source: their attempts would multiply.
-func (c *call) askClassifier(a *attempt) {
+// stopNested makes an attempt final that a Transport below this one has given up,
+// be it the base by mistake or that of a token source: their attempts would
+// multiply.
+func (a *attempt) stopNested() {
 	below := isType[*RetryError](a.Err) || isType[*LimitError](a.Err) || isType[*APIError](a.Err)
 	if a.APIError != nil {
 		if n := lookup(a.resp).attempts; n > 1 {
@@ -144,6 +145,10 @@ func (c *call) askClassifier(a *attempt) {
 	if below && a.Verdict.Retry {
 		a.Verdict.Retry, a.Verdict.Reason = false, ReasonRetriedBelow
 	}
+}
+
+// askClassifier gives the caller's Classifier the last word on a failed attempt.
+func (c *call) askClassifier(a *attempt) {
 	if c.cfg.classifier == nil || c.over() != nil {
 		return
 	}

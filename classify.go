@@ -256,8 +256,12 @@ func foldToken(token string) string {
 // the owner is. The end of another code says less: thinking_budget_exceeded is
 // about a parameter, and disk_insufficient_quota about a volume.
 func limitToken(token string) limitKind {
-	if limit := limitTokens[foldToken(token)]; limit != noLimit || len(token) > maxCode {
+	folded := foldToken(token)
+	if limit := limitTokens[folded]; limit != noLimit || len(token) > maxCode {
 		return limit
+	}
+	if !speaksOfMoney(folded) && !strings.Contains(token, ".") {
+		return noLimit // without being taken apart, which costs a few allocations
 	}
 	tail, money := "", false
 	for _, word := range slices.Backward(wordsOf(token[strings.LastIndexByte(token, '/')+1:])) {
@@ -273,6 +277,11 @@ func limitToken(token string) limitKind {
 const maxCode = 256
 
 var moneyWords = []string{"spend", "spending", "billing", "credit", "credits", "balance", "funds"} //nolint:gochecknoglobals // a table, which nobody writes to
+
+// speaksOfMoney reports whether a folded code may have one of the moneyWords.
+func speaksOfMoney(folded string) bool {
+	return slices.ContainsFunc(moneyWords, func(money string) bool { return strings.Contains(folded, money) })
+}
 
 // isLongQuota reports whether a quota is one of a day or longer by its name, as
 // GenerateRequestsPerDayPerProjectPerModel is. A server sends a hint of some

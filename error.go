@@ -27,7 +27,7 @@ const (
 	KindPaymentRequired                 // 402: the account is cancelled or unpaid
 	KindAuthentication                  // 401, 403, 407: the credentials are wrong
 	KindNotFound                        // 404, 410
-	KindRateLimit                       // 429: too many requests
+	KindRateLimit                       // 429, a code that names a limit, a 503 with nothing left of a quota
 	KindServer                          // 5xx, and 408 and 425, which are as temporary
 	KindQuota                           // a quota or a balance is used up: waiting a little does not help
 )
@@ -96,7 +96,7 @@ type APIError struct {
 	RequestID string
 
 	// Attempts is how many attempts there had been when this one was answered,
-	// itself included; 0: not known, as the response came from elsewhere.
+	// itself included; 0: not known, because the response came from elsewhere.
 	Attempts int
 
 	Header http.Header
@@ -303,7 +303,7 @@ func (e *RetryError) ErrorType() string {
 
 // LimitError is the refusal to wait for a rate limit or a pause: the wait would
 // have been longer than [WithMaxWait], or than the context lasts. Nothing was
-// sent. It is neither a timeout nor an [*APIError], which are a server's.
+// sent. It is not an [*APIError], which comes from a server, and no timeout.
 type LimitError struct {
 	finalMark
 

@@ -98,7 +98,7 @@ func (c *call) run() (*http.Response, error) {
 		c.unsure = c.unsure || !a.Verdict.Unprocessed
 		c.last = a.outcome()
 		hinted, from := a.Verdict.RetryAfter > 0, a.ended
-		a.letGo() // its beginning has been read, see judge
+		a.discard() // its beginning has been read, see judge
 		c.attempt = next
 		if err := c.sleep(wait, from, hinted); err != nil {
 			return c.failed(err)
@@ -109,7 +109,7 @@ func (c *call) run() (*http.Response, error) {
 // end lets go of all that a call still holds, even if a hook, a limiter or a policy
 // of the caller's has panicked.
 func (c *call) end() {
-	c.attempt.letGo()
+	c.attempt.discard()
 	closeBody(c.attempt.body)
 	if c.record != nil {
 		c.record.End()
@@ -388,7 +388,7 @@ func (c *call) done(why Reason) (*http.Response, error) {
 	switch {
 	case a.APIError == nil:
 	case c.cfg.statusErrors:
-		a.letGo()
+		a.discard()
 		resp, err = nil, a.APIError
 	default:
 		if c.cfg.noRetryMark {

@@ -327,6 +327,27 @@ func TestWhatIsRemembered(t *testing.T) {
 	})
 }
 
+// TestKeyChurn: a stranger sees on the page that each request has a key of its own.
+func TestKeyChurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := 0
+		nonce := resilient.WithLimitKey(func(*http.Request) string { n++; return strconv.Itoa(n) })
+		transport := resilient.NewTransport(resilienttest.New(resilienttest.Status(200)), nonce, resilient.WithRateLimit(1, 1))
+		h := debugpage.Handler(transport)
+		for _, want := range []bool{false, true} {
+			require.Equal(t, want, strings.Contains(body(t, get(t, h, "")), "no limit is shared"))
+			for range 1025 {
+				req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://api.test/", nil)
+				require.NoError(t, err)
+				resp, err := transport.RoundTrip(req)
+				require.NoError(t, err)
+				require.NoError(t, resp.Body.Close())
+			}
+		}
+		require.Contains(t, body(t, get(t, h, "")), "2,050 keys were made, and 0 of them used by a second call: see WithLimitKey.")
+	})
+}
+
 // The numbers are those of the Transport, and the plot follows the limit.
 func TestNumbers(t *testing.T) {
 	var page string

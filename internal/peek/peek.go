@@ -34,9 +34,9 @@ type Body struct {
 	rc       io.ReadCloser
 	received time.Time
 	turn     chan struct{} // held while reading rc
-	done     chan struct{} // closed when the body is
 
 	mu     sync.Mutex
+	done   chan struct{} // closed when the body is; nil: nobody waits for the turn
 	buf    []byte
 	off    int   // where the caller reads in buf
 	err    error // of rc
@@ -52,7 +52,7 @@ func New(resp *http.Response, received time.Time) *Body {
 	}
 	return &Body{
 		rc: resp.Body, received: received,
-		turn: make(chan struct{}, 1), done: make(chan struct{}), buf: make([]byte, 0, size),
+		turn: make(chan struct{}, 1), buf: make([]byte, 0, size),
 	}
 }
 
@@ -190,7 +190,21 @@ func (b *Body) takeTurn() bool {
 	select {
 	case b.turn <- struct{}{}:
 		return true
-	case <-b.done:
+	default:
+	}
+	b.mu.Lock()
+	if b.done == nil && !b.closed {
+		b.done = make(chan struct{})
+	}
+	done := b.done
+	b.mu.Unlock()
+	if done == nil {
+		return false
+	}
+	select {
+	case b.turn <- struct{}{}:
+		return true
+	case <-done:
 		return false
 	}
 }
@@ -201,10 +215,10 @@ func (b *Body) takeTurn() bool {
 // method Abort is then aborted.
 func (b *Body) Close() error {
 	b.mu.Lock()
-	if !b.closed {
-		b.closed = true
+	if !b.closed && b.done != nil {
 		close(b.done)
 	}
+	b.closed = true
 	b.mu.Unlock()
 	select {
 	case b.turn <- struct{}{}: // no Read is in progress, and none begins any more
