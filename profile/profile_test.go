@@ -15,7 +15,8 @@ import (
 	"github.com/resilienthttp/resilient/profile"
 )
 
-// answers is an API that gives one answer after the other, the last for ever.
+// answers is an API that gives one answer after the other, and then repeats the
+// last one.
 type answers struct {
 	list []answer
 	sent int
@@ -40,9 +41,10 @@ func (a *answers) RoundTrip(req *http.Request) (*http.Response, error) {
 	}, nil
 }
 
-// TestProfiles sends a GET to what each API answers: how often it is sent, how
-// long the first wait is at least, and what the caller gets. What the same
-// answers mean without the profile is in the tests of package resilient.
+// TestProfiles sends a GET that gets each answer of each API. It checks how often
+// the request is sent, the minimum of the first wait, and the response that the
+// caller gets. The tests of package resilient show the same answers without a
+// profile.
 func TestProfiles(t *testing.T) {
 	const ok = `{"ok":true,"data":{}}`
 	for _, tt := range []struct {
