@@ -35,11 +35,11 @@ var screenshots = flag.String("screenshots", "", "write the screenshots of the R
 // chromium is a headless browser.
 type chromium struct {
 	path string
-	dir  string // its profile, and what it writes
+	dir  string // for its profile and its output
 }
 
-// newChromium finds a browser. Without one the test is skipped, unless
-// RESILIENT_REQUIRE_CHROMIUM=1 says that there has to be one.
+// newChromium finds a browser. Without one the test is skipped, or fails if
+// RESILIENT_REQUIRE_CHROMIUM is 1.
 func newChromium(t *testing.T) *chromium {
 	t.Helper()
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
@@ -54,7 +54,7 @@ func newChromium(t *testing.T) *chromium {
 	return nil
 }
 
-// run starts the browser with these arguments, and returns what it prints.
+// run starts the browser with these arguments, and returns its output.
 func (c *chromium) run(t *testing.T, args ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -72,9 +72,9 @@ func (c *chromium) run(t *testing.T, args ...string) string {
 	return string(out)
 }
 
-// site serves pages that were fetched before, and at "/frame" one of them in a
-// frame of a given width, in which no script may run; a script around it
-// measures what became of it.
+// site serves pages that were fetched before. At "/frame" it serves one of them in a
+// frame of a given width. Scripts cannot run in the frame. A script around it
+// measures the layout.
 func site(t *testing.T, pages map[string]*http.Response) string {
 	t.Helper()
 	frame := template.Must(template.New("frame").Parse(`<!doctype html><meta charset="utf-8"><body style="margin:0">
@@ -95,7 +95,7 @@ onload = () => {
 		b := body(t, page)
 		mux.HandleFunc("/"+name, func(w http.ResponseWriter, _ *http.Request) {
 			maps.Copy(w.Header(), page.Header)
-			// All of the policy is in force, but that it may be framed here.
+			// The whole policy is in force, except that the page may be framed here.
 			policy := page.Header.Get("Content-Security-Policy")
 			w.Header().Set("Content-Security-Policy", strings.Replace(policy, "frame-ancestors 'none'", "frame-ancestors 'self'", 1))
 			_, _ = w.Write([]byte(b))
@@ -113,8 +113,8 @@ onload = () => {
 	return server.URL
 }
 
-// pages are what the pictures of the README show: all calls, and the one that
-// took five seconds.
+// pages returns the pages in the pictures of the README: all calls, and the call
+// that took five seconds.
 func pages(t *testing.T) map[string]*http.Response {
 	t.Helper()
 	found := map[string]*http.Response{}
@@ -173,7 +173,7 @@ func TestChromiumScreenshots(t *testing.T) {
 			if test.dark {
 				scheme = "--blink-settings=preferredColorScheme=0"
 			}
-			// Through a frame, as a window has a least width.
+			// The page is in a frame because a window has a minimum width.
 			browser.run(t, scheme, "--screenshot="+file, fmt.Sprintf("--window-size=%d,%d", test.width, test.height),
 				fmt.Sprintf("%s/frame?page=%s&width=%d&height=%d", base, test.page, test.width, test.height))
 			b, err := os.ReadFile(file)
@@ -200,8 +200,8 @@ func TestChromiumScreenshots(t *testing.T) {
 	}
 }
 
-// shrink writes a picture with no more than 256 colours, the most frequent, which
-// makes the file a third as large.
+// shrink writes a picture with the 256 most frequent colours, which makes the file a
+// third as large.
 func shrink(tb testing.TB, file string, picture image.Image, seen map[color.RGBA]int) {
 	tb.Helper()
 	colours := slices.SortedFunc(maps.Keys(seen), func(a, b color.RGBA) int { return seen[b] - seen[a] })
@@ -217,7 +217,7 @@ func shrink(tb testing.TB, file string, picture image.Image, seen map[color.RGBA
 	require.NoError(tb, os.WriteFile(file, b.Bytes(), 0o644))
 }
 
-// The page loads itself again without JavaScript, and shows what is new.
+// The page refreshes without JavaScript, and shows new calls.
 func TestChromiumRefresh(t *testing.T) {
 	browser := newChromium(t)
 	transport := resilient.NewTransport(resilienttest.New(resilienttest.Status(404)))
@@ -230,7 +230,7 @@ func TestChromiumRefresh(t *testing.T) {
 		}
 		if loaded.Add(1) == 3 {
 			send(transport, newRequest(t, http.MethodGet, people))
-			req.URL.RawQuery = "refresh=0" // or the browser would never be done
+			req.URL.RawQuery = "refresh=0" // so that the browser stops
 		}
 		page.ServeHTTP(w, req)
 	}))

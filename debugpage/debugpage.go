@@ -1,33 +1,34 @@
-// Package debugpage is a page that shows what a [resilient.Transport] does, in
-// the manner of net/http/pprof: each limit key with its state, the rate of the
-// last minutes, and the last calls, the slowest and those that failed as
-// timelines, with words for why they took as long as they did. One line mounts
+// Package debugpage serves a page about the calls of a [resilient.Transport], in
+// the manner of net/http/pprof. It shows each limit key with its state, the rate of
+// the last minutes, and the last calls, the slowest calls and the last failed calls
+// as timelines, with a sentence that explains the duration of each. One line mounts
 // it, under any path:
 //
 //	http.Handle("/debug/resilient", debugpage.Handler(transport))
 //
-// The page needs no JavaScript and nothing from elsewhere. It loads itself again
-// every two seconds; "?refresh=10" changes that to ten, "?refresh=0" stops it,
-// and "?call=7" is one call.
+// The page needs no JavaScript and loads nothing from other servers. It refreshes
+// every two seconds. "?refresh=10" changes that to ten, and "?refresh=0" stops it.
+// "?call=7" shows a single call.
 //
-// # Who may see it
+// # Access
 //
-// Like pprof it is for those who run the program, and should not be public: put
-// it behind authentication, or on a port of its own. It shows the method, the
-// host and the path of requests, and of an error response its kind, type, code
-// and request id; never header values, userinfo, query strings or bodies, and of
-// the text of an error not what stands in quotes. Segments of a path that look
-// like secrets are shown as "***", unless resilient.WithLogPath says otherwise.
-// The keys of resilient.WithLimitKey are shown as they are.
+// Like pprof, the page is for the operators of the program and should not be
+// public. Put it behind authentication, or on a port of its own. It shows the
+// method, the host and the path of requests, and the kind, type, code and request
+// id of error responses. It shows the text of errors, but without the parts in
+// quotes. It never shows header values, userinfo, query strings or bodies. Segments
+// of a path that look like secrets are shown as "***", unless resilient.WithLogPath
+// changes that. The keys of resilient.WithLimitKey are shown unchanged.
 //
-// # What it costs
+// # Cost
 //
-// Nothing before [Handler] is called. From then on each call takes a fraction of
-// a microsecond and no allocation if it succeeds at once. What is remembered is
-// bounded: the last 100 calls, the 20 slowest of the last five minutes, the last
-// 20 that failed, at most 1,024 in flight (a call whose base panicked has no
-// end, and stays among these until others push it out), and 40 attempts and
-// waits of a call, which is some hundred KiB in all and a few MiB at the worst.
+// The package costs nothing until [Handler] is called. From then on, a call that
+// succeeds at once takes a fraction of a microsecond longer, and no more
+// allocations. The memory is bounded. The page remembers the last 100 calls, the 20
+// slowest of the last five minutes, the last 20 that failed, and at most 1,024 in
+// flight. For each call it remembers 40 attempts and waits. This takes some hundred
+// KiB in all, and a few MiB at the worst. A call whose base panicked has no end,
+// and counts as in flight until newer calls replace it.
 package debugpage
 
 import (
@@ -55,12 +56,13 @@ var (
 	styleCSS string
 )
 
-// Handler returns a handler that shows what t does from now on: it adds its
-// hooks with AddTrace. These cannot be taken away, so call it once for each
-// Transport. GET and HEAD are answered, other methods with 405. A "refresh" in
-// the query that is not a number of seconds up to 3600 is taken for the default,
-// 2, and a "call" that is not remembered is answered with 404. Handler panics if
-// t is nil.
+// Handler returns a handler that shows the calls of t from now on. It adds its
+// hooks with AddTrace. These cannot be removed, so call Handler only once for each
+// Transport.
+//
+// The handler answers GET and HEAD, and other methods with 405. A "refresh" in the
+// query that is not a number of seconds up to 3600 is replaced by the default, 2. A
+// "call" that is not remembered is answered with 404. Handler panics if t is nil.
 func Handler(t *resilient.Transport) http.Handler {
 	if t == nil {
 		panic("debugpage: Handler of a nil Transport")
@@ -101,15 +103,15 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	status := http.StatusOK
 	var p page
 	if query.Has("call") {
-		id, _ := strconv.ParseInt(query.Get("call"), 10, 64) // 0 is no call's
+		id, _ := strconv.ParseInt(query.Get("call"), 10, 64) // no call has the id 0
 		if p = h.recorder.callPage(id, refresh); p.Call == nil {
 			status = http.StatusNotFound
 		}
 	} else {
 		p = h.recorder.mainPage(refresh)
 	}
-	p.Style = template.CSS(styleCSS) //nolint:gosec // our own
-	// Written at once or not at all.
+	p.Style = template.CSS(styleCSS) //nolint:gosec // it is embedded
+	// The page is rendered before it is written, so that no half page is sent.
 	var b bytes.Buffer
 	if err := h.template.Execute(&b, p); err != nil {
 		http.Error(w, "the page cannot be written", http.StatusInternalServerError)
@@ -119,6 +121,6 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	header.Set("Content-Length", strconv.Itoa(b.Len()))
 	w.WriteHeader(status)
 	if req.Method == http.MethodGet {
-		_, _ = w.Write(b.Bytes()) // fails only if the client has gone
+		_, _ = w.Write(b.Bytes()) // it fails only if the client has gone
 	}
 }

@@ -33,7 +33,7 @@ import (
 
 const people = "https://api.example.com/v1/people"
 
-// noJitter waits for what the server says and nothing else.
+// noJitter waits for exactly as long as the server asks for.
 func noJitter() resilient.Option {
 	return resilient.WithBackOff(func() backoff.BackOff { return new(backoff.ZeroBackOff) })
 }
@@ -43,7 +43,7 @@ var (
 	sentences = regexp.MustCompile(`<p class="why">(.*?)</p>`)
 )
 
-// text is what a reader sees of a piece of a page.
+// text returns the visible text of a part of a page.
 func text(s string) string {
 	return strings.ReplaceAll(html.UnescapeString(tags.ReplaceAllString(s, "")), "\u00a0", " ")
 }
@@ -58,7 +58,8 @@ func said(tb testing.TB, h http.Handler, query string) []string {
 	return all
 }
 
-// sleepLimiter lets requests go after d, which it announces or not.
+// sleepLimiter lets requests go after d. announce controls whether it announces the
+// wait.
 type sleepLimiter struct {
 	d        time.Duration
 	announce bool
@@ -78,7 +79,7 @@ func (l sleepLimiter) Wait(ctx context.Context) error {
 	}
 }
 
-// A new user finds out from the page alone why a call took five seconds.
+// A new user can find out from the page alone why a call took five seconds.
 func TestWhyACallTookFiveSeconds(t *testing.T) {
 	status := resilienttest.Status
 	late := func(status int, d time.Duration, header ...string) resilienttest.Answer {
@@ -117,10 +118,10 @@ func TestWhyACallTookFiveSeconds(t *testing.T) {
 		{
 			name: "others were refused", opts: []resilient.Option{resilient.WithMaxAttempts(1)},
 			answers: []resilienttest.Answer{status(429, "Retry-After", "5"), late(200, 3*ms)}, before: 1,
-			want: "5.0 s: waited 5.0 s because the server had refused others of its key (pause), attempt 1 got 200 after 3.0 ms.",
+			want: "5.0 s: waited 5.0 s because the server had refused other requests of its key (pause), attempt 1 got 200 after 3.0 ms.",
 		},
 		{
-			name: "a limiter that foretells nothing", opts: []resilient.Option{resilient.WithLimiter(sleepLimiter{5 * time.Second, false})},
+			name: "a limiter that does not announce its waits", opts: []resilient.Option{resilient.WithLimiter(sleepLimiter{5 * time.Second, false})},
 			answers: []resilienttest.Answer{late(200, 7*ms)},
 			want:    "5.0 s: waited 5.0 s for the limiter of the program (limiter), attempt 1 got 200 after 7.0 ms.",
 		},
@@ -194,13 +195,13 @@ func TestWhyACallTookFiveSeconds(t *testing.T) {
 			name:    "its turn did not come",
 			opts:    []resilient.Option{resilient.WithLimiter(sleepLimiter{time.Minute, true}), resilient.WithMaxWait(5 * time.Second)},
 			answers: []resilienttest.Answer{status(200)},
-			want: "5.0 s: waited 5.0 s of 1 min for the limiter of the program (limiter). Nothing was sent: its turn had not come " +
-				"after the longest wait that is allowed (limited).",
+			want: "5.0 s: waited 5.0 s of 1 min for the limiter of the program (limiter). Nothing was sent: its turn did not come " +
+				"within the longest wait allowed (limited).",
 		},
 		{
 			name: "a policy that stops", opts: []resilient.Option{resilient.WithBackOff(func() backoff.BackOff { return new(backoff.StopBackOff) })},
 			answers: []resilienttest.Answer{status(500)},
-			want:    "0 ms: attempt 1 got 500 (SERVER_ERROR) after 0 ms. Not tried again: the backoff policy said stop (backoff stopped).",
+			want:    "0 ms: attempt 1 got 500 (SERVER_ERROR) after 0 ms. Not tried again: the backoff policy stopped (backoff stopped).",
 		},
 		{
 			name: "the classifier's own words", opts: []resilient.Option{resilient.WithClassifier(func(a resilient.AttemptInfo) resilient.Verdict {
@@ -253,7 +254,7 @@ func (brokenLimiter) Wait(context.Context) error {
 	return errors.New("redis://user:hunter2@db: refused")
 }
 
-// What a call waits for can be seen while it waits.
+// The reason of a wait is shown while the call waits.
 func TestInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		script := resilienttest.New(resilienttest.Status(503, "Retry-After", "5"), resilienttest.Answer{Delay: time.Second})
@@ -279,7 +280,8 @@ func TestInFlight(t *testing.T) {
 	})
 }
 
-// When the wait for a limiter that foretells nothing is told, it is over.
+// The Wait hook for a limiter that does not announce its waits is called when the
+// wait is over.
 func TestInFlightAfterLimiter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		transport := resilient.NewTransport(resilienttest.New(resilienttest.Answer{Delay: 5 * time.Second}),
@@ -298,7 +300,7 @@ func TestInFlightAfterLimiter(t *testing.T) {
 	})
 }
 
-// A slow call is not lost among quick ones, nor is one that failed.
+// Neither a slow call nor a failed one is lost among quick calls.
 func TestWhatIsRemembered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		transport := resilient.NewTransport(resilienttest.New(
@@ -348,7 +350,7 @@ func TestKeyChurn(t *testing.T) {
 	})
 }
 
-// The numbers are those of the Transport, and the plot follows the limit.
+// The numbers on the page are those of the Transport, and the plot follows the limit.
 func TestNumbers(t *testing.T) {
 	var page string
 	busy(t, func(h http.Handler) { page = body(t, get(t, h, "")) })
@@ -358,7 +360,7 @@ func TestNumbers(t *testing.T) {
 		`<span class="pill refused">paused, 5[0-9].\d.s left</span>`,
 		`<li>retry-after <b>1 × 5\.\d.s</b></li>`,
 		`<li>temporary status <b>2</b></li>`,
-		`failed <b>3</b>`,                              // 500, 502 and the connection that was lost
+		`failed <b>3</b>`,                              // 500, 502 and the lost connection
 		`learned limit of https://api\.example\.com #`, // there are two keys
 		`class="line line1" d="M\d`,
 	} {
@@ -403,8 +405,8 @@ func TestPlotForgets(t *testing.T) {
 	})
 }
 
-// Whatever others wrote is text: the page stays well formed, and without
-// characters that mean something to a terminal or turn the line around.
+// Untrusted input is shown as text. The page stays well formed, and contains no
+// control characters and no characters that change the direction of the text.
 func TestEscapes(t *testing.T) {
 	const nasty = "<script>alert(1)</script>\"'`&{{.}}\x00\x1b[31m\u202e\r\n\xff--></style></title>"
 	synctest.Test(t, func(t *testing.T) {
@@ -440,8 +442,8 @@ func TestEscapes(t *testing.T) {
 	})
 }
 
-// requireWellFormed reads a page as XML, which is stricter than HTML: tags are
-// closed, and nothing is left over.
+// requireWellFormed reads a page as XML, which is stricter than HTML, because all
+// tags must be closed.
 func requireWellFormed(tb testing.TB, page string) {
 	tb.Helper()
 	d := xml.NewDecoder(strings.NewReader(page))
@@ -491,7 +493,7 @@ func TestNoSecrets(t *testing.T) {
 	})
 }
 
-// A path may be a credential. It is shown without that in flight, when the call
+// A path may contain a credential. It is hidden while the call is in flight, when it
 // has ended, in the title and in the text of an error.
 func TestNoSecretsInPaths(t *testing.T) {
 	const token = "AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw"
@@ -601,7 +603,7 @@ func TestHTTP(t *testing.T) {
 	require.Panics(t, func() { debugpage.Handler(nil) })
 }
 
-// Paused, one stays paused on the way to a call and back.
+// A paused page stays paused on the way to a call and back.
 func TestPausedLinks(t *testing.T) {
 	transport := resilient.NewTransport(resilienttest.New(resilienttest.Status(404)))
 	page := debugpage.Handler(transport)
@@ -611,7 +613,7 @@ func TestPausedLinks(t *testing.T) {
 	require.Contains(t, body(t, get(t, page, "?call=1&refresh=0")), `href="?refresh=0"`)
 }
 
-// One request may be sent again when its call is over, also if that had no end.
+// A request may be sent again when its call is over, even if the base panicked.
 func TestRequestReused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broken := true
@@ -637,7 +639,7 @@ func TestRequestReused(t *testing.T) {
 	})
 }
 
-// Without a Handler nothing is recorded, and with one a success costs no
+// Without a Handler, calls are not recorded. With one, a success costs no
 // allocation.
 func TestNothingBeforeHandler(t *testing.T) {
 	base := &quick{}
@@ -649,7 +651,7 @@ func TestNothingBeforeHandler(t *testing.T) {
 	page := debugpage.Handler(transport)
 	require.Contains(t, text(body(t, get(t, page, ""))), "No call has ended yet.")
 	for range 300 {
-		call() // until records are used again
+		call() // until records are reused
 	}
 	require.InDelta(t, before, testing.AllocsPerRun(1000, call), 0.5)
 }
@@ -662,7 +664,7 @@ func (q *quick) RoundTrip(*http.Request) (*http.Response, error) {
 	return &q.resp, nil
 }
 
-// Whatever callers do, memory is bounded, and so is the page.
+// The memory and the page are bounded for all callers.
 func TestBounds(t *testing.T) {
 	t.Run("attempts", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -756,8 +758,8 @@ func TestConcurrent(t *testing.T) {
 	require.Contains(t, b, "accepted 3,200", "a 404 is an answer")
 }
 
-// Text can be read in light and in dark by people who see less: WCAG 2 asks for
-// a contrast of 4.5.
+// Text has the contrast of 4.5 that WCAG 2 requires, in the light and in the dark
+// scheme.
 func TestContrast(t *testing.T) {
 	css, err := os.ReadFile("style.css")
 	require.NoError(t, err)
@@ -806,9 +808,9 @@ func contrast(tb testing.TB, a, b string) float64 {
 	return (max(x, y) + 0.05) / (min(x, y) + 0.05)
 }
 
-// What the page adds to a call that succeeds at once is the difference between
-// its time and that of hooks that do nothing: those cost the Transport itself
-// four readings of the clock.
+// BenchmarkCall measures a call that succeeds at once. The cost of the page is the
+// difference to hooks that do nothing, because any hooks make the Transport read
+// the clock four times.
 func BenchmarkCall(b *testing.B) {
 	nothing := &resilient.Trace{
 		AttemptStart: func(resilient.AttemptInfo) {}, AttemptDone: func(resilient.AttemptInfo) {},
@@ -842,8 +844,8 @@ func BenchmarkCall(b *testing.B) {
 	}
 }
 
-// ExampleHandler mounts the page of a Transport on a port of its own, which only
-// this machine reaches.
+// ExampleHandler mounts the page of a Transport on a port of its own, on the
+// loopback address.
 func ExampleHandler() {
 	transport := resilient.NewTransport(nil)
 	mux := http.NewServeMux()

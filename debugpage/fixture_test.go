@@ -22,7 +22,7 @@ import (
 	"github.com/resilienthttp/resilient/resilienttest"
 )
 
-// every retries after exactly d.
+// every returns an option that makes each retry wait for exactly d.
 func every(d time.Duration) resilient.Option {
 	return resilient.WithBackOff(func() backoff.BackOff { return backoff.NewConstantBackOff(d) })
 }
@@ -31,12 +31,12 @@ func newRequest(tb testing.TB, method, target string) *http.Request {
 	tb.Helper()
 	req, err := http.NewRequestWithContext(tb.Context(), method, target, nil)
 	if err != nil {
-		panic(err) // not FailNow, as this may be another goroutine than the test's
+		panic(err) // FailNow must not be called from other goroutines
 	}
 	return req
 }
 
-// send makes a call, whose outcome is of no interest.
+// send makes a call and ignores its outcome.
 func send(t http.RoundTripper, req *http.Request) {
 	if resp, err := t.RoundTrip(req); err == nil {
 		_, _ = io.Copy(io.Discard, resp.Body)
@@ -59,10 +59,10 @@ func body(tb testing.TB, resp *http.Response) string {
 	return string(b)
 }
 
-// busy is the handler of a Transport that was busy for five minutes, in virtual
-// time: 16 workers and an API whose limit changes, and next to it one that asks
-// for patience, a POST that fails, a connection that is lost, and a call that is
-// still under way. It is looked at when that is over.
+// busy calls look with the handler of a Transport that was busy for some minutes of
+// virtual time. 16 workers call an API whose limit changes. Another API gives a
+// Retry-After, a POST to it fails, a connection is lost, and a call is still in
+// flight.
 func busy(t *testing.T, look func(http.Handler)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -122,7 +122,7 @@ func (h hosts) RoundTrip(req *http.Request) (*http.Response, error) {
 	return h[req.URL.Host].RoundTrip(req)
 }
 
-// limitedAPI is a server with a limit that it tells nobody.
+// limitedAPI is a server with a rate limit that it does not advertise.
 type limitedAPI struct {
 	mu     sync.Mutex
 	bucket *rate.Limiter

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// plot is the rate of the window, second by second, in a space that is one wide
-// for each second and 100 high.
+// plot shows the rate in the window, second by second. A second is 1 wide, and the
+// plot is 100 high.
 type plot struct {
 	Width   int64
 	Areas   []area
@@ -73,8 +73,9 @@ func newPlot(seen *[seconds]second, now time.Duration, keys int) *plot {
 	return p
 }
 
-// draw adds a line for each key with a learned limit, the one seen last first.
-// It breaks off where nothing was known, but not for seconds without a call.
+// draw adds a line for each key with a learned limit, the most recent one first. A
+// line has a gap if the limit was not known for longer than near. Single seconds
+// without a call do not interrupt it.
 func (p *plot) draw(at func(int64) *second, top float64, keys int) {
 	const near = 5 // seconds
 	type trace struct {
@@ -115,8 +116,8 @@ func (p *plot) draw(at func(int64) *second, top float64, keys int) {
 	}
 }
 
-// niceCeil returns the least of 1, 2, 4, 5, 6, 8 and 10 times a power of ten that
-// is not below x.
+// niceCeil returns the smallest number that is not below x and is 1, 2, 4, 5, 6, 8
+// or 10 times a power of ten.
 func niceCeil(x float64) float64 {
 	if x <= 0 {
 		return 1

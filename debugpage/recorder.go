@@ -19,54 +19,53 @@ const (
 	window      = 5 * time.Minute // of the plot, and of the slowest calls
 	seconds     = int64(window / time.Second)
 
-	// What is remembered is bounded, whatever callers do: some 100 KiB for an
-	// ordinary Transport, and a few MiB at the worst.
+	// These bound the memory: some 100 KiB for an ordinary Transport, and a few MiB
+	// at the worst.
 	maxInFlight = 1024
-	maxSteps    = 40  // of a call; those in the middle are left out
+	maxSteps    = 40  // of a call, from its beginning and its end
 	maxText     = 200 // bytes of a path or a host
 	maxWord     = 64  // characters of a reason or a code
 	maxLines    = 3   // keys whose learned limits are plotted
 )
 
-// recorder keeps what the hooks of a Transport see. Instants are durations since
-// start, which are cheaper to read and to keep than a time.Time.
+// recorder keeps the events of the hooks of a Transport. Instants are durations
+// since start, which are cheaper to read and to keep than a time.Time.
 type recorder struct {
 	t     *resilient.Transport
 	start time.Time
 
-	mu       sync.Mutex
-	began    int64 // calls, the last one's id
-	inFlight map[*http.Request]*call
-	oldest   *call // of those in flight, a list by next and prev
-	newest   *call
-	free     *call // to be used again, a list by next
-	last     ring
-	failed   ring
-	slow     []*call
-	slowMin  time.Duration // at most this long: not among the slowest
-	slowTill time.Duration // when the first of the slowest has to go
+	mu        sync.Mutex
+	lastID    int64 // of the last call that began
+	inFlight  map[*http.Request]*call
+	oldest    *call // of those in flight, a list by next and prev
+	newest    *call
+	free      *call // to be reused, a list by next
+	last      ring
+	failed    ring
+	slow      []*call
+	slowMin   time.Duration // a call that is not longer is not among the slowest
+	slowUntil time.Duration // when the first of the slowest leaves the window
 
 	tally   [seconds]second
 	limited time.Duration // when an attempt was last refused or held back for its rate
-	sampled int64         // the second the learned limits were last looked at
+	sampled int64         // the second of the last sample
 }
 
-// call is one RoundTrip. Calls are used again, so that a success allocates
-// nothing.
+// call is one RoundTrip. Calls are reused, so that a success allocates nothing.
 type call struct {
 	id         int64
 	req        *http.Request // while it is in flight
 	next, prev *call
-	held       int // by how many lists it is kept
+	refs       int // lists that keep it
 
 	method, host, path []byte
 	begin, end         time.Duration
 	ended              bool
 	attempts           int
 	steps              []step
-	omitted            int    // steps after the first half of maxSteps
+	omitted            int    // steps left out after the first maxSteps/2
 	partial            bool   // its beginning was not seen
-	why                string // of DoneInfo
+	reason             string // of DoneInfo
 	status             int
 	refusal            *resilient.LimitError
 }
@@ -77,15 +76,15 @@ type step struct {
 	attempt int
 	at      time.Duration
 	ended   bool
-	end     time.Duration // of an attempt its answer, of a wait whatever came next
-	want    time.Duration // of a wait: as foretold; of an attempt: as the server asked
+	end     time.Duration // of an attempt its answer, and of a wait the next event
+	want    time.Duration // the announced length of a wait, or the wait that the server asked for
 	status  int
 	reason  string // of WaitInfo, or of the Verdict
 	failure *failure
 }
 
-// failure is what is shown of a failed attempt: the codes of the error object,
-// as they are logged, and of an error its text.
+// failure describes a failed attempt: the codes of the error object, as in logs, or
+// the text of the error.
 type failure struct {
 	kind                 resilient.Kind
 	typ, code, requestID string
@@ -93,23 +92,23 @@ type failure struct {
 	refused              bool // for its rate
 }
 
-// second is what was seen in one second.
+// second holds the counts of one second.
 type second struct {
 	at     int64 // since the start
 	counts [outcomes]int32
 	lines  [maxLines]learned
 }
 
-// learned is a limit that was in force, of one key.
+// learned is a learned limit of a key.
 type learned struct {
 	key   string
 	limit float64
 }
 
-// The outcomes of an attempt, as plotted.
+// The outcomes of an attempt in the plot.
 const (
 	accepted = iota // at the first attempt
-	retried         // accepted at a later one
+	retried         // accepted at a later attempt
 	refused         // for the rate
 	failed
 	outcomes
@@ -139,7 +138,7 @@ func (r *recorder) attemptStart(a resilient.AttemptInfo) {
 	c.add(step{attempt: a.Attempt, at: now})
 }
 
-// attemptDone notes a failure. A success is left to done, which follows at once.
+// attemptDone records a failure. A success is left to done, which follows at once.
 func (r *recorder) attemptDone(a resilient.AttemptInfo) {
 	if a.Err == nil && a.APIError == nil {
 		return
@@ -157,14 +156,14 @@ func (r *recorder) attemptDone(a resilient.AttemptInfo) {
 	case a.Attempt > 1:
 		r.count(now, retried)
 	default:
-		r.count(now, accepted) // it was answered: what it asked for is wrong
+		r.count(now, accepted) // the server answered, but the request is wrong
 	}
 	c := r.inFlight[a.Request]
 	if c == nil || len(c.steps) == 0 {
-		return // it was pushed out by too many others
+		return // too many newer calls have replaced it
 	}
 	s := &c.steps[len(c.steps)-1]
-	s.ended, s.end = true, min(s.at+a.Duration, now) // the error body took the rest
+	s.ended, s.end = true, min(s.at+a.Duration, now) // reading the error body took the rest
 	s.status, s.want, s.reason, s.failure = a.StatusCode, a.Verdict.RetryAfter, word(a.Verdict.Reason), f
 }
 
@@ -187,12 +186,12 @@ func (r *recorder) done(d resilient.DoneInfo) {
 		c = r.begin(d.Request, d.Path, now-d.Duration)
 		c.partial = d.Attempts > 0
 	}
-	r.leave(c)
-	// Other hooks may have held up this one, or the first one.
+	r.remove(c)
+	// Other hooks may have delayed this one, or the first one.
 	c.begin = min(c.begin, now-d.Duration)
 	c.ended, c.end = true, now
 	c.endWait(now)
-	c.attempts, c.status, c.why = d.Attempts, d.StatusCode, word(d.Reason)
+	c.attempts, c.status, c.reason = d.Attempts, d.StatusCode, word(d.Reason)
 	if d.Reason == "success" {
 		outcome := accepted
 		if d.Attempts > 1 {
@@ -222,9 +221,9 @@ func (r *recorder) done(d resilient.DoneInfo) {
 	}
 }
 
-// sample notes the learned limits of now. Hooks do so once a second at most,
-// and only while rates matter, since it looks at every key. The Transport's
-// locks are never taken under the recorder's.
+// sample records the current learned limits. Hooks call it at most once a second,
+// and only while rates matter, because it reads every key. It never takes the locks
+// of the Transport while it holds that of the recorder.
 func (r *recorder) sample() resilient.Snapshot {
 	snapshot := r.t.Snapshot()
 	now := time.Since(r.start)
@@ -243,12 +242,13 @@ func (r *recorder) sample() resilient.Snapshot {
 	return snapshot
 }
 
-// find returns the call in flight that an event of attempt n belongs to.
+// find returns the call in flight to which an event of attempt n belongs.
 func (r *recorder) find(req *http.Request, path string, n int, now time.Duration) *call {
 	c := r.inFlight[req]
 	if c != nil && n <= 1 && c.attempts > 0 {
-		// A new call of a Request whose last one had no end: the base panicked.
-		r.leave(c)
+		// A new call with the same Request. The last one has no end, because the base
+		// panicked.
+		r.remove(c)
 		r.release(c)
 		c = nil
 	}
@@ -262,7 +262,7 @@ func (r *recorder) find(req *http.Request, path string, n int, now time.Duration
 func (r *recorder) begin(req *http.Request, path string, now time.Duration) *call {
 	if len(r.inFlight) >= maxInFlight {
 		old := r.oldest
-		r.leave(old)
+		r.remove(old)
 		r.release(old)
 	}
 	c := r.free
@@ -271,15 +271,16 @@ func (r *recorder) begin(req *http.Request, path string, now time.Duration) *cal
 	} else {
 		r.free = c.next
 	}
-	r.began++
-	clear(c.steps) // the texts in them
+	r.lastID++
+	clear(c.steps) // frees their texts
 	method := req.Method
 	if method == "" {
 		method = http.MethodGet
 	}
 	*c = call{
-		id: r.began, req: req, prev: r.newest, begin: now,
-		// Copied, as they may be parts of longer strings: a URL with its query.
+		id: r.lastID, req: req, prev: r.newest, begin: now,
+		// They are copied because they may be parts of longer strings, such as a URL
+		// with its query.
 		method: append(c.method[:0], clip(method)...),
 		host:   append(c.host[:0], clip(req.URL.Host)...),
 		path:   append(c.path[:0], clip(path)...),
@@ -295,8 +296,8 @@ func (r *recorder) begin(req *http.Request, path string, now time.Duration) *cal
 	return c
 }
 
-// leave takes c out of those in flight.
-func (r *recorder) leave(c *call) {
+// remove removes c from the calls in flight.
+func (r *recorder) remove(c *call) {
 	delete(r.inFlight, c.req)
 	if c.prev == nil {
 		r.oldest = c.next
@@ -311,17 +312,17 @@ func (r *recorder) leave(c *call) {
 	c.req, c.prev, c.next = nil, nil, nil
 }
 
-// release lets c be used again once no list keeps it; c may be nil.
+// release makes c available for reuse if no list keeps it. c may be nil.
 func (r *recorder) release(c *call) {
-	if c != nil && c.held == 0 {
+	if c != nil && c.refs == 0 {
 		c.next, r.free = r.free, c
 	}
 }
 
-// keepSlow keeps c if it is among the slowest of the window. What is not, mostly
-// costs two comparisons.
+// keepSlow keeps c if it is among the slowest of the window. A call that is not
+// usually costs two comparisons.
 func (r *recorder) keepSlow(c *call, now time.Duration) {
-	if len(r.slow) == slowCalls && c.end-c.begin <= r.slowMin && now < r.slowTill {
+	if len(r.slow) == slowCalls && c.end-c.begin <= r.slowMin && now < r.slowUntil {
 		return
 	}
 	r.dropSlow(now)
@@ -331,27 +332,27 @@ func (r *recorder) keepSlow(c *call, now time.Duration) {
 			return
 		}
 		r.slow = r.slow[:slowCalls-1]
-		quickest.held--
+		quickest.refs--
 		r.release(quickest)
 	}
-	c.held++
+	c.refs++
 	i, _ := slices.BinarySearchFunc(r.slow, c, func(a, b *call) int {
 		return cmp.Compare(b.end-b.begin, a.end-a.begin) // the slowest first
 	})
 	r.slow = slices.Insert(r.slow, i, c)
 	quickest := r.slow[len(r.slow)-1]
-	r.slowMin, r.slowTill = quickest.end-quickest.begin, c.end+window
+	r.slowMin, r.slowUntil = quickest.end-quickest.begin, c.end+window
 	for _, s := range r.slow {
-		r.slowTill = min(r.slowTill, s.end+window)
+		r.slowUntil = min(r.slowUntil, s.end+window)
 	}
 }
 
-// dropSlow lets go of those that ended before the window.
+// dropSlow drops the calls that ended before the window.
 func (r *recorder) dropSlow(now time.Duration) {
 	r.slow = slices.DeleteFunc(r.slow, func(c *call) bool {
 		old := now-c.end >= window
 		if old {
-			c.held--
+			c.refs--
 			r.release(c)
 		}
 		return old
@@ -360,7 +361,7 @@ func (r *recorder) dropSlow(now time.Duration) {
 
 func (r *recorder) count(now time.Duration, outcome int) { r.second(now).counts[outcome]++ }
 
-// second returns the entry of the second that now is in.
+// second returns the entry of the current second.
 func (r *recorder) second(now time.Duration) *second {
 	at := int64(now / time.Second)
 	s := &r.tally[at%seconds]
@@ -379,14 +380,14 @@ func (c *call) add(s step) {
 	c.steps = append(c.steps, s)
 }
 
-// endWait ends the wait under way, if there is one.
+// endWait ends the current wait, if there is one.
 func (c *call) endWait(at time.Duration) {
 	if n := len(c.steps); n > 0 && c.steps[n-1].wait {
 		c.steps[n-1].ended, c.steps[n-1].end = true, at
 	}
 }
 
-// clone returns a copy to be looked at without the lock.
+// clone returns a copy that can be read without the lock.
 func (c *call) clone() *call {
 	d := *c
 	d.method, d.host, d.path = slices.Clone(c.method), slices.Clone(c.host), slices.Clone(c.path)
@@ -394,21 +395,21 @@ func (c *call) clone() *call {
 	return &d
 }
 
-// ring keeps the calls that came last.
+// ring keeps the last calls.
 type ring struct {
 	calls []*call
-	n     int // that ever came
+	n     int // calls added so far
 }
 
-// push adds c, and returns the call that had its place, or nil.
+// push adds c, and returns the call that it replaces, or nil.
 func (r *ring) push(c *call) *call {
 	i := r.n % len(r.calls)
 	old := r.calls[i]
 	r.calls[i] = c
 	r.n++
-	c.held++
+	c.refs++
 	if old != nil {
-		old.held--
+		old.refs--
 	}
 	return old
 }
@@ -437,8 +438,8 @@ func newFailure(a *resilient.AttemptInfo) *failure {
 	return f
 }
 
-// word returns a reason, which is a constant unless a Classifier or a Limiter
-// makes them up.
+// word returns a reason, limited to maxWord. A reason is a constant unless a
+// Classifier or a Limiter has reasons of its own.
 func word(s string) string {
 	if len(s) <= maxWord {
 		return s
@@ -446,7 +447,8 @@ func word(s string) string {
 	return redact.Line(s, maxWord)
 }
 
-// clip bounds what is copied of s; it may cut a character, see redact.Line.
+// clip limits the length of s. It may cut a character in two, which redact.Line
+// repairs.
 func clip(s string) string {
 	if len(s) > maxText {
 		return s[:maxText] + "..."

@@ -15,20 +15,20 @@ import (
 )
 
 const (
-	shownInFlight = 5 // those that have been under way for longest
+	shownInFlight = 5 // the oldest ones
 	shownSlow     = 5
-	shownKeys     = 50 // those used last
+	shownKeys     = 50 // the most recently used ones
 	plainCall     = time.Second
 )
 
-// page is what the template is given.
+// page is the data of the template.
 type page struct {
 	Style   template.CSS
-	Refresh int  // seconds; 0: never
-	Paused  bool // by whoever looks at it
+	Refresh int  // in seconds, or 0 for never
+	Paused  bool // by "refresh=0" in the query
 	Now     string
-	Call    *callView // the page of one call
-	Missing bool      // that call is not remembered
+	Call    *callView // set on the page of one call
+	Missing bool      // the call is not remembered
 
 	Since    string
 	Tiles    []tile
@@ -39,7 +39,7 @@ type page struct {
 	InFlight []callView
 	MoreOpen int
 	Slow     []callView
-	Slower   []callView // the rest of them, folded up
+	Slower   []callView // the rest of them, collapsed
 	Failed   []callView
 	Last     []callView
 	Ended    []tally
@@ -86,7 +86,7 @@ func (r *recorder) mainPage(refresh int) page {
 	return p
 }
 
-// callPage is the page of one call. It is not loaded again once that has ended.
+// callPage returns the page of one call. It refreshes only until the call has ended.
 func (r *recorder) callPage(id int64, refresh int) page {
 	now := time.Since(r.start)
 	p := page{Paused: refresh == 0, Now: r.clock(now), Missing: true}
@@ -134,7 +134,7 @@ func clones(calls []*call) []*call {
 	return copies
 }
 
-// clock writes an instant as a time of day.
+// clock formats an instant as a time of day.
 func (r *recorder) clock(at time.Duration) string {
 	return r.start.Add(at).UTC().Format("15:04:05")
 }
@@ -196,15 +196,16 @@ func newKeyView(k *resilient.KeySnapshot, now time.Time) keyView {
 	return v
 }
 
-// span is a part of a call's time, in order, since its beginning.
+// span is a part of a call's time. Its times are counted from the beginning of the
+// call.
 type span struct {
 	class    string // "ok", "refused", "failed", "running", "wait" or "gap"
-	step     int    // index
+	step     int    // index of the step, or -1 for a gap
 	attempt  int
 	from, to time.Duration
-	open     bool // it goes on
+	open     bool // it has not ended
 	want     time.Duration
-	hint     time.Duration // of the server, that a wait is for
+	hint     time.Duration // the server's hint that caused a wait
 	status   int
 	reason   string
 	failure  *failure
@@ -212,7 +213,7 @@ type span struct {
 
 func (p *span) length() time.Duration { return p.to - p.from }
 
-// spans puts what was seen of a call in order, and returns how long it took.
+// spans returns the spans of a call in order, and the duration of the call.
 func spans(c *call, now time.Duration) (list []span, took time.Duration) {
 	end := now
 	if c.ended {
@@ -227,7 +228,7 @@ func spans(c *call, now time.Duration) (list []span, took time.Duration) {
 		if s.wait {
 			p.class, p.want, p.hint = "wait", s.want, hint
 			if past := s.at - s.want; s.reason == "limiter" && past >= begin-c.slack(i) && p.length() < s.want/2 {
-				// A limiter that foretells nothing: its wait was over.
+				// The limiter did not announce its wait, so the wait was already over.
 				p.from, p.to, p.open = past, s.at, false
 			}
 		} else {
@@ -253,7 +254,7 @@ func spans(c *call, now time.Duration) (list []span, took time.Duration) {
 	return fillGaps(c, list, begin, end), end - begin
 }
 
-// slack is how much earlier than its first event a call may have begun.
+// slack returns how much earlier than its first event a call may have begun.
 func (c *call) slack(step int) time.Duration {
 	if step == 0 && !c.ended {
 		return math.MaxInt64 / 2
@@ -261,8 +262,9 @@ func (c *call) slack(step int) time.Duration {
 	return 0
 }
 
-// fillGaps makes the spans count from begin, and names the time between them if
-// it is long enough to be seen, or if it is that of steps which were left out.
+// fillGaps makes the times of spans relative to begin, and adds a span for the time
+// between two of them if it is long enough to be seen, or if steps were left out
+// there.
 func fillGaps(c *call, list []span, begin, end time.Duration) []span {
 	least := max(time.Millisecond, (end-begin)/100)
 	var all []span
@@ -286,7 +288,7 @@ func fillGaps(c *call, list []span, begin, end time.Duration) []span {
 	return all
 }
 
-// callView is a call as it is shown.
+// callView is a call on the page.
 type callView struct {
 	ID                 int64
 	Link               string
@@ -294,30 +296,31 @@ type callView struct {
 	Method, Host, Path string
 	Result, Class      string
 	Took               string
-	Mostly             string // where most of the time went
-	Plain              bool   // one attempt, which succeeded before long: a line will do
+	Mostly             string // the part that took most of the time
+	Plain              bool   // a quick success at the first attempt, shown as one line
 	Text               []phrase
 	Bars               []bar
 	Labels             []label
 
-	// On the page of a call.
+	// These are set on the page of one call.
 	Ticks  []label
 	Steps  []stepView
-	Places []tally // where the time went
+	Places []tally // the time by its use
 	spans  []span
 	took   time.Duration
 }
 
-// bar is a rectangle of a timeline; positions are percentages of its width.
+// bar is a rectangle of a timeline. Positions are percentages of the timeline's
+// width.
 type bar struct {
 	X, Width, Class, Title string
-	AtEnd                  bool // it is thin, and would stick out
+	AtEnd                  bool // it is thin, and is drawn to the left of X so as not to overflow
 }
 
-// thin is the least width of an attempt, in pixels.
+// thin is the minimum width of an attempt, in pixels.
 const thin = "4"
 
-// label is a word at a timeline.
+// label is a word on a timeline.
 type label struct{ X, Anchor, Class, Text string }
 
 // stepView is a row of the table of a call's steps.
@@ -345,7 +348,7 @@ func (r *recorder) view(c *call, now time.Duration) callView {
 		Method: redact.Line(string(c.method), maxWord),
 		Host:   redact.Line(string(c.host), maxText), Path: redact.Line(string(c.path), maxText),
 		Took: duration(took), spans: list, took: took,
-		Plain: c.ended && c.why == "success" && c.attempts == 1 && len(list) == 1 && took < plainCall,
+		Plain: c.ended && c.reason == "success" && c.attempts == 1 && len(list) == 1 && took < plainCall,
 		Text:  sentence(c, list, took),
 	}
 	switch {
@@ -356,7 +359,7 @@ func (r *recorder) view(c *call, now time.Duration) callView {
 		if c.attempts == 0 {
 			v.Result = "not sent"
 		}
-	case c.why == "success":
+	case c.reason == "success":
 		v.Result, v.Class = strconv.Itoa(c.status), "ok"
 	default:
 		v.Result, v.Class = strconv.Itoa(c.status), "failed"
@@ -371,7 +374,7 @@ func (r *recorder) view(c *call, now time.Duration) callView {
 	return v
 }
 
-// draw makes the bars of the timeline, and labels where there is room.
+// draw makes the bars of the timeline, and labels if there is room.
 func (v *callView) draw() {
 	free := 0.0 // where the next label may begin
 	for i := range v.spans {
@@ -390,7 +393,7 @@ func (v *callView) draw() {
 		}
 		b := bar{position(x), position(width), p.class, title, false}
 		if width < 0.6 && p.class != "wait" && p.class != "gap" {
-			b.Width = thin // or it could not be seen
+			b.Width = thin // it would be invisible otherwise
 			if x > 99 {
 				b.X, b.AtEnd = "100%", true
 			}
@@ -407,7 +410,7 @@ func (v *callView) draw() {
 			if p.status == 0 {
 				text = "none"
 			}
-			const room = 12.0 // of a word of three or four letters, on a phone
+			const room = 12.0 // for a word of three or four letters, on a phone
 			at := label{position(x), "start", p.class, text}
 			if x > 100-room {
 				x = max(x+width, room) - room
@@ -419,7 +422,7 @@ func (v *callView) draw() {
 			}
 		}
 	}
-	// Attempts are drawn over waits, as the thin ones reach into them.
+	// Attempts are drawn over waits, because the thin ones overlap them.
 	slices.SortStableFunc(v.Bars, func(a, b bar) int { return cmp.Compare(a.layer(), b.layer()) })
 }
 
@@ -430,7 +433,7 @@ func (b *bar) layer() int {
 	return 1
 }
 
-// addDetails adds what only the page of the call shows.
+// addDetails adds the fields that only the page of one call shows.
 func (v *callView) addDetails() {
 	for i := range v.spans {
 		p := &v.spans[i]
@@ -469,7 +472,7 @@ func (v *callView) addDetails() {
 	v.Ticks = append(v.Ticks, label{X: "100%", Anchor: "end", Text: v.Took})
 }
 
-// describe is all that is shown of an attempt: as much as is logged.
+// describe returns the details of an attempt, which are the same as in logs.
 func (p *span) describe() string {
 	text := "no response"
 	if p.status != 0 {
@@ -490,13 +493,13 @@ func (p *span) describe() string {
 	return strings.Join(parts, " · ")
 }
 
-// place is where time went.
+// place is one use of a call's time.
 type place struct {
 	name string
 	time time.Duration
 }
 
-// places returns where the time of a call went, the most of it first.
+// places returns the uses of a call's time, the longest first.
 func places(list []span) []place {
 	var all []place
 	for i := range list {

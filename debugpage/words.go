@@ -13,10 +13,10 @@ import (
 	"github.com/resilienthttp/resilient/internal/redact"
 )
 
-// phrase is a part of a sentence, and how it is marked: "" is plain.
+// phrase is a part of a sentence. Class is its style, or "" for plain text.
 type phrase struct{ Text, Class string }
 
-// sentence says in words why a call took as long as it did.
+// sentence explains the duration of a call.
 func sentence(c *call, spans []span, took time.Duration) []phrase {
 	var s []phrase
 	say := func(text string) { s = append(s, phrase{text, ""}) }
@@ -27,7 +27,7 @@ func sentence(c *call, spans []span, took time.Duration) []phrase {
 	mark("time", duration(took))
 	say(": ")
 	if c.partial {
-		say("what came before was not seen, ")
+		say("the beginning was not seen, ")
 	}
 	for i, p := range spans {
 		if i > 0 {
@@ -67,11 +67,10 @@ func sentence(c *call, spans []span, took time.Duration) []phrase {
 	return s
 }
 
-// gapText is about time between two events that no event explains.
+// gapText describes time between two events that no event explains.
 const gapText = "went by in between (an error body was read, or a hook or a limiter took its time)"
 
-// waitText says what a wait is for. The word in brackets is the reason as the
-// documentation of WaitInfo has it.
+// waitText explains a wait. The word in brackets is the reason of the WaitInfo.
 func waitText(reason string, hint time.Duration) string {
 	switch reason {
 	case "backoff":
@@ -84,19 +83,19 @@ func waitText(reason string, hint time.Duration) string {
 	case "rate limit":
 		return "for its turn at the rate of its key (rate limit)"
 	case "pause":
-		return "because the server had refused others of its key (pause)"
+		return "because the server had refused other requests of its key (pause)"
 	case "limiter":
 		return "for the limiter of the program (limiter)"
 	}
 	return "(" + reason + ")"
 }
 
-// ending says why there was no further attempt. The words in brackets are those
-// of DoneInfo.
+// ending explains why there was no further attempt. The words in brackets are the
+// reason of the DoneInfo.
 func ending(c *call) string {
 	const not = "Not tried again: "
 	var text string
-	switch c.why {
+	switch c.reason {
 	case "", "success":
 		return ""
 	case "out of attempts":
@@ -106,11 +105,11 @@ func ending(c *call) string {
 	case "body not replayable":
 		text = not + "its body cannot be sent twice"
 	case "body error":
-		text = not + "its body could not be had once more"
+		text = not + "its body could not be read again"
 	case "budget":
 		text = not + "the retry budget was used up"
 	case "backoff stopped":
-		text = not + "the backoff policy said stop"
+		text = not + "the backoff policy stopped"
 	case "max wait":
 		text = not + "the wait would be longer than WithMaxWait allows"
 		if hint := c.hint(); hint > 0 {
@@ -132,19 +131,19 @@ func ending(c *call) string {
 	case "final status":
 		text = not + "another attempt would get the same answer"
 	case "quota used up":
-		text = not + "waiting a little brings no new quota"
+		text = not + "a short wait brings no new quota"
 	case "retried below":
-		text = not + "another Transport below has done so already"
+		text = not + "another Transport below has already retried it"
 	default:
-		return not + redact.Line(c.why, maxWord) + "."
+		return not + redact.Line(c.reason, maxWord) + "."
 	}
-	return text + " (" + c.why + ")."
+	return text + " (" + c.reason + ")."
 }
 
-// refused says why the limiter did not let an attempt go.
+// refused explains why the limiter did not let an attempt go.
 func (c *call) refused() string {
 	if n := len(c.steps); n > 0 && c.steps[n-1].wait {
-		return "its turn had not come after the longest wait that is allowed"
+		return "its turn did not come within the longest wait allowed"
 	}
 	e := c.refusal
 	if e == nil || e.Wait <= 0 {
@@ -161,7 +160,7 @@ func withoutBracket(s string) string {
 	return s
 }
 
-// hint returns how long the server asked to wait when it was last heard.
+// hint returns the wait that the server asked for in its last answer.
 func (c *call) hint() time.Duration {
 	for _, s := range slices.Backward(c.steps) {
 		if !s.wait {
@@ -171,7 +170,7 @@ func (c *call) hint() time.Duration {
 	return 0
 }
 
-// result is what came of an attempt, in a word.
+// result returns the result of an attempt in a few words.
 func (p *span) result() string {
 	switch {
 	case p.status == 0:
@@ -182,14 +181,15 @@ func (p *span) result() string {
 	return strconv.Itoa(p.status)
 }
 
-// inBrackets is what the error object says, or the error.
+// inBrackets returns the codes of the error object, or the text of the error, in
+// brackets.
 func (f *failure) inBrackets() string {
 	if f == nil {
 		return ""
 	}
 	parts := slices.DeleteFunc([]string{f.typ, f.code, f.text}, func(s string) bool {
 		_, err := strconv.Atoi(s)
-		return s == "" || err == nil // a code that is the status once more
+		return s == "" || err == nil // a code that repeats the status
 	})
 	parts = slices.Compact(parts)
 	if len(parts) == 0 {
@@ -198,8 +198,8 @@ func (f *failure) inBrackets() string {
 	return " (" + strings.Join(parts, ", ") + ")"
 }
 
-// duration writes d as one would say it, with two or three digits. A line
-// does not break between a number and its unit.
+// duration formats d for people, with two or three digits. The space between a
+// number and its unit does not break.
 func duration(d time.Duration) string {
 	switch {
 	case d <= 0:
@@ -230,7 +230,7 @@ func two(a int64, aUnit string, b int64, bUnit string) string {
 	return fmt.Sprintf("%d\u00a0%s %d\u00a0%s", a, aUnit, b, bUnit)
 }
 
-// rate writes an amount or a rate with up to three digits.
+// rate formats an amount or a rate with up to three digits.
 func rate(x float64) string {
 	if x >= 99.95 {
 		return number(int64(x + 0.5))
@@ -243,7 +243,7 @@ func rate(x float64) string {
 	return strings.TrimSuffix(strings.TrimRight(s, "0"), ".")
 }
 
-// number writes n in groups of three digits.
+// number formats n in groups of three digits.
 func number(n int64) string {
 	s := strconv.FormatInt(n, 10)
 	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
@@ -264,7 +264,7 @@ func share(part, whole float64) string {
 	return strconv.FormatFloat(p, 'f', 0, 64) + "\u00a0%"
 }
 
-// tally is a reason, and how often it was one.
+// tally is a reason, and how often it occurred.
 type tally struct{ Name, Count string }
 
 func byCount(m map[string]int64) []tally {
@@ -295,7 +295,7 @@ func byTime(m map[string]resilient.WaitTotal) []tally {
 	return list
 }
 
-// statusText is a status as people know it: "503 Service Unavailable".
+// statusText returns a status with its text, such as "503 Service Unavailable".
 func statusText(status int) string {
 	if text := http.StatusText(status); text != "" {
 		return strconv.Itoa(status) + " " + text

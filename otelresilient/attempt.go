@@ -16,8 +16,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// attemptTransport is the base of the resilient.Transport: it sends each attempt
-// through the base of ours.
+// attemptTransport is the base of the resilient.Transport. It sends each attempt
+// through the base of the Transport.
 type attemptTransport struct {
 	base http.RoundTripper // nil: http.DefaultTransport
 	tel  *telemetry
@@ -37,7 +37,7 @@ func (t *attemptTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 	}()
 	resp, err := t.roundTripper().RoundTrip(out)
 	returned = true
-	if err != nil || resp == nil { // resilient makes an error of neither
+	if err != nil || resp == nil { // resilient turns a nil response into an error
 		a.end(err)
 		return resp, err
 	}
@@ -58,15 +58,14 @@ func (t *attemptTransport) roundTripper() http.RoundTripper {
 	return t.base
 }
 
-// attempt is one time that a request was sent. It is also the body of its
-// response.
+// attempt is one attempt to send a request. It is also the body of the response.
 type attempt struct {
 	call   *call
-	ctx    context.Context //nolint:containedctx // that of the request bounds the body, as in net/http
-	span   trace.Span      // nil: attempts are left to the base
+	ctx    context.Context //nolint:containedctx // of the request, and so of the body, as in net/http
+	span   trace.Span      // nil if attempts are left to the base
 	begun  time.Time
 	status int
-	attrs  []attribute.KeyValue // what metrics have of the response
+	attrs  []attribute.KeyValue // of the response
 	body   io.ReadCloser
 	once   sync.Once
 }
@@ -94,8 +93,8 @@ func (c *call) startAttempt(req *http.Request) (*attempt, *http.Request) {
 	return a, out
 }
 
-// carrier is the header of a request, which is shared with other requests until
-// something is set.
+// carrier is the header of a request. It is shared with other requests until a field
+// is set.
 type carrier struct {
 	propagation.HeaderCarrier
 	own bool
@@ -108,7 +107,7 @@ func (c *carrier) Set(name, value string) {
 	c.HeaderCarrier.Set(name, value)
 }
 
-// answered notes the response. The attempt goes on until its body ends.
+// answered records the response. The attempt lasts until the body ends.
 func (a *attempt) answered(resp *http.Response) {
 	a.status = resp.StatusCode
 	a.attrs = append(make([]attribute.KeyValue, 0, 3), semconv.HTTPResponseStatusCode(resp.StatusCode))
@@ -116,8 +115,8 @@ func (a *attempt) answered(resp *http.Response) {
 		a.attrs = append(a.attrs, semconv.NetworkProtocolVersion(v))
 	}
 	if _, upgraded := resp.Body.(io.Writer); upgraded || resp.Body == nil || resp.Body == http.NoBody {
-		// There is nothing to wait for, or another protocol begins, whose
-		// connection is the caller's.
+		// There is no body to wait for, or the connection was upgraded to another
+		// protocol and belongs to the caller.
 		a.end(nil)
 		return
 	}
@@ -134,14 +133,14 @@ func (a *attempt) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close ends the attempt first: to close a body may take a while.
+// Close ends the attempt before it closes the body, because that may take a while.
 func (a *attempt) Close() error {
 	a.end(nil)
 	return a.body.Close()
 }
 
-// end ends the attempt, once. An error is why there is no response, or no more of
-// its body.
+// end ends the attempt, once. err is the reason why there is no response, or why
+// its body ends early.
 func (a *attempt) end(err error) {
 	a.once.Do(func() {
 		if a.span != nil {
@@ -172,7 +171,7 @@ func (a *attempt) report(err error) {
 	}
 }
 
-// protocolVersion returns "1.1", "2" or "3"; "" if the base does not say.
+// protocolVersion returns "1.1", "2" or "3", or "" if the base does not set it.
 func protocolVersion(resp *http.Response) string {
 	switch major, minor := resp.ProtoMajor, resp.ProtoMinor; {
 	case major == 0:
@@ -186,7 +185,8 @@ func protocolVersion(resp *http.Response) string {
 	}
 }
 
-// errorType returns error.type: a word for a kind of error, never its text.
+// errorType returns error.type, a word for the kind of an error. It never returns
+// the text of the error.
 func errorType(ctx context.Context, err error) string {
 	type timeout interface {
 		error
@@ -198,8 +198,8 @@ func errorType(ctx context.Context, err error) string {
 	}](err); ok && typed.ErrorType() != "" {
 		return typed.ErrorType()
 	}
-	// A transport returns the bare context.Canceled when an attempt has timed
-	// out; the cause knows better.
+	// A transport returns the bare context.Canceled when an attempt has timed out.
+	// The cause of the context says that it was a timeout.
 	for _, e := range []error{err, context.Cause(ctx)} {
 		if t, ok := errors.AsType[timeout](e); ok && t.Timeout() {
 			return "timeout"

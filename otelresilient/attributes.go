@@ -13,13 +13,13 @@ import (
 	"github.com/resilienthttp/resilient/internal/redact"
 )
 
-// request is what is told of a request.
+// request holds the attributes of a request.
 type request struct {
 	name   string               // of an attempt's span
-	common []attribute.KeyValue // what all spans and metrics of the call have; not to be appended to
-	method string               // the original one, if it is not a known one
+	common []attribute.KeyValue // of all spans and metrics of the call, never appended to
+	method string               // the original method, if it is not a known one
 
-	spanOnly []attribute.KeyValue // common and what only attempts' spans have, once it was asked for
+	spanOnly []attribute.KeyValue // common and those of attempts' spans only, computed by forSpan
 }
 
 func newRequest(req *http.Request, constant []attribute.KeyValue) request {
@@ -30,7 +30,7 @@ func newRequest(req *http.Request, constant []attribute.KeyValue) request {
 		r.name = http.MethodGet
 	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch,
 		http.MethodDelete, http.MethodConnect, http.MethodOptions, http.MethodTrace, "QUERY":
-	default: // methods are case-sensitive, and any word is one
+	default: // methods are case-sensitive, and any word is allowed
 		r.name, r.method = "HTTP", req.Method
 	}
 	if r.method == "" {
@@ -47,7 +47,7 @@ func newRequest(req *http.Request, constant []attribute.KeyValue) request {
 	return r
 }
 
-// port returns the port of a URL, that of the scheme if it has none, or 0.
+// port returns the port of a URL, the default port of its scheme, or 0.
 func port(u *url.URL) int {
 	if p := u.Port(); p != "" {
 		if n, err := strconv.ParseUint(p, 10, 16); err == nil {
@@ -64,8 +64,8 @@ func port(u *url.URL) int {
 	return 0
 }
 
-// forSpan returns what the span of an attempt has of the request, whose path is
-// shown as path. It may be appended to.
+// forSpan returns the request attributes of an attempt's span. path is the path to
+// be shown. The caller may append to the result.
 func (r *request) forSpan(u *url.URL, path string, format func(*url.URL, string) string) []attribute.KeyValue {
 	if r.spanOnly == nil {
 		attrs := append(make([]attribute.KeyValue, 0, len(r.common)+3), r.common...)
@@ -82,17 +82,17 @@ func (r *request) forSpan(u *url.URL, path string, format func(*url.URL, string)
 
 const redacted = "REDACTED"
 
-// RedactURL returns a URL as it may be shown to people: with REDACTED in place of
-// the userinfo, of the values in the query except those of the parameters named
-// show, and of parameters without a value, with "***" in place of segments of the
-// path that look like secrets, as [resilient.WithLogger] shows them, and without
-// the fragment. It is more than the semantic conventions ask for, which list four
-// parameters that hold signatures: nobody can list where APIs put their keys.
+// RedactURL returns a URL that may be shown to people. It has REDACTED in place of
+// the userinfo, of the values in the query, and of parameters without a value,
+// except for the parameters named in show. It has "***" in place of segments of the
+// path that look like secrets, as in the logs of [resilient.WithLogger], and no
+// fragment. The semantic conventions require less: they list four parameters that
+// hold signatures. But no list can name all the places where APIs put their keys.
 func RedactURL(u *url.URL, show ...string) string {
 	return redactURL(u, redact.Path(u.EscapedPath()), show)
 }
 
-// redactURL is RedactURL with an escaped path in place of the URL's.
+// redactURL is like RedactURL, with an escaped path in place of the URL's path.
 func redactURL(u *url.URL, path string, show []string) string {
 	if u.User == nil && u.RawQuery == "" && u.Fragment == "" && u.Opaque == "" && path == u.EscapedPath() {
 		return u.String()
@@ -115,8 +115,8 @@ func redactURL(u *url.URL, path string, show []string) string {
 	return r.String()
 }
 
-// escaped returns the path that hooks are told of u as it stands in a URL. The
-// URL's own path keeps its escapes, and "***" stays readable.
+// escaped returns path, the Path in the hooks for u, in its escaped form. The URL's
+// own path keeps its escapes, and "***" is not escaped.
 func escaped(u *url.URL, path string) string {
 	switch path {
 	case u.Path:
@@ -146,13 +146,13 @@ func redactQuery(query string, show []string) string {
 	return strings.Join(params, "&")
 }
 
-// defaultKeyName returns the names that a Transport gives to its keys by itself,
-// and "" for all others.
+// defaultKeyName returns key if it has the form of the keys that a Transport uses by
+// itself, and "" otherwise.
 func defaultKeyName(key string) string {
 	origin, mark, marked := strings.Cut(key, " #")
 	u, err := url.Parse(origin)
 	if err != nil || u.Host == "" || origin != u.Scheme+"://"+u.Host {
-		return "" // a path or userinfo too is the program's own
+		return "" // a key with a path or userinfo is the program's own
 	}
 	if _, err := strconv.ParseUint(mark, 16, 32); marked && (err != nil || len(mark) != 8) {
 		return ""

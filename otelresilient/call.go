@@ -28,23 +28,23 @@ const (
 // call is one RoundTrip. Its attempts and hooks find it in the context.
 type call struct {
 	tel  *telemetry
-	ctx  context.Context //nolint:containedctx // with the span and the call; it is that of the request sent on
+	ctx  context.Context //nolint:containedctx // with the span and the call, and the context of the request that is sent
 	span trace.Span
 	req  request
 
-	path    string // of the request, as hooks are told it
+	path    string // the Path in the hooks
 	begun   time.Time
-	sent    int    // how often the request was sent, redirects included
-	failure string // error.type of the last attempt that was answered with an error
-	why     string // the verdict on the last attempt
+	sent    int    // how often the request was sent, including redirects
+	failure string // error.type of the last error response
+	reason  string // of the verdict on the last attempt
 
-	waitReason string // of the wait under way; "": there is none
+	waitReason string // of the current wait, or "" if there is none
 	waitBegun  time.Time
 
-	outcome []attribute.KeyValue // what metrics have of how it ended
+	outcome []attribute.KeyValue // the attributes of metrics for the outcome
 
-	// open counts what has to end before the span does: RoundTrip, and each
-	// attempt whose body is not at its end.
+	// open counts the parts that have not ended yet: RoundTrip, and each attempt
+	// whose body is not at its end. The span ends with the last of them.
 	open atomic.Int32
 }
 
@@ -56,9 +56,9 @@ func (t *telemetry) newCall(req *http.Request) *call {
 	return c
 }
 
-// redirects returns how many of them, as http.Client follows them, led to req. It
-// stops at twice the most that http.Client follows by itself, should there be a
-// circle.
+// redirects returns the number of redirects of http.Client that led to req. It
+// counts at most 20, twice as many as http.Client follows by default, in case
+// the responses form a cycle.
 func redirects(req *http.Request) int {
 	n := 0
 	for n < 20 && req != nil && req.Response != nil {
@@ -68,7 +68,7 @@ func redirects(req *http.Request) int {
 	return n
 }
 
-// release ends the span, once nothing is open any more.
+// release ends one part of the call, and the span with the last one.
 func (c *call) release() {
 	if c.open.Add(-1) > 0 {
 		return
@@ -79,13 +79,13 @@ func (c *call) release() {
 	}
 }
 
-// with returns the attributes of a measurement: what all have, and more.
+// with returns the attributes of a measurement: the common ones and more.
 func (c *call) with(more ...attribute.KeyValue) metric.MeasurementOption {
 	return metric.WithAttributeSet(attribute.NewSet(slices.Concat(c.req.common, more)...))
 }
 
-// hooks returns the hooks of a Transport. They do nothing for a request that did
-// not come through the RoundTrip of ours.
+// hooks returns the hooks for the resilient.Transport. They do nothing for a request
+// that did not come through the RoundTrip of a Transport of this package.
 func hooks() *resilient.Trace {
 	return &resilient.Trace{
 		AttemptStart: func(a resilient.AttemptInfo) {
@@ -112,25 +112,25 @@ func hooks() *resilient.Trace {
 }
 
 func (c *call) attemptStart(a resilient.AttemptInfo) {
-	c.waited()
+	c.endWait()
 	c.path = a.Path
 	if h := c.tel.retries; a.Attempt > 1 && h.Enabled(c.ctx) {
-		h.Add(c.ctx, 1, c.with(retryReasonKey.String(c.why)))
+		h.Add(c.ctx, 1, c.with(retryReasonKey.String(c.reason)))
 	}
 }
 
 func (c *call) attemptDone(a resilient.AttemptInfo) {
-	c.why = a.Verdict.Reason
+	c.reason = a.Verdict.Reason
 	if a.APIError != nil {
 		c.failure = a.APIError.ErrorType()
 	}
 }
 
-// wait begins a wait, which lasts until something else happens. That of a
-// limiter may be announced or over, which cannot be told apart: what it says
-// itself is taken for the time it takes.
+// wait begins a wait, which lasts until the next event of the call. For a limiter,
+// the hook is called at the beginning or at the end of the wait, and these cannot
+// be distinguished. So the duration in the hook is used.
 func (c *call) wait(w resilient.WaitInfo) {
-	c.waited()
+	c.endWait()
 	if w.Reason == "limiter" {
 		c.addWait(w.Reason, time.Now(), w.Duration)
 		return
@@ -138,8 +138,8 @@ func (c *call) wait(w resilient.WaitInfo) {
 	c.waitReason, c.waitBegun = w.Reason, time.Now()
 }
 
-// waited ends the wait that is under way, if there is one.
-func (c *call) waited() {
+// endWait ends the current wait, if there is one.
+func (c *call) endWait() {
 	if c.waitReason != "" {
 		c.addWait(c.waitReason, c.waitBegun, time.Since(c.waitBegun))
 		c.waitReason = ""
@@ -157,7 +157,7 @@ func (c *call) addWait(reason string, begun time.Time, d time.Duration) {
 }
 
 func (c *call) done(d resilient.DoneInfo) {
-	c.waited()
+	c.endWait()
 	c.outcome = append(make([]attribute.KeyValue, 0, 3), outcomeKey.String(d.Reason))
 	if d.StatusCode != 0 {
 		c.outcome = append(c.outcome, semconv.HTTPResponseStatusCode(d.StatusCode))

@@ -14,9 +14,9 @@ import (
 	"github.com/resilienthttp/resilient/resilienttest"
 )
 
-// A call that needs three attempts, and what a backend for traces shows of it.
+// A call that needs three attempts, and the spans that a tracing backend shows.
 func ExampleNewTransport() {
-	exporter := tracetest.NewInMemoryExporter() // that of OTLP in production
+	exporter := tracetest.NewInMemoryExporter() // an OTLP exporter in production
 	provider := trace.NewTracerProvider(trace.WithSyncer(exporter))
 	server := resilienttest.New(
 		resilienttest.Status(503),

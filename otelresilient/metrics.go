@@ -14,12 +14,13 @@ import (
 	"github.com/resilienthttp/resilient"
 )
 
-// maxObservedKeys bounds the limit keys of which gauges are reported. A Transport
-// remembers 1,024, of which all but the first are seldom in use.
+// maxObservedKeys is the maximum number of limit keys for which gauges are reported.
+// A Transport remembers 1,024 or more, but only the first of them are in regular
+// use.
 const maxObservedKeys = 100
 
-// instruments are the metrics. What a meter returns with an error can be used
-// all the same, by its contract.
+// instruments are the metrics. By the contract of a meter, an instrument that is
+// returned with an error can be used nevertheless.
 type instruments struct {
 	meter           metric.Meter
 	requestDuration metric.Float64Histogram
@@ -48,17 +49,17 @@ func newInstruments(meter metric.Meter) instruments {
 	return i
 }
 
-// observe reports the limit keys of t whenever metrics are collected, as long as
-// there is a t: the meter does not keep it alive.
+// observe reports the limit keys of t whenever metrics are collected, until t is
+// garbage collected. The meter does not keep it alive.
 func (tel *telemetry) observe(t *resilient.Transport) {
 	budget, err := tel.meter.Float64ObservableGauge("resilient.budget", metric.WithUnit("{token}"),
 		metric.WithDescription("Tokens left in the retry budget."))
 	handle(err)
 	learned, err := tel.meter.Float64ObservableGauge("resilient.limit.learned", metric.WithUnit("{attempt}/s"),
-		metric.WithDescription("Pace that was learned from the server and is in force."))
+		metric.WithDescription("Rate that was learned from the server and is in force."))
 	handle(err)
 	waiting, err := tel.meter.Int64ObservableUpDownCounter("resilient.limit.waiting", metric.WithUnit("{attempt}"),
-		metric.WithDescription("Number of attempts that stand in line."))
+		metric.WithDescription("Number of attempts that wait in a queue."))
 	handle(err)
 
 	source, name, constant := weak.Make(t), tel.keyName, tel.attributes
@@ -75,7 +76,7 @@ func (tel *telemetry) observe(t *resilient.Transport) {
 			}
 			attrs := metric.WithAttributeSet(attribute.NewSet(slices.Concat(constant, []attribute.KeyValue{limitKeyKey.String(named)})...))
 			o.ObserveInt64(waiting, int64(k.Waiting), attrs)
-			if k.Budget >= 0 { // else it is switched off
+			if k.Budget >= 0 { // below 0, the budget is switched off
 				o.ObserveFloat64(budget, k.Budget, attrs)
 			}
 			if k.LearnedLimit > 0 {
@@ -91,7 +92,7 @@ func (tel *telemetry) observe(t *resilient.Transport) {
 	runtime.AddCleanup(t, func(r metric.Registration) { handle(r.Unregister()) }, registration)
 }
 
-// handle reports an error of the meter, where the program wants to see it.
+// handle passes an error of the meter to the error handler of OpenTelemetry.
 func handle(err error) {
 	if err != nil {
 		otel.Handle(err)

@@ -29,8 +29,9 @@ import (
 	"github.com/resilienthttp/resilient/resilienttest"
 )
 
-// points returns the data of a metric, a line for each combination of
-// attributes: of a histogram the count and the sum, else the value.
+// points returns the data of a metric, with a line for each combination of
+// attributes. The line of a histogram has the count and the sum, and that of another
+// metric the value.
 func (tel *telemetry) points(t *testing.T, name string) []string {
 	t.Helper()
 	var lines []string
@@ -111,7 +112,7 @@ func testMetricAttributes(t *testing.T) {
 		otelresilient.WithAttributes(attribute.String("peer", "billing")))
 	req, err := http.NewRequestWithContext(t.Context(), "purge", "http://api.example.com:8080/secret?a=b", nil)
 	require.NoError(t, err)
-	resp, err := transport.RoundTrip(withKey(req)) // which allows to send it again
+	resp, err := transport.RoundTrip(withKey(req)) // the key allows a retry
 	require.NoError(t, err)
 	require.NoError(t, resp.Body.Close())
 
@@ -200,7 +201,7 @@ func TestLearnedLimit(t *testing.T) {
 		tel := newTelemetry()
 		script := resilienttest.New(resilienttest.Status(204, "RateLimit-Policy", `"a";q=100;w=10`, "RateLimit", `"a";r=20;t=2`))
 		transport := tel.transport(script)
-		for range 20 { // until nobody else is seen to use the quota
+		for range 20 { // until it is clear that no other client uses the quota
 			get(t, transport, api)
 			time.Sleep(100 * time.Millisecond)
 		}
@@ -231,7 +232,7 @@ func TestKeyNames(t *testing.T) {
 		name    string
 		request func(*http.Request)
 		opts    []otelresilient.Option
-		want    string // a pattern; "": the key is not reported
+		want    string // a pattern, or "" if the key is not reported
 		why     string
 	}{
 		{name: "host", request: none, want: "^https://api.example.com$"},
@@ -293,7 +294,7 @@ func TestObservedKeysAreBounded(t *testing.T) {
 	require.NotContains(t, lines, "resilient.limit.key=https://0.example.com 10")
 }
 
-// A Transport that nobody has any more must not stay for its gauges.
+// The gauges of a Transport must not keep it alive.
 func TestGaugesEndWithTransport(t *testing.T) {
 	tel := newTelemetry()
 	func() {
@@ -309,7 +310,7 @@ func TestGaugesEndWithTransport(t *testing.T) {
 	}, 10*time.Second, time.Millisecond)
 }
 
-// counting is a meter that counts the callbacks that are registered.
+// counting is a meter that counts the registered callbacks.
 type counting struct {
 	noop.Meter
 	registered atomic.Int32
@@ -348,7 +349,7 @@ func TestCallbackIsUnregistered(t *testing.T) {
 	}, 10*time.Second, time.Millisecond)
 }
 
-// The example that a histogram keeps of a value leads to the span.
+// The exemplar of a value in a histogram refers to the span.
 func TestExemplars(t *testing.T) {
 	tel := newTelemetry()
 	get(t, tel.transport(resilienttest.New(resilienttest.Status(204))), api)
@@ -393,8 +394,8 @@ func TestMeterErrors(t *testing.T) {
 	get(t, transport, api) // works all the same
 }
 
-// Whatever a request and the answer hold, nothing of it is told but a path
-// without its secrets.
+// Spans and metrics contain no secrets from any part of the request and the
+// response.
 func TestSecrets(t *testing.T) {
 	const secret = "s3cret"
 	synctest.Test(t, func(t *testing.T) {
@@ -420,9 +421,9 @@ func TestSecrets(t *testing.T) {
 		_, err = transport.RoundTrip(req)
 		require.ErrorContains(t, err, secret, "the caller gets the error as it is")
 
-		told := fmt.Sprintf("%+v %+v", tel.spans.GetSpans(), tel.collect(t))
-		require.Contains(t, told, "https://REDACTED:REDACTED@api.example.com/people/key/***?access_token=REDACTED&REDACTED&sig=REDACTED")
-		require.NotContains(t, told, secret)
+		reported := fmt.Sprintf("%+v %+v", tel.spans.GetSpans(), tel.collect(t))
+		require.Contains(t, reported, "https://REDACTED:REDACTED@api.example.com/people/key/***?access_token=REDACTED&REDACTED&sig=REDACTED")
+		require.NotContains(t, reported, secret)
 	})
 }
 

@@ -213,7 +213,7 @@ func TestAttributes(t *testing.T) {
 			call := tel.call(t)
 			require.Equal(t, "resilient "+tt.span, call.Name)
 			for _, key := range []string{"url.full", "http.request.method_original", "network.protocol.version"} {
-				delete(tt.want, key) // of attempts only
+				delete(tt.want, key) // only attempts have it
 			}
 			tt.want["resilient.attempts"], tt.want["resilient.outcome"] = int64(1), "success"
 			require.Equal(t, tt.want, attributes(call))
@@ -229,7 +229,7 @@ func attributes(s tracetest.SpanStub) map[string]any {
 	return all
 }
 
-// typedError is an error that says its error.type.
+// typedError is an error with an error.type of its own.
 type typedError struct{ error }
 
 func (typedError) ErrorType() string { return "quota" }
@@ -255,8 +255,8 @@ func TestFailures(t *testing.T) {
 		name    string
 		base    http.RoundTripper
 		opts    []resilient.Option
-		timeout time.Duration // of the context; 0: none
-		cause   error         // with which it is canceled after a second; nil: it is not
+		timeout time.Duration // of the context, or 0
+		cause   error         // the context is canceled with it after a second, unless it is nil
 		attempt []want
 		call    want
 		outcome string
@@ -397,7 +397,7 @@ func TestCanceledWhileWaiting(t *testing.T) {
 	})
 }
 
-// announcing is a Limiter that says how long it will wait.
+// announcing is a Limiter that announces its waits.
 type announcing time.Duration
 
 func (d announcing) Wait(ctx context.Context) error {
@@ -406,7 +406,7 @@ func (d announcing) Wait(ctx context.Context) error {
 	return nil
 }
 
-// silent is a Limiter that does not.
+// silent is a Limiter that does not announce its waits.
 type silent time.Duration
 
 func (d silent) Wait(context.Context) error {
@@ -418,7 +418,7 @@ func TestWaits(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		opts    []resilient.Option
-		answers []resilienttest.Answer // to the second call; none: 204
+		answers []resilienttest.Answer // to the second call, 204 if there are none
 		want    []string               // of the second call
 		why     string
 	}{
@@ -548,7 +548,7 @@ func TestLogHasTrace(t *testing.T) {
 	require.Equal(t, 3, strings.Count(log.String(), "trace="+tel.call(t).SpanContext.TraceID().String()), log.String())
 }
 
-// withTraceID is a handler as bridges to OpenTelemetry are.
+// withTraceID is a handler that adds the trace id, as bridges to OpenTelemetry do.
 type withTraceID struct{ slog.Handler }
 
 func (h withTraceID) Handle(ctx context.Context, r slog.Record) error {
@@ -715,8 +715,8 @@ func TestPanicEndsSpans(t *testing.T) {
 	require.NotZero(t, tel.call(t).EndTime)
 }
 
-// Calls that go through one Transport at once, over real connections, have
-// their own spans.
+// Concurrent calls through one Transport, over real connections, have their own
+// spans.
 func TestConcurrentCalls(t *testing.T) {
 	var seen sync.Map
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -779,7 +779,7 @@ func TestContextOptions(t *testing.T) {
 	require.Equal(t, int64(2), value(tel.call(t), "resilient.attempts").AsInt64())
 }
 
-// instrumented is a base that makes spans by itself, as otelhttp does.
+// instrumented returns a base that creates spans by itself, as otelhttp does.
 func instrumented(tel *telemetry, base http.RoundTripper) http.RoundTripper {
 	tracer := tel.tracerProvider().Tracer("base")
 	return roundTripper(func(req *http.Request) (*http.Response, error) {
@@ -807,8 +807,8 @@ func TestWithAttemptSpans(t *testing.T) {
 	})
 }
 
-// setGlobal sets the global provider. OpenTelemetry passes it on, once in a
-// process, to those who asked for one before.
+// setGlobal sets the global provider. OpenTelemetry passes it on, once in a process,
+// to tracers that were created before.
 var setGlobal = sync.OnceValue(func() *telemetry {
 	tel := newTelemetry()
 	otel.SetTracerProvider(tel.tracerProvider())
@@ -824,7 +824,7 @@ func TestGlobalProviders(t *testing.T) {
 	require.Len(t, tel.spans.GetSpans(), 2, "a provider that is set later is used")
 }
 
-// closer is a base that can be told to close its idle connections.
+// closer is a base with a CloseIdleConnections method.
 type closer struct {
 	http.RoundTripper
 	closed int

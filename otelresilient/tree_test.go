@@ -22,7 +22,7 @@ import (
 	"github.com/resilienthttp/resilient/otelresilient"
 )
 
-// telemetry is what a Transport under test tells, in memory.
+// telemetry keeps the spans and metrics of a Transport under test in memory.
 type telemetry struct {
 	spans   *tracetest.InMemoryExporter
 	reader  *metric.ManualReader
@@ -42,12 +42,12 @@ func (tel *telemetry) tracerProvider() *trace.TracerProvider {
 	return trace.NewTracerProvider(trace.WithSyncer(tel.spans))
 }
 
-// transport returns a Transport that tells tel.
+// transport returns a Transport that reports to tel.
 func (tel *telemetry) transport(base http.RoundTripper, opts ...otelresilient.Option) *otelresilient.Transport {
 	return otelresilient.NewTransport(base, append(slices.Clip(tel.options), opts...)...)
 }
 
-// attempts returns the spans of attempts, the one that began first in front.
+// attempts returns the spans of attempts, in the order in which they began.
 func (tel *telemetry) attempts() tracetest.SpanStubs { return tel.ofKind(oteltrace.SpanKindClient) }
 
 // call returns the span of the only call.
@@ -69,7 +69,7 @@ func (tel *telemetry) ofKind(kind oteltrace.SpanKind) tracetest.SpanStubs {
 	return spans
 }
 
-// metrics returns the data of a metric; nil if there is none.
+// metrics returns the data of a metric, or nil if there is none.
 func (tel *telemetry) metrics(t *testing.T, name string) metricdata.Aggregation {
 	t.Helper()
 	for _, m := range tel.collect(t).Metrics {
@@ -92,7 +92,8 @@ func (tel *telemetry) collect(t *testing.T) metricdata.ScopeMetrics {
 	return all.ScopeMetrics[0]
 }
 
-// value returns an attribute of a span; the zero Value if it does not have it.
+// value returns an attribute of a span, or the zero Value if the span does not have
+// it.
 func value(s tracetest.SpanStub, key attribute.Key) attribute.Value {
 	set := attribute.NewSet(s.Attributes...)
 	v, _ := set.Value(key)
@@ -104,13 +105,13 @@ func failure(s tracetest.SpanStub) (codes.Code, string) {
 	return s.Status.Code, value(s, "error.type").AsString()
 }
 
-// tree draws spans, each with the events and the spans in it, by time. Times are
-// counted from the first span's beginning.
+// tree draws spans, each with its events and child spans, by time. Times are
+// counted from the beginning of the first span.
 func tree(spans tracetest.SpanStubs, timed bool) string {
 	type line struct {
 		at   time.Time
 		text string
-		span *tracetest.SpanStub // nil: an event
+		span *tracetest.SpanStub // nil for an event
 	}
 	var b strings.Builder
 	var zero time.Time
@@ -165,7 +166,8 @@ func tree(spans tracetest.SpanStubs, timed bool) string {
 	return b.String()
 }
 
-// intervals is a backoff policy without chance: these, and 0 ever after.
+// intervals is a backoff policy without jitter. It returns the given intervals, and
+// then 0.
 type intervals []time.Duration
 
 func (i *intervals) Reset() {}

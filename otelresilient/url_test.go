@@ -59,7 +59,7 @@ func TestRedactURL(t *testing.T) {
 	}
 }
 
-// The path of url.full is the one that logs and hooks have.
+// The path of url.full is the same as that in logs and hooks.
 func TestURLPath(t *testing.T) {
 	template := resilient.WithLogPath(func(*http.Request) string { return "/users/{id} *" })
 	asItIs := resilient.WithLogPath(func(req *http.Request) string { return req.URL.Path })

@@ -1,9 +1,11 @@
-// Package profile has what some APIs do that no rule can know, as
-// [resilient.Profile] values for resilient.WithProfile:
+// Package profile describes the peculiarities of some APIs that the general rules
+// of package resilient cannot detect, as [resilient.Profile] values for
+// resilient.WithProfile:
 //
 //	resilient.NewTransport(nil, resilient.WithProfile(profile.GitHub()))
 //
-// They are examples too: an API that is not here takes a few lines like these.
+// They also serve as examples: the profile of another API takes a few lines like
+// these.
 package profile
 
 import (
@@ -14,17 +16,19 @@ import (
 	"github.com/resilienthttp/resilient"
 )
 
-// Airtable is the profile of the Airtable API. A 429 comes without a hint; the
-// documentation asks for 30 seconds, during which every request is refused.
+// Airtable returns the profile of the Airtable API. Its 429s say nothing about how
+// long to wait. The documentation asks for 30 seconds, and the API refuses every
+// request during that time.
 func Airtable() resilient.Profile {
 	return resilient.Profile{Rules: []resilient.Rule{
 		{Status: http.StatusTooManyRequests, Wait: 30 * time.Second},
 	}}
 }
 
-// GitHub is the profile of the GitHub REST API. Its secondary rate limits are
-// 403s that only their message tells from missing permissions, often without a
-// hint; the documentation then asks for at least a minute.
+// GitHub returns the profile of the GitHub REST API. Only the message of a 403
+// distinguishes a secondary rate limit from a missing permission. Such a 403 often
+// says nothing about how long to wait, and the documentation then asks for at
+// least a minute.
 func GitHub() resilient.Profile {
 	return resilient.Profile{Rules: []resilient.Rule{
 		{Status: http.StatusForbidden, Message: "secondary rate limit", Kind: resilient.KindRateLimit, Wait: time.Minute},
@@ -34,8 +38,9 @@ func GitHub() resilient.Profile {
 	}}
 }
 
-// HubSpot is the profile of the HubSpot APIs. A 429 names the limit: one for
-// seconds passes, the daily one does not.
+// HubSpot returns the profile of the HubSpot APIs. A 429 names the limit that was
+// exceeded. The daily limit is a quota. The limits for a few seconds are rate
+// limits, and requests are retried.
 func HubSpot() resilient.Profile {
 	return resilient.Profile{
 		CodeFields: []string{"policyName"},
@@ -43,17 +48,17 @@ func HubSpot() resilient.Profile {
 	}
 }
 
-// Salesforce is the profile of the Salesforce REST API, whose REQUEST_LIMIT_EXCEEDED
-// is the quota of a whole organization for a day.
+// Salesforce returns the profile of the Salesforce REST API. Its
+// REQUEST_LIMIT_EXCEEDED is the daily quota of a whole organization.
 func Salesforce() resilient.Profile {
 	return resilient.Profile{Rules: []resilient.Rule{
 		{Code: "REQUEST_LIMIT_EXCEEDED", Kind: resilient.KindQuota},
 	}}
 }
 
-// ShopifyGraphQL is the profile of Shopify's GraphQL Admin API, whose errors
-// come with status 200. A response that has data beside its errors is a partial
-// success, and left to the caller.
+// ShopifyGraphQL returns the profile of Shopify's GraphQL Admin API, whose errors
+// come with status 200. A response with both data and errors is a partial success,
+// and is left to the caller.
 func ShopifyGraphQL() resilient.Profile {
 	return resilient.Profile{
 		Failed: func(body []byte) bool {
@@ -67,12 +72,12 @@ func ShopifyGraphQL() resilient.Profile {
 			{Code: "ACCESS_DENIED", Kind: resilient.KindAuthentication},
 			{Code: "SHOP_INACTIVE", Kind: resilient.KindAuthentication},
 			{Code: "INTERNAL_SERVER_ERROR", Kind: resilient.KindServer},
-			{Code: "THROTTLED", Kind: resilient.KindRateLimit}, // refused before it is run
+			{Code: "THROTTLED", Kind: resilient.KindRateLimit}, // refused before the query is run
 		},
 	}
 }
 
-// Slack is the profile of the Slack Web API, whose errors come with status 200
+// Slack returns the profile of the Slack Web API, whose errors come with status 200
 // and {"ok":false,"error":"..."}.
 func Slack() resilient.Profile {
 	p := resilient.Profile{Failed: func(body []byte) bool {

@@ -27,9 +27,10 @@ func (a answer) scripted() resilienttest.Answer {
 	return scripted
 }
 
-// TestProfiles sends a GET to what each API answers: how often it is sent, how
-// long the first wait is at least, and what the caller gets. What the same
-// answers mean without the profile is in the tests of package resilient.
+// TestProfiles sends a GET that gets each answer of each API. It checks how often
+// the request is sent, the minimum of the first wait, and the response that the
+// caller gets. The tests of package resilient show the same answers without a
+// profile.
 func TestProfiles(t *testing.T) {
 	const ok = `{"ok":true,"data":{}}`
 	for _, tt := range []struct {

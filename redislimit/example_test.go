@@ -12,8 +12,8 @@ import (
 	"github.com/resilienthttp/resilient/redislimit"
 )
 
-// A program has one client of Redis, one limiter and one Transport. The other
-// processes of its fleet have the same.
+// A process has one client of Redis, one limiter and one Transport. The other
+// processes of the fleet have the same.
 func ExampleNew() {
 	server := miniredis.NewMiniRedis() // a real one in production
 	if err := server.Start(); err != nil {
@@ -42,7 +42,7 @@ func ExampleNew() {
 	// Output: 404 Not Found [resilient:limit:account-42]
 }
 
-// With many accounts, each request is given the limiter of its own.
+// With many accounts, each request waits for the limiter of its own account.
 func ExampleNewKeyed() {
 	server := miniredis.NewMiniRedis()
 	if err := server.Start(); err != nil {

@@ -19,7 +19,7 @@ import (
 	"github.com/resilienthttp/resilient/redislimit"
 )
 
-// limitedAPI is a server with a token bucket, as a base.
+// limitedAPI is a RoundTripper that stands for a server with a token bucket.
 type limitedAPI struct {
 	bucket *rate.Limiter
 	hint   string // Retry-After
@@ -57,7 +57,7 @@ func (a *limitedAPI) setLimit(limit rate.Limit) {
 	a.bucket.SetLimitAt(time.Now(), limit)
 }
 
-// between returns how many were accepted and refused in a period.
+// between returns the numbers of requests accepted and refused in a period.
 func (a *limitedAPI) between(from, until time.Time) (accepted, refused float64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -72,7 +72,7 @@ func (a *limitedAPI) between(from, until time.Time) (accepted, refused float64) 
 	return count(a.accepted), count(a.refused)
 }
 
-// work lets goroutines call through a process of its own, until ctx ends.
+// work lets the goroutines of one process call the API until ctx ends.
 func work(ctx context.Context, wg *sync.WaitGroup, api *limitedAPI, l *redislimit.Limiter, goroutines int) {
 	client := &http.Client{Transport: resilient.NewTransport(api, resilient.WithLimiter(l), resilient.WithMaxAttempts(1))}
 	for range goroutines {
@@ -90,7 +90,7 @@ func work(ctx context.Context, wg *sync.WaitGroup, api *limitedAPI, l *redislimi
 	}
 }
 
-// process is one more process of a fleet that knows of 400 a second.
+// process adds a process to a fleet whose configured limit is 400 a second.
 func process(n *network, opts ...redislimit.Option) *redislimit.Limiter {
 	return redislimit.New(n.client(), "k", 400, 10, opts...)
 }
@@ -100,7 +100,7 @@ func TestLearnsTheServersLimit(t *testing.T) {
 		why   string
 		hint  string
 		used  float64       // of the limit, at least
-		found time.Duration // until a higher limit is found; 0: it takes too long for a test
+		found time.Duration // until a higher limit is found, or 0 if that takes too long for a test
 	}{
 		{"from refusals alone", "", 0.95, 10 * time.Second},
 		{"a refusal that is a pause for all costs more, so there are fewer", "1", 0.9, 0},
@@ -177,7 +177,7 @@ func TestNothingToLearn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		calls := func(opts ...redislimit.Option) uint64 {
 			n := newNetwork(t)
-			api := newLimitedAPI(500, 20) // what is let go at 400 arrives so
+			api := newLimitedAPI(500, 20) // requests that leave at 400 a second arrive in time
 			ctx, cancel := context.WithCancel(t.Context())
 			var wg sync.WaitGroup
 			l := process(n, opts...)
@@ -226,8 +226,8 @@ func TestUnlearned(t *testing.T) {
 	})
 }
 
-// intervals lets n requests wait at an empty bucket, and returns how long they
-// took after the first.
+// intervals lets n requests wait at an empty bucket, and returns the times from the
+// first of them.
 func intervals(t *testing.T, l *redislimit.Limiter, n int) []time.Duration {
 	t.Helper()
 	departures(t, l, 20) // the burst
@@ -281,8 +281,8 @@ func TestLearnedLimitOutlivesRedis(t *testing.T) {
 	})
 }
 
-// A fleet is upgraded process by process. The script of before, v1, knows of no
-// learned limit.
+// A fleet is upgraded process by process. The previous script, v1, has no learned
+// limit.
 func TestFleetOfTwoVersions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		script, err := os.ReadFile("testdata/v1.lua")

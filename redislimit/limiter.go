@@ -13,79 +13,82 @@ import (
 )
 
 // Limiter holds requests back so that all processes together keep a limit. It is
-// a [resilient.Limiter] that learns, for [resilient.WithLimiter]. Make it with
-// [New], or with [NewKeyed] for many keys. It is safe for concurrent use, needs no Close,
-// and runs no goroutine while nobody waits.
+// a [resilient.LearningLimiter] for [resilient.WithLimiter]. Make it with [New],
+// or with [NewKeyed] for many keys. It is safe for concurrent use, needs no Close,
+// and runs no goroutine while no request waits.
 //
-// Those who wait in a process stand in one line, in order of arrival. Between the
-// processes it goes by turns: each has reserved as little ahead as it can, one
-// request if Redis is near, so who comes first in its process has one turn of
-// each other process before it, however long their lines are. If nobody waits
-// before it in its process, part of the burst is kept for it: see the package
-// documentation. What can go at once is asked for together.
+// The waiting requests of a process form one queue, in order of arrival. The
+// processes take turns. Each process reserves as little ahead as it can, one
+// request if Redis is near. So the first request in the queue of a process waits
+// for one turn of each other process, however long their queues are. If the queue
+// of a process is empty, part of the burst is kept for its next request, as the
+// package documentation explains. Requests that can go at once are asked for
+// together.
 //
-// Redis answers with the instant at which the request may go, so each is asked
-// for once. Who gives up leaves that instant to those behind in the same line;
-// one that is left over is handed back if no process has reserved a later one,
-// and waits for a newcomer otherwise. If none comes in time it is lost: that
-// much of the limit, one request, goes unused.
+// Redis answers with the instant at which a request may go, so each request is
+// asked for once. A request that gives up leaves its instant to the requests
+// behind it in the queue. An instant that is left over is handed back if no
+// process has reserved a later one. Otherwise it is kept for the next request, and
+// is lost if none comes in time. Each lost instant leaves one request of the limit
+// unused.
 type Limiter struct {
 	store *store
 	key   string
 
-	mu      sync.Mutex
-	line    []*waiter // in order of arrival
-	slots   []slot    // in order of time: line[i] goes at slots[i]
-	asked   int       // slots that the call under way is to bring
-	calling bool
-	timer   *time.Timer
-	looked  time.Time // when Redis was last called, or was to be
+	mu       sync.Mutex
+	queue    []*waiter // in order of arrival
+	slots    []slot    // in order of time: queue[i] goes at slots[i]
+	asked    int       // slots that the call in progress asked for
+	calling  bool
+	timer    *time.Timer
+	calledAt time.Time // the last call to Redis, or the last attempt to make one
 
-	// How the turns of this process come. In microseconds.
-	last   float64 // the last token that had to be waited for; 0: none since the line was empty
-	turn   float64 // from one token of ours to the next, smoothed; 0: not known
-	others int     // above 0: another process took a token not so many of ours ago
-	window float64 // how many to reserve ahead; at least 1
-	lead   float64 // for how long that should be enough
+	// The turns of this process, in microseconds.
+	last   float64 // the tat of the last token that had to be waited for, or 0 if none since the queue was empty
+	turn   float64 // from one token of this process to the next, smoothed, or 0 if unknown
+	others int     // above 0 if another process took one of the last tokens, see aloneAfter
+	window float64 // slots to reserve ahead, at least 1
+	lead   float64 // the time that the window should cover
 	rtt    float64 // of a call, about the shortest
-	calls  int     // answered
+	calls  int     // answered calls
 
 	// A light process may use all of the burst.
-	credit  float64 // so many tokens
-	counted float64 // when that was so, on Redis's clock
+	credit     float64 // tokens that this process may take as a light one
+	creditAsOf float64 // the time of credit, on Redis's clock
 
-	// What the fleet has learned, and what it is yet to be told.
-	every   float64 // the interval learned, in microseconds; 0: none
-	news    float64 // since when what is sent and refused is news, on Redis's clock
-	refused int
-	newest  float64 // when the last of those refused was sent, on Redis's clock
+	// The limit learned by the fleet, and the refusals not reported to Redis yet.
+	learnedInterval float64 // in microseconds, or 0 if no limit is learned
+	cutoff          float64 // a refusal counts only if its request was sent later, on Redis's clock
+	refused         int
+	refusedSent     float64 // when the last refused request was sent, on Redis's clock
 
-	// What Redis said, to be told again should it lose it: its clock, the last
-	// token we were granted, the end of the pause.
-	heard           time.Time // zero: it said nothing yet
-	seen, tat, stop float64
+	// The state from the last answer of Redis, which is sent with each call in case
+	// Redis loses it: its clock, the tat of the last token granted to this process,
+	// and the end of the pause.
+	syncedAt            time.Time // zero until the first answer
+	seen, tat, pauseEnd float64
 
 	pausedUntil time.Time
-	unpublished bool    // Redis has yet to be told of the pause
+	unpublished bool    // the pause was not sent to Redis yet
 	localTAT    float64 // of LocalShare, in microseconds from localFrom
 	localFrom   time.Time
 }
 
-// waiter is a request that stands in line. done is closed when it is let go, or
-// with err set refused.
+// waiter is a request in the queue. done is closed when the request may go, or,
+// with err set, when it is refused.
 type waiter struct {
-	deadline time.Time // zero: none
-	done     chan struct{}
-	told     chan time.Duration // how long it will take, once; as far as that is known
-	knows    bool
-	err      error
+	deadline  time.Time // zero: none
+	done      chan struct{}
+	forecast  chan time.Duration // receives the wait once, when it can be foreseen
+	announced bool               // forecast was sent
+	err       error
 }
 
-// tell tells w when it will go.
-func (w *waiter) tell(d time.Duration) {
-	if !w.knows && d > 0 {
-		w.knows = true
-		w.told <- d
+// announce sends w the wait until it may go, the first time that it is called.
+func (w *waiter) announce(d time.Duration) {
+	if !w.announced && d > 0 {
+		w.announced = true
+		w.forecast <- d
 	}
 }
 
@@ -97,75 +100,76 @@ func (w *waiter) end(err error) {
 // slot is an instant at which one request may go.
 type slot struct {
 	at    time.Time
-	until time.Time // later, it would add to a burst
+	until time.Time // if it is used later, the burst would be exceeded
 	tat   float64   // of its token, on Redis's clock
 	local bool      // not from Redis
-	kept  bool      // not to be handed back: others have reserved later ones
+	kept  bool      // it cannot be handed back, because others have reserved later ones
 }
 
 // call is one call to Redis.
 type call struct {
-	waiters []*waiter // the slots are asked for
-	back    []slot    // the slots that are handed back
-	burst   float64   // what of the burst is for them
-	began   time.Time
-	pausing bool // it tells of a pause
-	over    bool // answered, or given up
+	waiters  []*waiter // the waiters for which slots are asked
+	back     []slot    // the slots that are handed back
+	burst    float64   // the part of the burst that the waiters may use
+	began    time.Time
+	pausing  bool // it publishes a pause
+	finished bool // answered, failed or timed out
 }
 
 const (
-	// lookEvery is how often Redis is called at least while somebody waits, to
-	// hear of a pause that another process was told of.
-	lookEvery = time.Second
+	// pollEvery is the longest time between calls to Redis while requests wait. A
+	// process learns of a pause of another process from these calls.
+	pollEvery = time.Second
 
-	// maxBatch bounds the work of one call, which Redis does for nobody else
+	// maxBatch bounds the work of one call, because Redis serves no other client
 	// meanwhile.
 	maxBatch = 1024
 
-	// trips is for how many round trips a process reserves ahead. It asks anew
-	// when it has enough for one, so a call brings what goes in two.
-	trips = 3
+	// leadTrips is the number of round trips for which a process reserves ahead. It
+	// asks again when it has enough for one, so a call brings enough for two.
+	leadTrips = 3
 
-	// lateness is how late a timer may be, on a busy machine.
+	// lateness is the most that a timer may be late on a busy machine.
 	lateness = 50 * time.Millisecond
 
-	// Who takes less than the light part of the limit need not wait for what others
-	// have reserved: these leave all but a part of the burst to such a process.
-	light = 1.0 / 32
-	part  = 1.0 / 4
+	// A process that takes less than lightShare of the limit need not wait for the
+	// tokens that others have reserved, because these use no more than busyBurst of
+	// the burst.
+	lightShare = 1.0 / 32
+	busyBurst  = 1.0 / 4
 
-	// alone is after how many tokens of ours without one of another process
-	// between them we are alone.
-	alone = 256
+	// aloneAfter is the number of consecutive tokens after which a process assumes
+	// that there are no others.
+	aloneAfter = 256
 
-	// share is how many windows of a process are about as long as the lead, when
-	// the queue is. More make calls rarer, and waits longer.
-	share = 4
+	// targetWindow is the window of a process when the backlog of the fleet is as
+	// long as the lead. A larger one makes calls rarer, and waits longer.
+	targetWindow = 4
 
-	// smooth is how many measurements an average is made of.
-	smooth = 4
+	// samples is the number of measurements in a smoothed average.
+	samples = 4
 
-	// longest stands for no deadline: a year.
-	longest = 365 * 24 * time.Hour
+	// maxDuration, a year, stands for no deadline.
+	maxDuration = 365 * 24 * time.Hour
 )
 
-// Wait returns nil when a request may be sent. It returns a
-// [*resilient.LimitError] at once if that would be after the deadline of ctx, as
-// far as the turns so far tell when it will be, or as soon as they do. That uses
-// up nothing of the limit. It returns the cause of ctx when that ends; and,
-// while Redis does not answer, what [WithFallback] says.
+// Wait returns nil when a request may be sent. If that will be after the deadline
+// of ctx, Wait returns a [*resilient.LimitError] as soon as this can be foreseen
+// from the turns so far, which is often at once. The request then uses nothing of
+// the limit. When ctx ends, Wait returns its cause. While Redis does not answer,
+// [WithFallback] decides.
 func (l *Limiter) Wait(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	w := &waiter{done: make(chan struct{}), told: make(chan time.Duration, 1)}
+	w := &waiter{done: make(chan struct{}), forecast: make(chan time.Duration, 1)}
 	w.deadline, _ = ctx.Deadline()
 	l.join(w)
 	select {
 	case <-w.done:
 		return w.err
-	case d := <-w.told:
-		defer l.leave(w) // if a hook panics
+	case d := <-w.forecast:
+		defer l.giveUp(w) // if a hook panics
 		resilient.ReportWait(ctx, d)
 	case <-ctx.Done():
 	}
@@ -174,20 +178,20 @@ func (l *Limiter) Wait(ctx context.Context) error {
 		return w.err
 	case <-ctx.Done():
 	}
-	if l.leave(w) {
+	if l.giveUp(w) {
 		return context.Cause(ctx)
 	}
-	return w.err // its turn came in this same instant
+	return w.err // its turn came at the same instant
 }
 
-// Pause holds back the requests of all processes for d, at most as long as
-// [WithMaxPause] says. The requests of this process stop at once, those of
-// another one when it next calls Redis, which it does at least each second while
-// some wait. What they had reserved for that time is reserved anew. After the
-// pause requests go at the pace of the limit, with no burst.
+// Pause holds back the requests of all processes for d, limited by [WithMaxPause].
+// The requests of this process stop at once. Those of another process stop when it
+// next calls Redis, which it does at least once a second while requests wait.
+// Reservations for the time of the pause are made again. After the pause, requests
+// go at the pace of the limit, without a burst.
 //
-// Pause does not wait for Redis. If it does not answer, the pause holds in this
-// process, and is told with the next call.
+// Pause does not wait for Redis. If Redis does not answer, the pause holds in this
+// process, and is sent with the next call.
 func (l *Limiter) Pause(d time.Duration) {
 	now := time.Now()
 	l.mu.Lock()
@@ -197,10 +201,10 @@ func (l *Limiter) Pause(d time.Duration) {
 	}
 }
 
-// Observe takes note of what a server answered to a request that this limiter
-// let go; a [resilient.Transport] calls it. A rejection that says for how long it
-// will be is a [Limiter.Pause]. A refusal for the rate lowers the limit of all
-// processes to what the server lets through, see [WithLearnedRate].
+// Observe records the server's answer to a request that has waited for this
+// limiter. A [resilient.Transport] calls it. A rejection that says how long to wait
+// causes a [Limiter.Pause]. A refusal for the rate (429) lowers the limit of all
+// processes to that of the server, see [WithLearnedRate].
 func (l *Limiter) Observe(a resilient.AttemptInfo) {
 	limited := a.Verdict.Kind == resilient.KindRateLimit && !l.store.unlearned
 	hint := time.Duration(0)
@@ -213,27 +217,27 @@ func (l *Limiter) Observe(a resilient.AttemptInfo) {
 	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	news := limited && l.refuse(now.Add(-a.Duration))
-	if l.pause(now, hint) || news {
+	fresh := limited && l.refuse(now.Add(-a.Duration))
+	if l.pause(now, hint) || fresh {
 		l.serve(now)
 	}
 }
 
-// refuse takes note of a refusal of what was sent at the given time, and reports
-// whether Redis is to be told.
+// refuse records the refusal of a request that was sent at the given time, and
+// reports whether Redis needs to know of it.
 func (l *Limiter) refuse(sent time.Time) bool {
 	at := l.clock(sent)
-	if !l.known() || l.news != 0 && at <= l.news {
+	if !l.synced() || l.cutoff != 0 && at <= l.cutoff {
 		return false
 	}
-	if l.refused == 0 || at > l.newest {
-		l.newest = at
+	if l.refused == 0 || at > l.refusedSent {
+		l.refusedSent = at
 	}
 	l.refused++
 	return true
 }
 
-// pause begins a pause, and reports whether it is longer than what is known.
+// pause begins a pause, and reports whether it ends later than the current one.
 func (l *Limiter) pause(now time.Time, d time.Duration) bool {
 	until := now.Add(min(d, l.store.maxPause))
 	if !until.After(now) || !until.After(l.pausedUntil) {
@@ -244,42 +248,42 @@ func (l *Limiter) pause(now time.Time, d time.Duration) bool {
 	return true
 }
 
-// Stats returns what happened so far. A limiter of a [Keyed] returns that of all
-// keys, but for the limit learned, which is its own.
+// Stats returns the counts so far. A limiter of a [Keyed] returns the counts over
+// all keys, and the learned limit of its own key.
 func (l *Limiter) Stats() Stats {
 	s := l.store.snapshot()
 	s.LearnedLimit = l.learned()
 	return s
 }
 
-// learned returns the limit that was learned, in requests a second, or 0.
+// learned returns the learned limit, in requests a second, or 0.
 func (l *Limiter) learned() float64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.every > 0 {
-		return 1e6 / l.every
+	if l.learnedInterval > 0 {
+		return 1e6 / l.learnedInterval
 	}
 	return 0
 }
 
-// join puts w in line, unless it is known already that it comes too late.
+// join appends w to the queue, or refuses it if its turn would come too late.
 func (l *Limiter) join(w *waiter) {
 	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.letGo(now)
+	l.release(now)
 	l.expire(now)
-	if at := l.expected(now, len(l.line)); w.tooLate(at) {
+	if at := l.expected(now, len(l.queue)); w.tooLate(at) {
 		w.end(l.refusal(now, at.Sub(now)))
 		return
 	}
-	l.line = append(l.line, w)
-	w.tell(l.expected(now, len(l.line)-1).Sub(now))
+	l.queue = append(l.queue, w)
+	w.announce(l.expected(now, len(l.queue)-1).Sub(now))
 	l.serve(now)
 }
 
-// leave takes w out of the line and reports whether it was still in it.
-func (l *Limiter) leave(w *waiter) bool {
+// giveUp removes w from the queue, and reports whether it was still there.
+func (l *Limiter) giveUp(w *waiter) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.remove(w) {
@@ -290,9 +294,9 @@ func (l *Limiter) leave(w *waiter) bool {
 }
 
 func (l *Limiter) remove(w *waiter) bool {
-	i := slices.Index(l.line, w)
+	i := slices.Index(l.queue, w)
 	if i >= 0 {
-		l.line = slices.Delete(l.line, i, i+1)
+		l.queue = slices.Delete(l.queue, i, i+1)
 	}
 	return i >= 0
 }
@@ -300,14 +304,14 @@ func (l *Limiter) remove(w *waiter) bool {
 func (l *Limiter) idle() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.line) == 0 && !l.calling
+	return len(l.queue) == 0 && !l.calling
 }
 
 func (w *waiter) tooLate(at time.Time) bool {
 	return !w.deadline.IsZero() && !at.Before(w.deadline)
 }
 
-// expected returns when the i-th in line goes, as far as that can be told.
+// expected returns an estimate of when the i-th in the queue goes.
 func (l *Limiter) expected(now time.Time, i int) time.Time {
 	if i < len(l.slots) {
 		return l.slots[i].at
@@ -335,16 +339,16 @@ func (l *Limiter) refusal(now time.Time, wait time.Duration) error {
 	return &resilient.LimitError{Reason: reason, Wait: wait}
 }
 
-// serve lets everybody go whose time has come, calls Redis if there is a reason
-// to, and sets the timer for what comes next. It is called with l.mu held
-// whenever something changed.
+// serve releases the requests whose time has come, calls Redis if there is a
+// reason to, and sets the timer for the next event. It is called with l.mu held
+// after each change.
 func (l *Limiter) serve(now time.Time) {
-	l.letGo(now)
-	look := len(l.line) > 0 && now.Sub(l.looked) >= lookEvery
-	if look {
-		l.looked = now
+	l.release(now)
+	poll := len(l.queue) > 0 && now.Sub(l.calledAt) >= pollEvery
+	if poll {
+		l.calledAt = now
 	}
-	if !l.calling && (look || l.unpublished || l.refused > 0 || l.wanted() > 0 || l.surplus() > 0) && l.store.mayCall(now) {
+	if !l.calling && (poll || l.unpublished || l.refused > 0 || l.wanted() > 0 || l.surplus() > 0) && l.store.mayCall(now) {
 		l.call(now)
 	}
 	l.expire(now)
@@ -355,11 +359,11 @@ func (l *Limiter) serve(now time.Time) {
 		l.timer.Stop()
 		l.timer = nil
 	}
-	if len(l.line) == 0 {
+	if len(l.queue) == 0 {
 		l.last, l.turn = 0, 0
 		return
 	}
-	next := l.looked.Add(lookEvery)
+	next := l.calledAt.Add(pollEvery)
 	if len(l.slots) > 0 && l.slots[0].at.Before(next) {
 		next = l.slots[0].at
 	}
@@ -370,14 +374,15 @@ func (l *Limiter) serve(now time.Time) {
 	})
 }
 
-// letGo lets those go whose time has come. After a stall of this process they
-// would all go together: what the burst does not cover of that is asked for anew.
-func (l *Limiter) letGo(now time.Time) {
+// release lets the requests go whose time has come. After a stall of this process
+// many would go together. Slots that the burst does not cover are dropped, and new
+// ones are asked for.
+func (l *Limiter) release(now time.Time) {
 	if len(l.slots) > 0 && l.slots[0].until.Before(now) {
 		l.drop(func(s slot) bool { return s.until.Before(now) })
 	}
 	n, granted := 0, 0
-	for n < len(l.line) && n < len(l.slots) && !l.slots[n].at.After(now) {
+	for n < len(l.queue) && n < len(l.slots) && !l.slots[n].at.After(now) {
 		if !l.slots[n].local {
 			granted++
 		}
@@ -387,19 +392,19 @@ func (l *Limiter) letGo(now time.Time) {
 		return
 	}
 	l.store.count(granted, n-granted, 0)
-	for _, w := range l.line[:n] {
+	for _, w := range l.queue[:n] {
 		w.end(nil)
 	}
-	l.line, l.slots = slices.Delete(l.line, 0, n), slices.Delete(l.slots, 0, n)
+	l.queue, l.slots = slices.Delete(l.queue, 0, n), slices.Delete(l.slots, 0, n)
 }
 
-// expire drops the slots whose time has passed without anybody there to use
-// them. To use them later would make a burst of them.
+// expire drops the slots whose time has passed without a request to use them. If
+// they were used later, they would add up to a burst.
 func (l *Limiter) expire(now time.Time) {
 	l.drop(func(s slot) bool { return !s.at.After(now) })
 }
 
-// drop drops slots, and counts those that are thereby lost to the fleet.
+// drop drops the selected slots, and counts those that are lost to the fleet.
 func (l *Limiter) drop(which func(slot) bool) {
 	lost := 0
 	l.slots = slices.DeleteFunc(l.slots, func(s slot) bool {
@@ -416,41 +421,43 @@ func (l *Limiter) drop(which func(slot) bool) {
 	}
 }
 
-// missing returns how many in line have no slot, nor one to come.
-func (l *Limiter) missing() int { return len(l.line) - len(l.slots) - l.asked }
+// missing returns the number of requests in the queue without a slot, not counting
+// the slots that are being asked for.
+func (l *Limiter) missing() int { return len(l.queue) - len(l.slots) - l.asked }
 
-// turns returns how long it takes from one token of ours to the next, in
-// microseconds. Alone, all of them are ours.
+// turns returns the time from one token of this process to the next, in
+// microseconds. A process that is alone gets all tokens.
 func (l *Limiter) turns() float64 { return max(l.turn, l.interval()) }
 
 // interval returns the interval between two tokens of the fleet, in
 // microseconds.
-func (l *Limiter) interval() float64 { return max(l.every, l.store.interval) }
+func (l *Limiter) interval() float64 { return max(l.learnedInterval, l.store.interval) }
 
-// most returns how many slots to have at most, beside those that can be used at
+// maxSlots returns the most slots to have, apart from those that can be used at
 // once.
-func (l *Limiter) most() int { return max(int(l.window), 1) }
+func (l *Limiter) maxSlots() int { return max(int(l.window), 1) }
 
-// wanted returns how many slots to ask for.
+// wanted returns the number of slots to ask for.
 func (l *Limiter) wanted() int {
 	n := l.missing()
 	switch {
-	case n <= 0 || l.last == 0: // it may be that all can go at once
-	case len(l.slots) > (l.most()+1)/trips:
-		return 0 // for now there are enough
+	case n <= 0 || l.last == 0: // perhaps all can go at once
+	case len(l.slots) > (l.maxSlots()+1)/leadTrips:
+		return 0 // there are enough for now
 	default:
-		n = min(n, l.most()-len(l.slots))
+		n = min(n, l.maxSlots()-len(l.slots))
 	}
 	return min(n, maxBatch)
 }
 
-// creditAt returns how many tokens this process may take at a time of Redis's
-// clock before it is no light one.
+// creditAt returns the number of tokens that this process may take as a light one,
+// at a time of Redis's clock.
 func (l *Limiter) creditAt(clock float64) float64 {
-	return min(l.credit+light*max(clock-l.counted, 0)/l.interval(), l.store.burst)
+	return min(l.credit+lightShare*max(clock-l.creditAsOf, 0)/l.interval(), l.store.burst)
 }
 
-// count counts the tokens of an answer, and looks whether there are others.
+// count counts the tokens of an answer, and detects whether other processes took
+// tokens since the last one.
 func (l *Limiter) count(r reply) {
 	n := 0
 	for _, ahead := range r.ahead {
@@ -461,16 +468,16 @@ func (l *Limiter) count(r reply) {
 	if n == 0 {
 		return
 	}
-	l.credit, l.counted = max(l.creditAt(l.seen)-float64(n), 0), l.seen
+	l.credit, l.creditAsOf = max(l.creditAt(l.seen)-float64(n), 0), l.seen
 	l.others = max(l.others-n, 0)
 	before := r.ahead[0] - l.interval()
 	if r.pause == 0 && before > 0 && l.seen+before > l.tat+l.interval()/2 {
-		l.others = alone
+		l.others = aloneAfter
 	}
 }
 
-// surplus returns how many slots at the end nobody needs and Redis might take
-// back.
+// surplus returns the number of slots at the end that no request needs and that
+// Redis might take back.
 func (l *Limiter) surplus() int {
 	n := 0
 	for n < -l.missing() {
@@ -483,16 +490,17 @@ func (l *Limiter) surplus() int {
 	return n
 }
 
-// call calls Redis, for all that is to be said to it.
+// call makes one call to Redis for everything that is due: slots to ask for or to
+// hand back, a pause, and refusals.
 func (l *Limiter) call(now time.Time) {
 	c := &call{began: now, pausing: l.unpublished}
 	turns := 0
 	if n := l.wanted(); n > 0 {
-		c.waiters = slices.Clone(l.line[len(l.slots):][:n])
-		turns = max(l.most()-len(l.slots), 1)
+		c.waiters = slices.Clone(l.queue[len(l.slots):][:n])
+		turns = max(l.maxSlots()-len(l.slots), 1)
 		c.burst = l.store.burst
 		if credit := l.creditAt(l.clock(now)); l.others > 0 && credit < 1 {
-			c.burst = math.Ceil(l.store.burst * part)
+			c.burst = math.Ceil(l.store.burst * busyBurst)
 		} else if l.others > 0 {
 			c.waiters = c.waiters[:min(n, int(credit))]
 		}
@@ -501,13 +509,13 @@ func (l *Limiter) call(now time.Time) {
 		l.slots = l.slots[:len(l.slots)-n]
 	}
 	args := append(make([]any, 0, fixedArgs+len(c.waiters)), number(l.store.interval), number(l.store.burst), number(c.burst), turns)
-	if l.known() {
-		args = append(args, number(l.seen), number(l.tat), number(l.stop))
+	if l.synced() {
+		args = append(args, number(l.seen), number(l.tat), number(l.pauseEnd))
 	} else {
 		args = append(args, "", "", "")
 	}
-	if l.every > 0 {
-		args = append(args, number(l.every))
+	if l.learnedInterval > 0 {
+		args = append(args, number(l.learnedInterval))
 	} else {
 		args = append(args, "")
 	}
@@ -519,23 +527,23 @@ func (l *Limiter) call(now time.Time) {
 	if l.store.unlearned {
 		refused = -1
 	}
-	args = append(args, number(micros(pause)), len(c.back), number(trips*l.rtt), refused, number(l.newest))
+	args = append(args, number(micros(pause)), len(c.back), number(leadTrips*l.rtt), refused, number(l.refusedSent))
 	l.refused = 0
 	for _, w := range c.waiters {
-		patience := longest
+		patience := maxDuration
 		if !w.deadline.IsZero() {
-			patience = min(max(w.deadline.Sub(now), 0), longest)
+			patience = min(max(w.deadline.Sub(now), 0), maxDuration)
 		}
 		args = append(args, number(micros(patience)))
 	}
-	l.asked, l.calling, l.looked, l.unpublished = len(c.waiters), true, now, false
+	l.asked, l.calling, l.calledAt, l.unpublished = len(c.waiters), true, now, false
 	go l.run(c, args)
 }
 
-// run makes a call and takes note of the answer. Nobody waits for it: the client
-// may take longer than it is given.
+// run makes a call and handles the answer. No request waits for run itself,
+// because the client may ignore the timeout.
 //
-//nolint:contextcheck,nolintlint // the former hides it from the latter; it is made for many, whose contexts end at different times
+//nolint:contextcheck,nolintlint // a call is for many waiters whose contexts end at different times, and nolintlint does not see the finding
 func (l *Limiter) run(c *call, args []any) {
 	ctx, cancel := context.WithTimeout(context.Background(), l.store.timeout)
 	defer cancel()
@@ -560,27 +568,28 @@ func (l *Limiter) run(c *call, args []any) {
 	log()
 }
 
-// failed takes note that c was not answered, or not in time. It may have been
-// carried out all the same. It returns what writes to the log.
+// failed handles a call that was not answered, or not in time. Redis may have
+// executed it nevertheless. It returns a function that writes to the log.
 func (l *Limiter) failed(c *call, err error) (log func()) {
 	now := time.Now()
 	log = func() {}
-	if !c.over {
-		c.over = true
+	if !c.finished {
+		c.finished = true
 		log = l.store.failed(now, err)
 		l.asked = 0
 		l.unpublished = l.unpublished || c.pausing
 		l.store.count(0, 0, len(c.back))
-		l.fallBack(now, err) // before another call: they have waited long enough
+		l.fallBack(now, err) // before another call, because the waiters have waited long enough
 	}
 	l.serve(now)
 	return log
 }
 
-// answered takes note of an answer, be it late, and returns as failed does.
+// answered handles an answer, even if it is late. It returns a function that writes
+// to the log.
 func (l *Limiter) answered(c *call, r reply) (log func()) {
-	late := c.over
-	c.over = true
+	late := c.finished
+	c.finished = true
 	now := time.Now()
 	back := l.store.answered(now)
 	l.asked = 0
@@ -616,13 +625,13 @@ func (l *Limiter) answered(c *call, r reply) (log func()) {
 		if l.rtt == 0 || rtt < l.rtt {
 			l.rtt = rtt
 		}
-		l.rtt += (rtt - l.rtt) / 64 // it may have become longer
+		l.rtt += (rtt - l.rtt) / 64 // the way may have become longer
 	}
 	l.calls++
 	l.refuseLate(now)
 	l.serve(now)
-	for i, w := range l.line[:min(len(l.line), len(l.slots))] {
-		w.tell(l.slots[i].at.Sub(now))
+	for i, w := range l.queue[:min(len(l.queue), len(l.slots))] {
+		w.announce(l.slots[i].at.Sub(now))
 	}
 	return func() {
 		back()
@@ -630,34 +639,36 @@ func (l *Limiter) answered(c *call, r reply) (log func()) {
 	}
 }
 
-// took takes note of n tokens of a call, and of the last one if that has to be
-// waited for, else 0.
+// took records n tokens of a call. last is the tat of the last one if it has to be
+// waited for, and 0 otherwise.
 //
-// The window is what covers the lead if the queue is short, and the smaller the
-// longer that is. All processes see the same queue and go by the same lead, so
-// their windows become alike, and thereby their shares.
+// If the backlog of the fleet is short, the window covers the lead. The longer the
+// backlog is, the smaller the window becomes. All processes see the same backlog
+// and use the same lead, so that their windows become alike, and with them their
+// shares.
 func (l *Limiter) took(c *call, last float64, n int) {
 	if last > 0 || l.missing() > 0 {
 		interval := l.interval()
-		queue := l.tat - l.seen - (c.burst+float64(n))*interval
-		window := min(share*l.lead/max(queue, interval), 1+l.lead/interval)
-		l.window = max(l.window+(window-l.window)/smooth, 1)
+		backlog := l.tat - l.seen - (c.burst+float64(n))*interval
+		window := min(targetWindow*l.lead/max(backlog, interval), 1+l.lead/interval)
+		l.window = max(l.window+(window-l.window)/samples, 1)
 	}
 	if last > 0 && l.last > 0 {
 		turn := (last - l.last) / float64(n)
 		if l.turn == 0 {
 			l.turn = turn
 		}
-		l.turn += (turn - l.turn) / smooth
+		l.turn += (turn - l.turn) / samples
 	}
 	l.last = last
 }
 
-// refuseLate refuses those for whom their turn comes too late after all. Others
-// may have moved up since they were asked for, or have come in between.
+// refuseLate refuses the requests in the queue whose turn comes too late after all.
+// The forecast may have changed since they joined, because requests moved up in the
+// queue or other processes took tokens in between.
 func (l *Limiter) refuseLate(now time.Time) {
-	for i := 0; i < len(l.line); {
-		w, at := l.line[i], l.expected(now, i)
+	for i := 0; i < len(l.queue); {
+		w, at := l.queue[i], l.expected(now, i)
 		if !w.tooLate(at) {
 			i++
 			continue
@@ -667,31 +678,33 @@ func (l *Limiter) refuseLate(now time.Time) {
 	}
 }
 
-// known reports whether Redis ever answered.
-func (l *Limiter) known() bool { return !l.heard.IsZero() }
+// synced reports whether Redis ever answered.
+func (l *Limiter) synced() bool { return !l.syncedAt.IsZero() }
 
-// clock returns what Redis's clock shows at a time, early by up to a round trip.
-func (l *Limiter) clock(at time.Time) float64 { return l.seen + micros(at.Sub(l.heard)) }
+// clock returns the time on Redis's clock at a local time. It is early by up to a
+// round trip.
+func (l *Limiter) clock(at time.Time) float64 { return l.seen + micros(at.Sub(l.syncedAt)) }
 
-// learn takes over what Redis knows. It returns what writes to the log.
+// learn takes over the state in an answer. It returns a function that writes to the
+// log.
 func (l *Limiter) learn(now time.Time, r reply) (log func()) {
-	if back := l.seen - r.now; l.known() && back > 0 { // its clock was set back, see the script
+	if back := l.seen - r.now; l.synced() && back > 0 { // Redis's clock was set back, see the script
 		l.tat -= back
-		l.stop -= back
+		l.pauseEnd -= back
 	}
-	if !l.known() {
-		l.tat, l.stop, l.credit, l.counted = r.now, r.now, l.store.burst, r.now
+	if !l.synced() {
+		l.tat, l.pauseEnd, l.credit, l.creditAsOf = r.now, r.now, l.store.burst, r.now
 	}
-	if r.every < l.store.interval*1.0001 { // it is the interval given, in fewer digits
-		r.every = 0
+	if r.interval < l.store.interval*1.0001 { // it is the configured interval, with fewer digits
+		r.interval = 0
 	}
 	log = func() {}
-	if (r.every > 0) != (l.every > 0) {
-		log = func() { l.store.learned(r.every > 0) }
+	if (r.interval > 0) != (l.learnedInterval > 0) {
+		log = func() { l.store.learned(r.interval > 0) }
 	}
-	l.seen, l.heard, l.lead, l.every, l.news = r.now, now, r.lead, r.every, r.known
-	if end := r.now + r.pause; r.pause > 0 && end > l.stop+1 { // otherwise it is known
-		l.stop = end
+	l.seen, l.syncedAt, l.lead, l.learnedInterval, l.cutoff = r.now, now, r.lead, r.interval, r.cutoff
+	if end := r.now + r.pause; r.pause > 0 && end > l.pauseEnd+1 { // otherwise the pause is known
+		l.pauseEnd = end
 		l.hold(now.Add(duration(r.pause)))
 	}
 	return log
@@ -704,9 +717,9 @@ func (l *Limiter) grant(now time.Time, c *call, ahead float64) {
 	if at.Before(l.pausedUntil) {
 		if l.unpublished {
 			l.store.count(0, 0, 1)
-			return // Redis did not know of the pause; it is asked again
+			return // Redis did not know of the pause, so it is asked again
 		}
-		at = l.pausedUntil // it did, and the two clocks differ
+		at = l.pausedUntil // Redis knew of the pause, and the two clocks differ
 	}
 	if n := len(l.slots); n > 0 && at.Before(l.slots[n-1].at) {
 		at = l.slots[n-1].at
@@ -714,22 +727,23 @@ func (l *Limiter) grant(now time.Time, c *call, ahead float64) {
 	l.slots = append(l.slots, slot{at: at, until: at.Add(duration(c.burst*l.interval()) + lateness), tat: l.tat})
 }
 
-// hold stops everything until the given instant.
+// hold holds back all requests of this process until the given instant.
 func (l *Limiter) hold(until time.Time) {
 	if until.After(l.pausedUntil) {
 		l.pausedUntil = until
 	}
 	l.drop(func(s slot) bool { return s.at.Before(until) })
-	l.last = 0 // what comes next is no measure of a turn
+	l.last = 0 // the time to the next token is not that of a turn
 }
 
-// fallBack deals with those who have no slot while Redis does not answer.
+// fallBack applies WithFallback to the requests without a slot while Redis does not
+// answer.
 func (l *Limiter) fallBack(now time.Time, err error) {
 	n := l.missing()
 	if n <= 0 {
 		return
 	}
-	for _, w := range slices.Clone(l.line[len(l.line)-n:]) {
+	for _, w := range slices.Clone(l.queue[len(l.queue)-n:]) {
 		if f := l.store.fallback; !f.unlimited && f.processes == 0 {
 			l.remove(w)
 			l.store.count(0, 1, 0)
@@ -744,15 +758,15 @@ func (l *Limiter) fallBack(now time.Time, err error) {
 			continue
 		}
 		l.localTAT = tat
-		l.slots = append(l.slots, slot{at: at, until: at.Add(longest), local: true})
+		l.slots = append(l.slots, slot{at: at, until: at.Add(maxDuration), local: true})
 	}
-	l.letGo(now)
+	l.release(now)
 }
 
-// local returns when the next request may go that Redis says nothing about, and
-// what localTAT is then. LocalShare is GCRA too. It begins when the slots that
-// Redis granted have been used, and with no burst, for the fleet may have just
-// used that up.
+// local returns when the next request may go without an answer of Redis, and the
+// value of localTAT then. LocalShare uses GCRA too. It begins when the slots that
+// Redis granted have been used, and without a burst, because the fleet may have
+// just used that up.
 func (l *Limiter) local(now time.Time) (at time.Time, tat float64) {
 	start := now
 	if l.pausedUntil.After(start) {
@@ -785,7 +799,7 @@ func (l *Limiter) local(now time.Time) (at time.Time, tat float64) {
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 
 func duration(micros float64) time.Duration {
-	return time.Duration(min(micros, float64(longest/time.Microsecond)) * float64(time.Microsecond))
+	return time.Duration(min(micros, float64(maxDuration/time.Microsecond)) * float64(time.Microsecond))
 }
 
 func number(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }

@@ -25,14 +25,14 @@ import (
 
 const ms = time.Millisecond
 
-// network is a miniredis in the clock of a synctest bubble, and the way to it.
+// network is a miniredis on the clock of a synctest bubble, with a network to it.
 type network struct {
 	*miniredis.Miniredis
 
 	t     *testing.T
 	delay atomic.Int64 // of each message, in each direction
-	ahead atomic.Int64 // of its clock; 0: it is the bubble's
-	hangs atomic.Bool  // what is sent is never answered
+	ahead atomic.Int64 // how far its clock is ahead of the bubble's
+	hangs atomic.Bool  // calls are never answered
 }
 
 func newNetwork(t *testing.T) *network {
@@ -42,7 +42,8 @@ func newNetwork(t *testing.T) *network {
 	return n
 }
 
-// client returns a client as the package doc wants it, one for each process.
+// client returns a client with the settings in the package documentation. Each
+// process has one.
 func (n *network) client() *redis.Client {
 	return n.clientWith(redis.Options{ContextTimeoutEnabled: true, MaxRetries: -1})
 }
@@ -61,7 +62,7 @@ func (n *network) clientWith(o redis.Options) *redis.Client {
 	return c
 }
 
-// slowConn delays what is sent, and what is received as much.
+// slowConn delays all data, in both directions.
 type slowConn struct {
 	net.Conn
 	n *network
@@ -84,15 +85,15 @@ func (c slowConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// waiting is a request that waits, and what became of it.
+// waiting is a request that waits, and its outcome.
 type waiting struct {
 	done chan struct{}
 	at   time.Duration // from start
 	err  error
 }
 
-// wait lets a request wait in a goroutine of its own, and returns once it has
-// joined the line.
+// wait lets a request wait in a goroutine of its own, and returns when it has joined
+// the queue.
 func wait(ctx context.Context, l resilient.Limiter, start time.Time) *waiting {
 	w := &waiting{done: make(chan struct{})}
 	go func() {
@@ -104,7 +105,7 @@ func wait(ctx context.Context, l resilient.Limiter, start time.Time) *waiting {
 	return w
 }
 
-// departures lets n requests wait, one after the other in line, and returns when
+// departures queues n requests, one after the other, and returns the times at which
 // they went.
 func departures(t *testing.T, l resilient.Limiter, n int) []time.Duration {
 	t.Helper()
@@ -139,7 +140,7 @@ func TestPaces(t *testing.T) {
 				l := redislimit.New(newNetwork(t).client(), "k", tt.limit, tt.burst)
 				got := departures(t, l, len(tt.want))
 				for i, want := range tt.want {
-					// The script's clock counts microseconds, its texts thousandths.
+					// The script's clock counts microseconds, and its texts thousandths of them.
 					require.InDelta(t, want, got[i], float64(time.Microsecond), "%v", got)
 				}
 			})
@@ -187,7 +188,7 @@ func TestTurns(t *testing.T) {
 				start := time.Now()
 				for i := range tt.busy {
 					l := redislimit.New(n.client(), "k", 100, tt.burst)
-					for range 20 + 20*i { // however many wait in it
+					for range 20 + 20*i { // the length of its queue makes no difference
 						wg.Go(func() {
 							for l.Wait(ctx) == nil {
 								went[i].Add(1)
@@ -469,7 +470,7 @@ func TestPause(t *testing.T) {
 			l.Pause(10 * time.Second)
 			for i, w := range []*waiting{first, second, third} {
 				<-w.done
-				// The other process has a look after a second, in time for 2 s.
+				// The other process calls Redis after a second, in time for 2 s.
 				require.InDelta(t, 10500*ms+time.Duration(i)*time.Second, w.at, float64(time.Microsecond))
 			}
 		})
@@ -530,7 +531,7 @@ func TestPause(t *testing.T) {
 			synctest.Wait()
 			n.FlushAll()
 			start := time.Now()
-			mine := wait(t.Context(), l, start) // tells Redis again
+			mine := wait(t.Context(), l, start) // sends the pause to Redis again
 			its := wait(t.Context(), other, start)
 			<-mine.done
 			<-its.done

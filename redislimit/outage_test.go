@@ -18,7 +18,7 @@ import (
 	"github.com/resilienthttp/resilient/redislimit"
 )
 
-// logger returns a logger, and what it wrote without the time.
+// logger returns a logger, and a function that returns its output without the time.
 func logger() (l *slog.Logger, logged func() string) {
 	var buf buffer
 	return slog.New(slog.NewTextHandler(&buf, &slog.HandlerOptions{
@@ -31,7 +31,7 @@ func logger() (l *slog.Logger, logged func() string) {
 	})), buf.String
 }
 
-// buffer is written to by calls that nobody waits for.
+// buffer is safe for concurrent use, because abandoned calls write to it too.
 type buffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -80,7 +80,8 @@ func TestRefusesWhileRedisHangs(t *testing.T) {
 				require.LessOrEqual(t, time.Since(start), 200*ms)
 				require.Error(t, l.Stats().Err)
 
-				// Once it is known, most are refused at once, and one in a while looks.
+				// After the first failure most are refused at once, and one from time to
+				// time calls Redis.
 				slow := 0
 				for range 100 {
 					asked := time.Now()
@@ -264,7 +265,7 @@ func TestPauseIsToldWhenRedisComesBack(t *testing.T) {
 	})
 }
 
-// A handler that blocks, as one that writes to a full pipe, holds up nobody.
+// A handler that blocks, such as one that writes to a full pipe, delays no request.
 func TestSlowLogHoldsUpNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(t)

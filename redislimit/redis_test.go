@@ -30,7 +30,8 @@ import (
 	"github.com/resilienthttp/resilient/redislimit/internal/redistest"
 )
 
-// requireRedis makes a missing redis-server a failure, where set to 1.
+// requireRedis is an environment variable. If it is 1, a missing redis-server is a
+// failure.
 const requireRedis = "RESILIENT_REQUIRE_REDIS"
 
 func TestMain(m *testing.M) {
@@ -73,8 +74,8 @@ func newClient(t *testing.T, o *redis.Options) *redis.Client {
 	return c
 }
 
-// load lets goroutines wait for a limiter, again and again, until stop, and
-// returns when they went.
+// load lets goroutines wait for a limiter, again and again, until stop is called.
+// stop returns the times at which they went.
 func load(t *testing.T, l *redislimit.Limiter, goroutines int) (stop func() []time.Time) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -101,11 +102,11 @@ func load(t *testing.T, l *redislimit.Limiter, goroutines int) (stop func() []ti
 	}
 }
 
-// patient is for tests in which Redis is to answer, however busy the machine.
+// patient is for tests in which Redis must answer, even on a busy machine.
 var patient = redislimit.WithTimeout(5 * time.Second)
 
-// promptly calls f, which is to take less than d. A busy machine may hold it up
-// once or twice; it would not do so always.
+// promptly checks that a call of f takes less than d. A busy machine may delay it,
+// so the best of three calls counts.
 func promptly(t *testing.T, d time.Duration, f func()) {
 	t.Helper()
 	var took time.Duration
@@ -119,7 +120,7 @@ func promptly(t *testing.T, d time.Duration, f func()) {
 	t.Fatalf("it took %v, three times over %v", took, d)
 }
 
-// most returns how many went in any second.
+// most returns the largest number that went in one second.
 func most(went []time.Time) int {
 	slices.SortFunc(went, time.Time.Compare)
 	n, first := 0, 0
@@ -132,7 +133,7 @@ func most(went []time.Time) int {
 	return n
 }
 
-// recovers waits until Redis is asked again.
+// recovers waits until Redis is used again.
 func recovers(t *testing.T, l *redislimit.Limiter) {
 	t.Helper()
 	require.Eventually(t, func() bool {
@@ -212,7 +213,7 @@ func TestRealOutage(t *testing.T) {
 				}
 				require.NoError(t, outage.begin(s))
 
-				// The first who notices has the longest to wait, but as long as it says.
+				// The first request that notices waits longest, but not beyond its deadline.
 				start := time.Now()
 				ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 				defer cancel()
@@ -223,7 +224,7 @@ func TestRealOutage(t *testing.T) {
 					defer cancel()
 					require.Error(t, l.Wait(ctx))
 				})
-				// Without a deadline it is the timeout of 100 ms that counts.
+				// Without a deadline, the timeout of 100 ms counts.
 				for range 5 {
 					promptly(t, 200*time.Millisecond, func() {
 						var unavailable *redislimit.UnavailableError
@@ -253,8 +254,8 @@ func TestRealOutage(t *testing.T) {
 func TestRealRestartEmptyKeepsTheRate(t *testing.T) {
 	s := startRedis(t)
 	log, _ := logger()
-	// A call to a server that is being restarted fails at once, so the share is
-	// what keeps the load going.
+	// A call to a server that is being restarted fails at once. The local share
+	// keeps the load going.
 	l := redislimit.New(newClient(t, options(s.Addr)), "k", 100, 5, redislimit.WithLogger(log), redislimit.WithTimeout(time.Second),
 		redislimit.WithFallback(redislimit.LocalShare(2)))
 	stop := load(t, l, 16)
@@ -350,7 +351,7 @@ func TestRealCluster(t *testing.T) {
 	require.NoError(t, keyed.Limiter("{same}account").Wait(t.Context()))
 }
 
-// permissions is what the package doc says a user needs.
+// permissions are the rights of a user in the package documentation.
 const permissions = "resetkeys ~resilient:limit:* -@all +evalsha +eval +time +get +set"
 
 func TestRealACL(t *testing.T) {

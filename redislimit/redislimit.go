@@ -1,140 +1,151 @@
-// Package redislimit shares a rate limit between processes through Redis: a
-// limit belongs to an account, and an account may be used by a fleet.
+// Package redislimit shares a rate limit between processes through Redis. It is for
+// APIs that limit an account which a fleet of processes uses.
 //
 //	client := redis.NewClient(&redis.Options{
 //		Addr:                  "redis.internal:6379",
 //		ContextTimeoutEnabled: true, // a call ends when its time is up
-//		MaxRetries:            -1,   // a call that is repeated may reserve twice
+//		MaxRetries:            -1,   // a repeated call may reserve twice
 //	})
 //	limiter := redislimit.New(client, "account-42", 200, 20) // 200 a second, 20 at once
 //	transport := resilient.NewTransport(nil, resilient.WithLimiter(limiter))
 //
-// Each attempt waits its turn in the fleet. A rejection with a Retry-After that
-// one process receives holds back all of them, and a limit of the server's that
-// is lower than the one given is learned by all at once. Where there are many
-// accounts, [NewKeyed] has a limiter for each.
+// Each attempt waits for its turn in the fleet. If one process receives a
+// rejection with a Retry-After, all processes are held back. If the server's limit
+// is lower than the configured one, all processes learn it at once. [NewKeyed] has
+// a limiter for each of many accounts.
 //
 // # When to use it
 //
-// When more than one process spends the same quota, and their load is uneven or
-// their number changes. With one process, [resilient.WithRateLimit] does the
-// same for nothing. With a fixed number of evenly loaded processes, give each its
-// part of the limit instead; if the load is uneven, that leaves most of the quota
-// unused. It is not for protecting a server from clients that are not yours:
-// they need not ask. And it is not for limits that must not be exceeded by a
-// single request, ever: the server may count otherwise, and requests spend a
-// varying time on their way to it.
+// Use this package if several processes spend the same quota, and their load is
+// uneven or their number changes. With one process, [resilient.WithRateLimit] does
+// the same at no cost. With a fixed number of evenly loaded processes, give each
+// its part of the limit instead. If the load is uneven, fixed parts leave most of
+// the quota unused.
 //
-// # How it works, and what it costs
+// The package cannot protect a server from clients that are not yours, because
+// they need not ask. It is not suited to limits that must never be exceeded, not
+// even by a single request: the server may count in another way, and requests
+// spend a varying time on their way to it.
+//
+// # How it works, and its costs
 //
 // A script on Redis reserves for each request the instant at which it may go, on
-// Redis's own clock, by the generic cell rate algorithm. So nobody asks twice, and
-// the clocks of the processes do not matter. Those of a process that can go at
-// once share a call, and so do those that wait if Redis is far away: a request
-// costs one round trip when Redis is near, and a fraction of one when it is not.
-// That is also what it costs in time when the limit is not reached. The instant is
-// counted from when the answer arrives, so requests are late by up to a round
-// trip and never early.
+// Redis's own clock, by the generic cell rate algorithm. So no request asks twice,
+// and the clocks of the processes do not matter. The requests of a process that
+// can go at once share a call. If Redis is far away, the requests that wait share
+// calls too. A request costs one round trip if Redis is near, and a fraction of
+// one if it is not. If the limit is not reached, this is also the time it costs.
+// The instant is counted from the arrival of the answer, so requests are late by
+// up to a round trip and never early.
 //
-// # Who goes first
+// # Order of requests
 //
-// Within a process, who came first. Between the processes it goes by turns, so a
-// request that has nobody before it in its process does not wait for the lines of
-// the others: each process reserves one request ahead, or as many as go in three
-// round trips to Redis, if that is more. All go by the longest round trip, so that
-// their shares are alike: the same if it is one request, and about the same if
-// Redis is far away and it is many.
+// Within a process, requests go in order of arrival. The processes take turns, so
+// the first request in the queue of a process does not wait for the queues of the
+// others. Each process reserves one request ahead, or as many as go in three round
+// trips to Redis, if that is more. All use the longest round trip, so that their
+// shares are equal if they reserve one request ahead, and nearly equal if Redis is
+// far away and they reserve many.
 //
 // A process that takes less than one in 32 of the requests, such as one that
-// sends two a second of a hundred, need not wait its turn either. While there are
-// others, a process that takes more uses a quarter of the burst only, and the
-// rest is there for such requests. They wait for one interval of the limit at
-// most, 10 ms at 100 a second, if the rest is as large as the number of busy
-// processes. With a burst of 1 they wait a turn of each busy process, an interval
-// of the limit each.
+// sends two a second of a hundred, need not wait for its turn either. While there
+// are others, a process that takes more uses only a quarter of the burst. The rest
+// is kept for the light processes. Their requests wait for at most one interval of
+// the limit, 10 ms at 100 a second, if the rest is as large as the number of busy
+// processes. With a burst of 1 they wait for one turn of each busy process, which
+// is an interval of the limit each.
 //
-// How long a request will wait is told to the Wait hook of a [resilient.Trace] as
-// soon as that can be foreseen: exactly if this process is the only one.
+// The Wait hook of a [resilient.Trace] receives the wait of a request as soon as
+// it can be foreseen. It is exact if this process is the only one.
 //
-// # A limit of the server's that is lower
+// # If the server's limit is lower
 //
 // If the server refuses requests for their rate (429), its limit is lower than the
-// one given, at least for now, and the fleet learns it: the first refusal takes a
-// fifth of the limit, and then what is accepted from one refusal to the next shows
-// what it is. A refusal counts once for all who sent before it was known. What is
-// learned is kept in Redis, so it holds for all processes with their next call,
-// and for one that starts later from its first. A little more is tried with every
-// request that had to wait, so one in some 200 is refused as long as the limit
-// stays, and a limit that rises is found within seconds. Where a refusal says for
-// how long it will be, the whole fleet pauses: then this is tried 32 times such a
-// pause apart, and a limit that rises is found as much later. It is never above
-// the limit given; when it comes back to that, nothing is left of it. What is not
-// needed for a while is forgotten. As long as nothing is refused, nothing of this
-// is in force, or costs anything. [WithLearnedRate] switches it off.
+// configured one, at least for now, and the fleet learns it. The first refusal
+// lowers the limit by a fifth. After that, the number of requests accepted from
+// one refusal to the next shows the server's limit. A refusal counts only once for
+// all requests that were sent before it was known. The learned limit is kept in
+// Redis. Other processes use it from their next call on, and a process that starts
+// later uses it from its first.
 //
-// The learned limit is that of a key. It replaces that which a Transport would
-// learn by itself; RateLimit fields are not looked at.
+// With every request that has to wait, the fleet tries a slightly higher rate. So
+// about one request in 200 is refused as long as the server's limit stays, and a
+// limit that rises is found within seconds. If a refusal says how long to wait,
+// the whole fleet pauses. The next refusal is then provoked only after 32 times
+// that pause, and a limit that rises is found correspondingly later.
 //
-// After a stall of a process, such as a suspended machine, what it has reserved
-// and missed by more than its burst makes up for is reserved anew.
+// The learned limit is never above the configured one. When it has risen to it, it
+// is removed. A learned limit that is not needed for a while is forgotten. As long
+// as no request is refused, learning costs nothing. [WithLearnedRate] switches it
+// off.
 //
-// The requests of retries wait like all others. The pauses and the reopening of
-// each Transport are in force too, behind the limiter.
+// Each key has its own learned limit. It replaces the rate that a Transport would
+// learn by itself. RateLimit fields are not read.
+//
+// # Stalls and retries
+//
+// After a stall of a process, such as a suspended machine, it may use as many of
+// the reservations that it missed as its burst covers. The others are made again.
+//
+// Retries wait like first attempts. The pauses of each Transport, and the gradual
+// start after them, are in force too, after the limiter.
 //
 // # When Redis does not answer
 //
-// Redis does not answer if a call fails, or takes longer than [WithTimeout].
-// Nobody waits for a call longer than that, or than the own deadline, whatever
-// the client's settings. What was reserved before goes when it may; for the rest
-// [WithFallback] decides: refused with an [*UnavailableError], let go without a
-// limit, or held to the process's share of it. From then on that is done at once,
-// while one request in a while, each second at least, looks whether Redis is
-// back. It takes no restart, nor anybody to notice. That Redis does not answer
-// and that it does again is logged, see [WithLogger], and [Limiter.Stats] counts
-// the requests that went without.
+// Redis does not answer if a call fails, or takes longer than [WithTimeout]. A
+// request waits for a call no longer than that, and not beyond its own deadline,
+// whatever the settings of the client are. Requests with a reservation go at its
+// time. [WithFallback] decides on the others: they are refused with an
+// [*UnavailableError], sent without a limit, or limited to the process's share.
+// While Redis is down this decision takes no time, and a call about once a second
+// finds out whether Redis is back. Recovery needs no restart and no operator. An
+// outage and its end are logged, see [WithLogger], and [Limiter.Stats] counts the
+// requests that went without Redis.
 //
-// What Redis loses, because it was restarted empty or a replica took over, is
-// told to it again by each process with its next call: what that process had
-// reserved last, and the pause. Processes that had reserved nothing lately may
-// use the burst once more. While two servers both take themselves for the master,
-// each grants the whole limit.
+// If Redis loses its data, because it was restarted empty or a replica took over,
+// each process sends its last reservation and the pause again with its next call.
+// Processes without a recent reservation may use the burst once more. While two
+// servers both act as the master, each grants the whole limit.
 //
-// With go-redis, ContextTimeoutEnabled ends a call in time. Without it a call that
-// hangs is abandoned, but the next one has to wait until the client gives it up:
-// with the defaults of DialTimeout, ReadTimeout and MaxRetries after several
-// seconds, in which Redis may have come back unnoticed. [New] logs a warning
-// then. A pool should have a connection to spare: a limiter uses one at a time.
+// With go-redis, ContextTimeoutEnabled ends a call in time. Without it, a call that
+// hangs is abandoned, but the next one has to wait until the client gives it up.
+// With the defaults of DialTimeout, ReadTimeout and MaxRetries that takes several
+// seconds, during which a recovery of Redis goes unnoticed. [New] logs a warning
+// in this case. A limiter uses one connection at a time, and the pool should have
+// one to spare.
 //
-// # What Redis needs
+// # Requirements on Redis
 //
-//   - Redis 5 or newer, or what is compatible with its Lua scripts; it is tested
-//     on 7.0. The script is called by its hash, and sent again to a server that
-//     does not know it.
+//   - Redis 5 or newer, or a server that is compatible with its Lua scripts. It is
+//     tested on 7.0. The script is called by its hash, and sent again to a server
+//     that does not know it.
 //   - A user may be restricted to these rights:
 //     resetkeys ~resilient:limit:* -@all +evalsha +eval +time +get +set
-//   - In a cluster each limit is one key, thus on one node: any key will do, with
-//     or without a hash tag. Reads are not sent to replicas.
-//   - TLS, Sentinel and addresses are the client's: all of a
-//     [redis.UniversalClient] work, but of a Ring the limits of a shard that is
-//     lost move to another one and begin anew.
-//   - Memory: one string of about 40 bytes for each limit in use, 120 with all
-//     overhead for a key of 10 letters, and the script, 10 KiB. The key vanishes a
-//     second after its burst is whole again. Where a limit is learned the string
-//     has about 110 bytes, and stays for a minute. No key is searched for.
-//   - Its clock may be set back, or be another's after a failover: what is to be
-//     waited stays the same. Set ahead, it ends waits that were not reserved yet:
-//     once, there is a burst.
-//   - The value names its version, "v1", or "v2" where a limit is learned or Redis
-//     is far away. A process reads what it knows of a later version, so a fleet can
-//     be upgraded one by one, but for those that know of "v1" alone: while the
-//     value is "v2" these find that it is not theirs, and [WithFallback] decides.
+//   - In a cluster each limit is one key and therefore on one node, so any key
+//     works, with or without a hash tag. Reads are not sent to replicas.
+//   - TLS, Sentinel and addresses are settings of the client. Every kind of
+//     [redis.UniversalClient] works. If a Ring loses a shard, the limits of that
+//     shard move to another one and start afresh.
+//   - Each limit in use takes one string of about 40 bytes, or 120 with all
+//     overhead for a key of 10 letters. The script takes 10 KiB. The key expires a
+//     second after its burst is full again. If a limit is learned, the string has
+//     about 110 bytes and stays for a minute. Keys are never searched for.
+//   - The clock of Redis may be set back, or be that of another server after a
+//     failover. The remaining waits stay the same. If it is set ahead, it ends
+//     waits that were not reserved yet, so that there is one burst.
+//   - The value starts with its version, "v1", or "v2" if a limit is learned or
+//     Redis is far away. A process reads the fields that it knows in the value of a
+//     later version, so the processes of a fleet can be upgraded one by one.
+//     Processes that know only "v1" are the exception. While the value is "v2",
+//     they cannot read it, and [WithFallback] decides on their requests.
 package redislimit
 
 import (
-	"container/list"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -142,12 +153,13 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/resilienthttp/resilient"
+	"github.com/resilienthttp/resilient/internal/lru"
 )
 
-// New returns a Limiter for the limit that is known by key: limit requests a
-// second in the long run, burst of them at once, for all processes together
-// that use the same key on the same Redis. They should be given the same limit
-// and burst; of different ones, each process's own counts for what it reserves.
+// New returns a Limiter for the limit that is named by key. It allows limit
+// requests a second in the long run, and burst of them at once, for all processes
+// together that use the same key on the same Redis. They should all have the same
+// limit and burst. If these differ, each process reserves by its own.
 //
 // It panics if client is nil, limit is not above 0 or is rate.Inf, or burst is
 // less than 1. Nil options are skipped. New does not call Redis.
@@ -155,9 +167,9 @@ func New(client redis.UniversalClient, key string, limit rate.Limit, burst int, 
 	return NewKeyed(client, limit, burst, opts...).Limiter(key)
 }
 
-// Keyed hands out the limiters of many keys, each with the same limit and
-// burst: an account, a tenant or a credential each, as [resilient.WithLimitKey]
-// tells them apart inside a process. The limiter is chosen for a request:
+// Keyed provides a limiter for each of many keys, all with the same limit and
+// burst. A key may be an account, a tenant or a credential, as for
+// [resilient.WithLimitKey] inside a process. The limiter is chosen by the request:
 //
 //	keyed := redislimit.NewKeyed(client, 10, 1)
 //	transport := resilient.NewTransport(nil, resilient.WithLimiterFor(keyed.For(account)))
@@ -167,11 +179,11 @@ type Keyed struct {
 	store *store
 
 	mu       sync.Mutex
-	limiters map[string]*list.Element // of *Limiter
-	recent   list.List                // the key used last in front
+	limiters lru.Table[string, *Limiter]
 }
 
-// maxKeys bounds the limiters remembered, as the Transport does its keys.
+// maxKeys is the number of limiters that are kept although they are idle. A
+// Transport keeps as many keys. There may be more limiters with waiting requests.
 const maxKeys = 1024
 
 // NewKeyed returns a Keyed. It panics as [New] does.
@@ -190,51 +202,42 @@ func NewKeyed(client redis.UniversalClient, limit rate.Limit, burst int, opts ..
 			opt(&cfg)
 		}
 	}
-	return &Keyed{store: newStore(client, limit, burst, cfg), limiters: make(map[string]*list.Element)}
+	return &Keyed{
+		store:    newStore(client, limit, burst, cfg),
+		limiters: lru.Table[string, *Limiter]{Size: maxKeys, Limit: math.MaxInt, Idle: (*Limiter).idle},
+	}
 }
 
-// Limiter returns the limiter of a key, the same one for as long as it is in
-// use. Callers that hold different limiters of a key, because 1,024 others were
-// asked for in between, share the limit all the same, but not their calls to
-// Redis.
+// Limiter returns the limiter of a key. It returns the same limiter for as long as
+// that is in use. If 1,024 other keys are asked for in between, it may return a new
+// one. Callers with different limiters of the same key still share the limit, but
+// not their calls to Redis.
 func (k *Keyed) Limiter(key string) *Limiter {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if e := k.limiters[key]; e != nil {
-		k.recent.MoveToFront(e)
-		return e.Value.(*Limiter) //nolint:forcetypeassert // recent holds nothing else
+	if l, ok := k.limiters.Get(key); ok {
+		return l
 	}
 	l := &Limiter{store: k.store, key: key}
-	k.limiters[key] = k.recent.PushFront(l)
-	for e := k.recent.Back(); e != k.recent.Front() && len(k.limiters) > maxKeys; {
-		old, before := e.Value.(*Limiter), e.Prev() //nolint:forcetypeassert // recent holds nothing else
-		if old.idle() {
-			k.recent.Remove(e)
-			delete(k.limiters, old.key)
-		}
-		e = before
-	}
+	k.limiters.Add(key, l)
 	return l
 }
 
-// For returns a function that chooses the limiter for a request by its key, which
-// is what f returns; for [resilient.WithLimiterFor]. It panics if f is nil.
+// For returns a function for [resilient.WithLimiterFor] that chooses the limiter
+// of a request by the key that f returns. It panics if f is nil.
 //
-// With [resilient.WithLimitKey](f) too, what else the Transport knows, such as a
-// pause, is told apart by the same key.
+// Use [resilient.WithLimitKey](f) as well, so that the Transport separates its own
+// state, such as pauses, by the same key.
 func (k *Keyed) For(f func(*http.Request) string) func(*http.Request) resilient.Limiter {
 	mustBe(f != nil, "For", "not nil", "nil")
 	return func(req *http.Request) resilient.Limiter { return k.Limiter(f(req)) }
 }
 
-// Stats returns what happened so far, over all keys, and the lowest limit that
-// was learned for one of the keys in use.
+// Stats returns the counts so far over all keys, and the lowest limit that was
+// learned for one of the keys in use.
 func (k *Keyed) Stats() Stats {
 	k.mu.Lock()
-	limiters := make([]*Limiter, 0, len(k.limiters))
-	for e := k.recent.Front(); e != nil; e = e.Next() {
-		limiters = append(limiters, e.Value.(*Limiter)) //nolint:forcetypeassert // recent holds nothing else
-	}
+	limiters := slices.Collect(k.limiters.All())
 	k.mu.Unlock()
 	s := k.store.snapshot()
 	for _, l := range limiters {
@@ -245,8 +248,8 @@ func (k *Keyed) Stats() Stats {
 	return s
 }
 
-// Option configures [New] and [NewKeyed]. An option panics when it is given a
-// value that makes no sense, so that the stack names the line.
+// Option configures [New] and [NewKeyed]. A With function panics if its argument
+// makes no sense, so that the stack trace shows the line.
 type Option func(*config)
 
 type config struct {
@@ -259,75 +262,80 @@ type config struct {
 	unlearned bool // WithLearnedRate(false)
 }
 
-// WithPrefix sets what the names of the keys in Redis begin with; the key given
-// to [New] or [Keyed.Limiter] follows. The default is "resilient:limit:".
+// WithPrefix sets the prefix of the keys in Redis. The key given to [New] or
+// [Keyed.Limiter] follows it. The default is "resilient:limit:".
 func WithPrefix(prefix string) Option {
 	return func(c *config) { c.prefix = prefix }
 }
 
-// WithTimeout sets how long Redis may take to answer a call. After that, or at
-// an error, those who wait for it are dealt with as [WithFallback] says. It
-// panics if d is not above 0. The default is 100 ms.
+// WithTimeout sets the longest time that a call to Redis may take. If it takes
+// longer or fails, [WithFallback] decides on the requests that wait for it.
+// WithTimeout panics if d is not above 0. The default is 100 ms.
 func WithTimeout(d time.Duration) Option {
 	mustBe(d > 0, "WithTimeout", "above 0", d)
 	return func(c *config) { c.timeout = d }
 }
 
-// WithMaxPause bounds a pause, so that a hint gone wrong does not shut out the
-// fleet for a day: after d, requests go and find out. It panics if d is not
-// above 0. The default is 1 minute, as for [resilient.WithMaxWait].
+// WithMaxPause limits the length of a pause, so that a wrong Retry-After does not
+// stop the fleet for a day. After d, requests are sent again. WithMaxPause panics
+// if d is not above 0. The default is 1 minute, as for [resilient.WithMaxWait].
 func WithMaxPause(d time.Duration) Option {
 	mustBe(d > 0, "WithMaxPause", "above 0", d)
 	return func(c *config) { c.maxPause = d }
 }
 
-// WithLogger sets where it is logged, once each, that Redis does not answer, at
-// level warn, and that it does again, at info; that a limit was learned and that
-// the one given is in force again, at info; and at warn when [New] finds a
-// client whose settings let a call outlast its time. Neither keys nor addresses
-// are added to what the client's error says. It panics if l is nil. The default
-// is slog.Default(), since a limit that is not kept is not to go unnoticed.
+// WithLogger sets the logger for these events, each of which is logged once when it
+// happens:
+//   - Redis does not answer (warn), and it answers again (info).
+//   - A limit was learned, and the configured limit is in force again (info).
+//   - The settings of the client given to [New] allow a call to outlast its time
+//     (warn).
+//
+// The records contain the text of the client's error, but no other keys or
+// addresses. WithLogger panics if l is nil. The default is slog.Default(), because
+// a limit that is not kept should not go unnoticed.
 func WithLogger(l *slog.Logger) Option {
 	mustBe(l != nil, "WithLogger", "not nil", "nil")
 	return func(c *config) { c.logger = l }
 }
 
-// WithLearnedRate lowers the limit, given true, for all processes to what the
-// server lets through: see [Limiter.Observe]. It is found from what is accepted
-// between two refusals, and is looked for again by requests a little too many,
-// one in a hundred or so. It is never above the limit given, and the burst is not
-// learned: that should be no larger than the server's. As long as the server
-// refuses nothing for its rate, it costs nothing.
+// WithLearnedRate controls whether refusals lower the limit of all processes to
+// that of the server, see [Limiter.Observe]. The server's limit is found from the
+// number of requests accepted between two refusals. To follow it, the fleet sends
+// slightly more requests than that, so that about one in 200 is refused. The
+// learned limit is never above the configured one. The burst is not learned, and
+// should be no larger than the server's. As long as the server refuses no request
+// for its rate, learning costs nothing.
 //
-// Given false, what this process is refused teaches nobody anything, and it goes
-// by the limit given whatever the others learn. The default is true.
+// If on is false, refusals of this process's requests do not lower the limit, and
+// this process ignores the limit that others have learned. The default is true.
 func WithLearnedRate(on bool) Option {
 	return func(c *config) { c.unlearned = !on }
 }
 
-// WithFallback sets what becomes of requests while Redis does not answer. The
+// WithFallback sets the treatment of requests while Redis does not answer. The
 // default is [Refuse].
 func WithFallback(f Fallback) Option {
 	return func(c *config) { c.fallback = f }
 }
 
-// Fallback is what to do with requests while Redis does not answer: [Refuse],
+// Fallback is the treatment of requests while Redis does not answer: [Refuse],
 // [Unlimited] or [LocalShare]. The zero Fallback is Refuse.
 type Fallback struct {
 	unlimited bool
 	processes int // above 0: LocalShare
 }
 
-// Refuse fails them with an [*UnavailableError].
+// Refuse makes requests fail with an [*UnavailableError].
 func Refuse() Fallback { return Fallback{} }
 
-// Unlimited lets them go without a limit of ours. A pause that this process
-// knows of still holds.
+// Unlimited lets requests go without this limit. A pause that this process knows of
+// still holds.
 func Unlimited() Fallback { return Fallback{unlimited: true} }
 
-// LocalShare limits each process to its share of the limit and of the burst,
-// which is at least 1. It panics if processes, the number of processes that
-// share, is less than 1.
+// LocalShare limits each process to its share of the limit and of the burst. The
+// share of the burst is at least 1. processes is the number of processes that share
+// the limit. LocalShare panics if it is less than 1.
 func LocalShare(processes int) Fallback {
 	mustBe(processes >= 1, "LocalShare", "at least 1", processes)
 	return Fallback{processes: processes}
@@ -344,42 +352,39 @@ func (f Fallback) String() string {
 	return "refuse"
 }
 
-// UnavailableError is the refusal to let a request go because Redis did not say
-// when it may. Nothing was sent. From a Transport it comes inside a
+// UnavailableError is returned if a request is refused because Redis does not
+// answer. The request was not sent. A Transport returns it inside a
 // [*resilient.LimitError].
 type UnavailableError struct {
-	Err error // what the client said, or that there was no answer in time
+	Err error // the client's error, or an error saying that there was no answer in time
 }
 
-// Error returns what the client said.
+// Error returns a text with the client's error in it.
 func (e *UnavailableError) Error() string {
 	return "redislimit: Redis does not answer: " + e.Err.Error()
 }
 
-// Unwrap returns the client's error. It is never context.DeadlineExceeded,
-// which is the caller's own.
+// Unwrap returns the client's error. It is never context.DeadlineExceeded, which
+// would look like the caller's own deadline.
 func (e *UnavailableError) Unwrap() error { return e.Err }
 
-// Stats is what a [Limiter], or all those of a [Keyed], did so far.
+// Stats counts the work of a [Limiter], or of all limiters of a [Keyed].
 type Stats struct {
 	Calls    uint64 // calls to Redis, answered or not
-	Granted  uint64 // requests let go when Redis said
-	Fallback uint64 // requests let go or refused without Redis, see WithFallback
-	Lost     uint64 // reservations that nobody used, see Limiter
-	Err      error  // why Redis does not answer; nil: the last call was answered
+	Granted  uint64 // requests that went at the time set by Redis
+	Fallback uint64 // requests that went or were refused without Redis, see WithFallback
+	Lost     uint64 // reservations that no request used, see Limiter
+	Err      error  // why Redis does not answer, or nil if the last call was answered
 
-	// LearnedLimit is the limit in force, in requests a second, as this process
-	// heard last, if that is lower than the one given; 0: nothing is learned.
+	// LearnedLimit is the limit in force, in requests a second, according to the
+	// last answer to this process. It is 0 if no lower limit is learned.
 	LearnedLimit float64
 }
 
-var _ interface {
-	resilient.Limiter
-	Observe(resilient.AttemptInfo)
-} = (*Limiter)(nil)
+var _ resilient.LearningLimiter = (*Limiter)(nil)
 
-// mustBe panics if ok is false: a nonsense value is a mistake in the program,
-// and the stack should name its line.
+// mustBe panics if ok is false. A nonsense value is a mistake in the program, and
+// the stack trace should show its line.
 func mustBe(ok bool, name, want string, got any) {
 	if !ok {
 		panic(fmt.Sprintf("redislimit: %s must be %s, got %v", name, want, got))

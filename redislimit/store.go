@@ -18,8 +18,8 @@ import (
 //go:embed reserve.lua
 var reserveScript string
 
-// store is Redis as all limiters of a Keyed see it: one limit, one way to ask,
-// and one opinion on whether it answers.
+// store is the view of Redis that all limiters of a Keyed share: the limit, the
+// script, and whether Redis answers.
 type store struct {
 	config
 
@@ -28,19 +28,19 @@ type store struct {
 	interval float64 // between two tokens, in microseconds
 	burst    float64
 
-	mu       sync.Mutex
-	downFrom time.Time // zero: Redis answers
-	retryAt  time.Time
-	pace     time.Duration // from a failed call to the next, while down
-	missed   uint64        // stats.Fallback when it went down
-	stats    Stats
+	mu             sync.Mutex
+	downSince      time.Time // zero if Redis answers
+	retryAt        time.Time
+	retryEvery     time.Duration // from a failed call to the next, while Redis is down
+	fallbackBefore uint64        // stats.Fallback when Redis went down
+	stats          Stats
 }
 
-// Redis is called again at once after a first failure, which may be of one
-// connection only, and then at growing intervals.
+// After a first failure Redis is called again at once, because the failure may be
+// that of one connection, and then at growing intervals.
 const (
-	minPace = 100 * time.Millisecond
-	maxPace = time.Second
+	minRetryEvery = 100 * time.Millisecond
+	maxRetryEvery = time.Second
 )
 
 func newStore(client redis.UniversalClient, limit rate.Limit, burst int, cfg config) *store {
@@ -56,16 +56,16 @@ func newStore(client redis.UniversalClient, limit rate.Limit, burst int, cfg con
 	}
 }
 
-// check returns what is wrong with the settings of a client of go-redis; of
-// another one nothing is known.
+// check returns the problem with the settings of a client of go-redis, or "". The
+// settings of other clients are not known.
 func check(client redis.UniversalClient) string {
 	var heeds bool
-	var retries int // as the client keeps it: 0 for a setting of -1
+	var retries int // in the client, where 0 stands for a setting of -1
 	switch c := client.(type) {
 	case *redis.Client:
 		heeds, retries = c.Options().ContextTimeoutEnabled, c.Options().MaxRetries
 	case *redis.ClusterClient:
-		heeds, retries = c.Options().ContextTimeoutEnabled, 0 // it needs its redirects
+		heeds, retries = c.Options().ContextTimeoutEnabled, 0 // a cluster client needs its retries for redirects
 	case *redis.Ring:
 		heeds, retries = c.Options().ContextTimeoutEnabled, c.Options().MaxRetries
 	default:
@@ -75,20 +75,20 @@ func check(client redis.UniversalClient) string {
 	case !heeds:
 		return "the client's ContextTimeoutEnabled is false"
 	case retries > 0:
-		return "the client's MaxRetries is not -1: what it repeats may be reserved twice"
+		return "the client's MaxRetries is not -1: a repeated call may reserve twice"
 	}
 	return ""
 }
 
-// reply is what the script returns. Durations are in microseconds.
+// reply is the answer of the script. Durations are in microseconds.
 type reply struct {
-	now   float64
-	pause float64 // how long it has to go; 0: none
-	back  int
-	lead  float64   // how far ahead to reserve
-	every float64   // the interval in force
-	known float64   // since when refusals are news
-	ahead []float64 // for each waiter whose turn it is; negative: minus the wait that is too long
+	now      float64
+	pause    float64   // the rest of the pause, or 0 if there is none
+	back     int       // tokens taken back
+	lead     float64   // how far ahead to reserve
+	interval float64   // the interval in force
+	cutoff   float64   // refusals of requests sent until then are ignored
+	ahead    []float64 // how far the tat of each waiter is ahead, or minus a wait that would be too long
 }
 
 var errNoAnswer = errors.New("no answer in time")
@@ -108,10 +108,10 @@ func (s *store) ask(ctx context.Context, key string, args []any) (reply, error) 
 	return parse(texts, len(args)-fixedArgs)
 }
 
-// fixedArgs is how many arguments of the script come before the waits.
+// fixedArgs is the number of arguments of the script before the waits.
 const fixedArgs = 13
 
-// fixedTexts is how many values the script returns before those of the waits.
+// fixedTexts is the number of values that the script returns before the waits.
 const fixedTexts = 6
 
 func parse(texts []string, waits int) (reply, error) {
@@ -128,60 +128,61 @@ func parse(texts []string, waits int) (reply, error) {
 	}
 	return reply{
 		now: numbers[0], pause: numbers[1], back: int(numbers[2]),
-		lead: numbers[3], every: numbers[4], known: numbers[5], ahead: numbers[fixedTexts:],
+		lead: numbers[3], interval: numbers[4], cutoff: numbers[5], ahead: numbers[fixedTexts:],
 	}, nil
 }
 
-// mayCall reports whether Redis is worth a call. While it does not answer, one
-// caller in a while is let through, to find out.
+// mayCall reports whether Redis may be called now. While Redis does not answer, a
+// call is allowed from time to time to find out whether it is back.
 func (s *store) mayCall(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.downFrom.IsZero() {
+	if s.downSince.IsZero() {
 		return true
 	}
 	if now.Before(s.retryAt) {
 		return false
 	}
-	s.retryAt = now.Add(s.timeout + s.pace)
+	s.retryAt = now.Add(s.timeout + s.retryEvery)
 	return true
 }
 
-// failed takes note that a call was not answered. It returns what writes that to
-// the log, for when nobody waits for a lock.
+// failed records that a call was not answered. It returns a function that writes
+// this to the log, to be called without a lock.
 func (s *store) failed(now time.Time, err error) (log func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stats.Err = err
-	if s.downFrom.IsZero() {
-		s.downFrom, s.retryAt, s.pace, s.missed = now, now, minPace, s.stats.Fallback
+	if s.downSince.IsZero() {
+		s.downSince, s.retryAt, s.retryEvery, s.fallbackBefore = now, now, minRetryEvery, s.stats.Fallback
 		return func() {
 			s.logger.Warn("redislimit: Redis does not answer",
 				slog.String("error", err.Error()), slog.String("fallback", s.fallback.String()))
 		}
 	}
-	s.retryAt = now.Add(s.pace)
-	s.pace = min(2*s.pace, maxPace)
+	s.retryAt = now.Add(s.retryEvery)
+	s.retryEvery = min(2*s.retryEvery, maxRetryEvery)
 	return func() {}
 }
 
-// answered takes note that a call was answered, and returns as failed does.
+// answered records that a call was answered. Like failed, it returns a function
+// that writes to the log.
 func (s *store) answered(now time.Time) (log func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.downFrom.IsZero() {
+	if s.downSince.IsZero() {
 		return func() {}
 	}
-	after, requests := now.Sub(s.downFrom), s.stats.Fallback-s.missed
-	s.downFrom, s.stats.Err = time.Time{}, nil
+	after, requests := now.Sub(s.downSince), s.stats.Fallback-s.fallbackBefore
+	s.downSince, s.stats.Err = time.Time{}, nil
 	return func() {
 		s.logger.Info("redislimit: Redis answers again", slog.Duration("after", after),
 			slog.Uint64("requests", requests), slog.String("fallback", s.fallback.String()))
 	}
 }
 
-// learned writes to the log that a lower limit is being learned, or that none is
-// in force any more. What it is takes some refusals to find out: see Stats.
+// learned logs that a lower limit is being learned, or that none is in force any
+// more. The limit itself is known only after some more refusals, see Stats.
 func (s *store) learned(on bool) {
 	msg := "redislimit: the limit given is in force again"
 	if on {

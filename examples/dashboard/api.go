@@ -10,8 +10,8 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// api is an API with a limit that it tells nobody: neither a Retry-After nor any
-// other field says when to come back.
+// api is an API with a limit that it does not advertise. Its responses have neither
+// a Retry-After nor any other field about the limit.
 type api struct {
 	*httptest.Server
 

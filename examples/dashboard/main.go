@@ -1,6 +1,6 @@
-// Dashboard shows a Transport at work on the page of package debugpage: 64
-// workers call an API on loopback whose limit nobody tells them, and which
-// changes. Open the URL that it prints, and see the learned limit follow:
+// Dashboard shows a Transport on the page of package debugpage. 64 workers call an
+// API on loopback with a limit that changes and is not advertised. Open the URL that
+// the program prints, and watch how the learned limit follows:
 //
 //	go run ./examples/dashboard [-addr 127.0.0.1:6060] [-for 2m] [-step 20s]
 package main
@@ -27,20 +27,20 @@ import (
 
 const workers = 64
 
-// limits are those of the API, attempts a second, in turn.
+// limits are the limits of the API in order, in attempts a second.
 var limits = [...]rate.Limit{100, 20, 200} //nolint:gochecknoglobals // an array cannot be a constant
 
 func main() {
 	d := dashboard{out: os.Stdout}
-	flag.StringVar(&d.addr, "addr", "127.0.0.1:0", "the `address` of the page; port 0: any that is free")
-	flag.DurationVar(&d.duration, "for", 2*time.Minute, "how long")
-	flag.DurationVar(&d.step, "step", 20*time.Second, "how long each limit of the API holds")
+	flag.StringVar(&d.addr, "addr", "127.0.0.1:0", "`address` of the page, with port 0 for any free port")
+	flag.DurationVar(&d.duration, "for", 2*time.Minute, "how long to run")
+	flag.DurationVar(&d.step, "step", 20*time.Second, "duration of each limit of the API")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if err := d.run(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "dashboard:", err)
-		os.Exit(1) //nolint:gocritic // nothing is left to be stopped
+		os.Exit(1) //nolint:gocritic // stop has nothing left to do
 	}
 }
 
@@ -59,7 +59,7 @@ func (d *dashboard) run(ctx context.Context) error {
 	defer cancel()
 	api := newAPI(limits[0])
 	defer api.Close()
-	base := http.DefaultTransport.(*http.Transport).Clone() //nolint:forcetypeassert // nobody has replaced it
+	base := http.DefaultTransport.(*http.Transport).Clone() //nolint:forcetypeassert // this program does not replace it
 	base.MaxIdleConnsPerHost = workers
 	transport := resilient.NewTransport(base)
 	defer transport.CloseIdleConnections()
@@ -108,14 +108,14 @@ func work(ctx context.Context, client *http.Client, base string, worker int) {
 		}
 		resp, err := client.Do(req)
 		if err != nil {
-			continue // it is on the page
+			continue // the page shows it
 		}
 		_, _ = io.Copy(io.Discard, resp.Body)
 		_ = resp.Body.Close()
 	}
 }
 
-// watch changes the limit of the API, and prints how it is followed.
+// watch changes the limit of the API, and prints the learned limit beside it.
 func (d *dashboard) watch(ctx context.Context, transport *resilient.Transport, api *api) {
 	every := min(d.step/4, d.duration/4, 5*time.Second)
 	ticker := time.NewTicker(max(every, time.Millisecond))
@@ -142,7 +142,7 @@ func (d *dashboard) watch(ctx context.Context, transport *resilient.Transport, a
 		seconds := now.Sub(last).Seconds()
 		fmt.Fprintf(table, "%s\t%.0f\t%s\t%.0f\t%.1f\t\n", now.Sub(begun).Round(100*time.Millisecond), float64(limit), learned,
 			float64(served-lastServed)/seconds, float64(refused-lastRefused)/seconds)
-		_ = table.Flush() // a closed stdout is no news to anybody
+		_ = table.Flush() // an error means that stdout is closed
 		last, lastServed, lastRefused = now, served, refused
 		limit = limits[int(now.Sub(begun)/d.step)%len(limits)]
 		api.setLimit(limit)

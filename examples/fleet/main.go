@@ -1,11 +1,11 @@
-// Fleet shows four processes that share the limit of one account through Redis,
-// each with another load:
+// Fleet shows four processes with different loads that share the limit of one
+// account through Redis:
 //
 //	cd examples/fleet && go run . [-redis localhost:6379] [-for 5s] [-shared=false]
 //
-// It starts an API with a limit on loopback, an embedded Redis unless it is given
-// one, and four processes of itself. With -shared=false each process has a
-// bucket of its own, as big as the account's limit: see the refusals.
+// It starts an API with a limit on loopback, an embedded Redis unless -redis is set,
+// and four processes of itself. With -shared=false each process has a bucket of its
+// own, as large as the account's limit, and many requests are refused.
 package main
 
 import (
@@ -30,26 +30,27 @@ import (
 	"github.com/resilienthttp/resilient/redislimit"
 )
 
-// The account may send 50 requests a second, and 10 at once. What is between
-// the limiter and the API takes a varying time, which costs a part of the burst;
-// so the fleet uses a smaller one.
+// The account may send 50 requests a second, and 10 at once. The way from the
+// limiter to the API takes a varying time, which uses up a part of the burst. So the
+// fleet uses a smaller one.
 const (
 	limit      = 50
 	burst      = 10
 	fleetBurst = 1
 )
 
-// callers is how many goroutines of each process send one request after another.
+// callers are the numbers of goroutines in each process. Each sends one request
+// after another.
 var callers = [...]int{20, 10, 4, 1} //nolint:gochecknoglobals // an array cannot be a constant
 
 func main() {
 	f := fleet{out: os.Stdout}
-	flag.StringVar(&f.redis, "redis", "", "the `address` of a Redis; none: one is embedded")
-	flag.DurationVar(&f.duration, "for", 5*time.Second, "how long")
+	flag.StringVar(&f.redis, "redis", "", "`address` of a Redis (default an embedded one)")
+	flag.DurationVar(&f.duration, "for", 5*time.Second, "how long to run")
 	flag.BoolVar(&f.shared, "shared", true, "share the limit")
-	api := flag.String("api", "", "for the processes of the fleet: the `URL` to call")
-	name := flag.String("name", "", "for the processes of the fleet")
-	goroutines := flag.Int("callers", 0, "for the processes of the fleet")
+	api := flag.String("api", "", "`URL` to call, for the processes of the fleet")
+	name := flag.String("name", "", "name of a process, for the processes of the fleet")
+	goroutines := flag.Int("callers", 0, "number of goroutines, for the processes of the fleet")
 	flag.Parse()
 	ctx := context.Background()
 	var err error
@@ -71,7 +72,8 @@ type fleet struct {
 	out      io.Writer
 }
 
-// run starts the processes, and prints what became of their requests.
+// run starts the processes, and prints the numbers of their requests that were
+// served and refused.
 func (f *fleet) run(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, f.duration+30*time.Second)
 	defer cancel()
@@ -125,11 +127,11 @@ func (f *fleet) print(api *api) error {
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(f.out, "\n%.1f requests a second were served; the limit is %d.\n", float64(total)/f.duration.Seconds(), limit)
+	_, err := fmt.Fprintf(f.out, "\n%.1f requests a second were served, and the limit is %d.\n", float64(total)/f.duration.Seconds(), limit)
 	return err
 }
 
-// work is what a process of the fleet does.
+// work runs a process of the fleet.
 func (f *fleet) work(ctx context.Context, api, name string, goroutines int) error {
 	ctx, cancel := context.WithTimeout(ctx, f.duration)
 	defer cancel()
@@ -154,8 +156,8 @@ func (f *fleet) work(ctx context.Context, api, name string, goroutines int) erro
 	return nil
 }
 
-// call sends one request. The API counts, so what comes of it does not matter,
-// nor that the last ones are cut short by the end of the show.
+// call sends one request. It ignores the result, because the API counts the
+// requests. The end of the run may cut off the last ones.
 func call(ctx context.Context, hc *http.Client, api, name string) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, api, http.NoBody)
 	if err != nil {
@@ -164,8 +166,8 @@ func call(ctx context.Context, hc *http.Client, api, name string) {
 	req.Header.Set("User-Agent", name)
 	resp, err := hc.Do(req)
 	if err != nil {
-		// What is refused at once, because the show ends before its turn, would
-		// come back at once too.
+		// The run ends before the turn of this request, so it was refused at once. A
+		// new request would be refused at once too.
 		if _, limited := errors.AsType[*resilient.LimitError](err); limited {
 			<-ctx.Done()
 		}

@@ -37,7 +37,8 @@ func TestFleetSharesTheLimit(t *testing.T) {
 			t.Errorf("%s got no share", fields[0])
 		}
 	}
-	// What the API itself would let pass at most. A busy machine may be slower.
+	// most is the number that the API itself would accept. A busy machine may be
+	// slower.
 	if most := burst + int(limit*f.duration.Seconds()) + 1; served > most || served < most/2 {
 		t.Errorf("%d were served, want about %d", served, most)
 	}

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// api is an API with a limit, which belongs to the account and not to a process:
-// it counts who was served, by the name each process gives itself.
+// api is an API with a limit that belongs to the account and not to a process. It
+// counts the requests by the name of the process, which is in User-Agent.
 type api struct {
 	*httptest.Server
 
@@ -46,7 +46,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	})
 }
 
-// counts returns what the process of that name was given.
+// counts returns the numbers of requests of a process that were served and refused.
 func (a *api) counts(name string) (served, refused int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

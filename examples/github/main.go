@@ -1,5 +1,5 @@
-// Github shows go-github over a resilient.Transport: what is retried, the SDK's
-// own errors, and the parsed error object beside them.
+// Github shows go-github over a resilient.Transport. It prints the retries, the
+// SDK's own errors, and the parsed error objects beside them.
 //
 //	cd examples/github && go run .
 package main
@@ -28,8 +28,8 @@ func main() {
 	}
 }
 
-// answers are what the server of this program says, in the order of the calls.
-var answers = []resilienttest.Answer{ //nolint:gochecknoglobals // a table, which nobody writes to
+// answers are the answers of the server in this program, in the order of the calls.
+var answers = []resilienttest.Answer{ //nolint:gochecknoglobals // a table, which is never written to
 	{Status: 502, Body: "<html>Unicorn!</html>", Header: http.Header{"Content-Type": {"text/html"}}},
 	{Body: `{"login":"octocat","name":"The Octocat"}`},
 
@@ -49,8 +49,8 @@ func run(ctx context.Context, out io.Writer) error {
 	defer cancel()
 	ctx = resilient.ContextWithOptions(ctx, resilient.WithTrace(printer(out)))
 
-	// The one line that makes the client resilient. go-github has no retries of
-	// its own to be switched off.
+	// The one line that makes the client resilient. go-github has no retries of its
+	// own that would have to be switched off.
 	httpClient := &http.Client{Transport: resilient.NewTransport(nil, resilient.WithProfile(profile.GitHub()))}
 
 	base := srv.URL + "/" // a program that calls GitHub itself needs no WithURLs
@@ -59,21 +59,21 @@ func run(ctx context.Context, out io.Writer) error {
 		return err
 	}
 
-	fmt.Fprintln(out, "1. A GET that meets a bad gateway: go-github sees the second answer only.")
+	fmt.Fprintln(out, "1. A GET that meets a 502: go-github sees only the second answer.")
 	user, _, err := client.Users.Get(ctx, "octocat")
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(out, "   got        %s\n\n", user.GetName())
 
-	fmt.Fprintln(out, "2. A POST that meets the secondary rate limit, a 403: it was turned away, so it is sent again.")
+	fmt.Fprintln(out, "2. A POST that meets the secondary rate limit, a 403: it was not processed, so it is sent again.")
 	issue, _, err := client.Issues.Create(ctx, "octocat", "hello", &github.IssueRequest{Title: new("It works")})
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(out, "   got        issue %d\n\n", issue.GetNumber())
 
-	fmt.Fprintln(out, "3. An error that is final: the SDK's own, and the parsed one.")
+	fmt.Fprintln(out, "3. A final error: the SDK's own, and the parsed one.")
 	_, resp, err := client.Repositories.Get(ctx, "octocat", "missing")
 	sdkErr, ok := errors.AsType[*github.ErrorResponse](err)
 	if !ok {
@@ -88,7 +88,8 @@ func run(ctx context.Context, out io.Writer) error {
 	return nil
 }
 
-// printer returns hooks that print what the SDK does not see.
+// printer returns hooks that print the attempts and waits, which the SDK does not
+// see.
 func printer(out io.Writer) *resilient.Trace {
 	return &resilient.Trace{
 		AttemptDone: func(a resilient.AttemptInfo) {

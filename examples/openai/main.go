@@ -1,5 +1,5 @@
-// Openai shows openai-go over a resilient.Transport: what is retried, a stream
-// that is left alone, and the error object in two forms.
+// Openai shows openai-go over a resilient.Transport. It prints a retry, a stream
+// that is passed on unchanged, and the error object in two forms.
 //
 //	cd examples/openai && go run .
 package main
@@ -28,8 +28,8 @@ func main() {
 	}
 }
 
-// answers are what the server of this program says, in the order of the calls.
-var answers = []resilienttest.Answer{ //nolint:gochecknoglobals // a table, which nobody writes to
+// answers are the answers of the server in this program, in the order of the calls.
+var answers = []resilienttest.Answer{ //nolint:gochecknoglobals // a table, which is never written to
 	{
 		Status: 429, Header: http.Header{"Retry-After-Ms": {"300"}},
 		Body: `{"error":{"message":"Rate limit reached.","type":"requests","code":"rate_limit_exceeded"}}`,
@@ -58,7 +58,7 @@ func run(ctx context.Context, out io.Writer) error {
 
 	client := openai.NewClient(
 		option.WithHTTPClient(&http.Client{Transport: resilient.NewTransport(nil)}),
-		option.WithMaxRetries(0), // or its attempts and ours multiply
+		option.WithMaxRetries(0), // otherwise its attempts and those of the Transport multiply
 		option.WithBaseURL(srv.URL), option.WithAPIKey("none"),
 	)
 	question := openai.ChatCompletionNewParams{
@@ -66,14 +66,14 @@ func run(ctx context.Context, out io.Writer) error {
 		Messages: []openai.ChatCompletionMessageParamUnion{openai.UserMessage("What is the answer?")},
 	}
 
-	fmt.Fprintln(out, "1. A POST that is over the rate limit: it was turned away, so it is sent again.")
+	fmt.Fprintln(out, "1. A POST that exceeds the rate limit: it was not processed, so it is sent again.")
 	completion, err := client.Chat.Completions.New(ctx, question)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(out, "   got        %s\n\n", completion.Choices[0].Message.Content)
 
-	fmt.Fprintln(out, "2. A stream: each event arrives as it comes.")
+	fmt.Fprintln(out, "2. A stream: each event arrives at once.")
 	stream := client.Chat.Completions.NewStreaming(ctx, question)
 	for stream.Next() {
 		fmt.Fprintf(out, "   event      %s\n", stream.Current().Choices[0].Delta.Content)
@@ -82,7 +82,7 @@ func run(ctx context.Context, out io.Writer) error {
 		return err
 	}
 
-	fmt.Fprintln(out, "\n3. A 429 that no waiting helps: the quota is used up, so there is one attempt.")
+	fmt.Fprintln(out, "\n3. A 429 because the quota is used up: waiting does not help, so there is one attempt.")
 	_, err = client.Chat.Completions.New(ctx, question)
 	sdkErr, ok := errors.AsType[*openai.Error](err)
 	if !ok {
@@ -97,7 +97,8 @@ func run(ctx context.Context, out io.Writer) error {
 	return nil
 }
 
-// printer returns hooks that print what the SDK does not see.
+// printer returns hooks that print the attempts and waits, which the SDK does not
+// see.
 func printer(out io.Writer) *resilient.Trace {
 	return &resilient.Trace{
 		AttemptDone: func(a resilient.AttemptInfo) {

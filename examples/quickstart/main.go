@@ -1,10 +1,11 @@
-// Quickstart shows what a resilient.Transport does with each documented error
-// of an API: what goes over the wire, why a call ends, what the caller gets.
+// Quickstart shows a resilient.Transport with each documented error of an API. It
+// prints the attempts and waits, the reason for the end of each call, and the
+// caller's result.
 //
 //	go run ./examples/quickstart
 //	go run ./examples/quickstart -url https://api.example.com/v1/things -key "$KEY"
 //
-// Without flags it calls a small API of its own, see server.go.
+// Without flags it calls the small API in server.go.
 package main
 
 import (
@@ -25,7 +26,7 @@ import (
 
 func main() {
 	target := flag.String("url", "", "make one GET of this `URL` instead of the tour of the embedded API")
-	key := flag.String("key", "", "the API `key` for -url, sent as a Bearer token and never printed")
+	key := flag.String("key", "", "API `key` for -url, sent as a Bearer token and never printed")
 	flag.Parse()
 	p := printer{out: os.Stdout, secret: *key}
 	if err := run(context.Background(), p, *target, *key); err != nil {
@@ -50,7 +51,7 @@ func run(ctx context.Context, p printer, target, key string) error {
 
 // call is one request of the tour.
 type call struct {
-	about  string // what is to be seen
+	about  string // the point of the call
 	method string
 	url    string
 	body   string
@@ -79,21 +80,21 @@ func calls() []call {
 	twice := []resilient.Option{resilient.WithMaxAttempts(2)}
 	return []call{
 		{"a GET that meets a server error is sent again", "GET", "/v1/sensors/door/visitors", "", goodKey, nil},
-		{"429 with Retry-After: 1, which is waited for", "GET", "/v1/sensors/garden/visitors", "", goodKey, nil},
+		{"429 with Retry-After: 1, so the wait is at least 1 s", "GET", "/v1/sensors/garden/visitors", "", goodKey, nil},
 		{"429 without Retry-After, until the attempts are used up", "GET", "/v1/sensors/roof/visitors", "", goodKey, twice},
 		{"a POST that meets a server error may have been processed", "POST", "/v1/visits", visit, goodKey, nil},
-		{"a POST that meets 429 was turned away: it is sent again", "POST", "/v1/visits", visit, goodKey, nil},
+		{"a POST that meets 429 was not processed, so it is sent again", "POST", "/v1/visits", visit, goodKey, nil},
 		{"a wrong parameter", "GET", "/v1/sensors/door/visitors?limit=1000", "", goodKey, nil},
-		{"an account that is not paid for", "GET", "/v1/sensors/door/visitors", "", unpaidKey, nil},
+		{"an unpaid account", "GET", "/v1/sensors/door/visitors", "", unpaidKey, nil},
 		{"a wrong key", "GET", "/v1/sensors/door/visitors", "", "wrong", nil},
 		{"no such sensor", "GET", "/v1/sensors/attic/visitors", "", goodKey, nil},
 	}
 }
 
-// show makes one call and prints what happens as it happens.
+// show makes one call and prints its events as they happen.
 func (p printer) show(ctx context.Context, client *http.Client, c call) error {
-	// The deadline bounds all attempts and waits together: a wait that would
-	// outlast it is not begun.
+	// The deadline limits all attempts and waits together. A wait that would outlast
+	// it is not begun.
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	opts := append([]resilient.Option{resilient.WithTrace(p.trace())}, c.opts...)
@@ -106,13 +107,12 @@ func (p printer) show(ctx context.Context, client *http.Client, c call) error {
 	if err != nil {
 		return fmt.Errorf("no response: %w", withoutURL(err))
 	}
-	defer func() { _ = resp.Body.Close() }() // it was read; nothing can be lost any more
+	defer func() { _ = resp.Body.Close() }() // it was read, so the error does not matter
 	return p.result(resp)
 }
 
 func (c call) request(ctx context.Context) (*http.Request, error) {
-	// A strings.Reader lets http.NewRequest set GetBody, from which the body of
-	// a retry comes.
+	// With a strings.Reader, http.NewRequest sets GetBody, which a retry needs.
 	req, err := http.NewRequestWithContext(ctx, c.method, c.url, strings.NewReader(c.body))
 	if err != nil {
 		return nil, err
@@ -126,7 +126,7 @@ func (c call) request(ctx context.Context) (*http.Request, error) {
 	return req, nil
 }
 
-// withoutURL takes off the *url.Error of net/http, whose text has the query.
+// withoutURL removes the *url.Error of net/http, whose text contains the query.
 func withoutURL(err error) error {
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		return u.Err
@@ -134,34 +134,34 @@ func withoutURL(err error) error {
 	return err
 }
 
-// printer prints to out, and never the secret.
+// printer prints to out, but never prints the secret.
 type printer struct {
 	out    io.Writer
 	secret string
 }
 
-// line prints one row; what others wrote is cleaned before it gets here.
+// line prints one row. The caller has already cleaned untrusted text.
 func (p printer) line(label, format string, args ...any) {
-	_, _ = fmt.Fprintf(p.out, "   %-10s %s\n", label, fmt.Sprintf(format, args...)) // a closed stdout is no news to anybody
+	_, _ = fmt.Fprintf(p.out, "   %-10s %s\n", label, fmt.Sprintf(format, args...)) // an error means that stdout is closed
 }
 
-func (p printer) header(what string) {
-	_, _ = fmt.Fprintf(p.out, "resilient quickstart: %s.\n", what)
+func (p printer) header(text string) {
+	_, _ = fmt.Fprintf(p.out, "resilient quickstart: %s.\n", text)
 	p.line("attempt", "a request on the wire: the status, and the verdict on it")
-	p.line("wait", "before the next attempt: how long, and what for")
+	p.line("wait", "before the next attempt: its duration and its reason")
 	p.line("end", "why there was no further attempt")
-	p.line("got", "what the caller has in hand -> what it does about that")
+	p.line("got", "the caller's result -> a possible reaction")
 }
 
 func (p printer) title(req *http.Request, about string) {
-	what := req.Method + " " + req.URL.Host + req.URL.EscapedPath() // a query of the user's may hold a key
+	text := req.Method + " " + req.URL.Host + req.URL.EscapedPath() // the query of -url may contain a key
 	if about != "" {
-		what = req.Method + " " + req.URL.RequestURI() + " : " + about
+		text = req.Method + " " + req.URL.RequestURI() + " : " + about
 	}
-	_, _ = fmt.Fprintf(p.out, "\n%s\n", p.clean(what))
+	_, _ = fmt.Fprintf(p.out, "\n%s\n", p.clean(text))
 }
 
-// trace returns hooks that print what goes over the wire.
+// trace returns hooks that print the attempts, the waits and the end of a call.
 func (p printer) trace() *resilient.Trace {
 	return &resilient.Trace{
 		AttemptDone: func(a resilient.AttemptInfo) {
@@ -181,7 +181,7 @@ func (p printer) trace() *resilient.Trace {
 	}
 }
 
-// result prints what the caller got: the parsed error object, or the answer.
+// result prints the parsed error object, or the body of a success.
 func (p printer) result(resp *http.Response) error {
 	if apiErr, ok := resilient.ErrorFromResponse(resp); ok {
 		p.line("got", "%d  %s %q -> %s",
@@ -199,8 +199,8 @@ func (p printer) result(resp *http.Response) error {
 	return nil
 }
 
-// remedy is what a program might do about an error. An *APIError matches the
-// sentinel of its kind, also when it is wrapped.
+// remedy returns a possible reaction to an error. An *APIError matches the sentinel
+// of its kind, even if it is wrapped.
 func remedy(err error) string {
 	switch {
 	case errors.Is(err, resilient.ErrInvalidRequest):
@@ -214,13 +214,13 @@ func remedy(err error) string {
 	case errors.Is(err, resilient.ErrRateLimit):
 		return "come back later"
 	case errors.Is(err, resilient.ErrServer):
-		return "see what became of it"
+		return "check whether it was processed"
 	}
 	return "ask for help"
 }
 
-// clean makes text that came from elsewhere fit to print: without the secret,
-// which a server might repeat, on one line and of bounded length.
+// clean prepares untrusted text for printing. The result is one line of bounded
+// length, without the secret, which a server might repeat.
 func (p printer) clean(s string) string {
 	if p.secret != "" {
 		s = strings.ReplaceAll(s, p.secret, "(key)") // before anything is cut off

@@ -17,7 +17,7 @@ const (
 	unpaidKey = "demo-unpaid"
 )
 
-// problem is the documented error object, and the status it comes with.
+// problem is the documented error object, with its status.
 type problem struct {
 	Code    string    `json:"code"`
 	Type    string    `json:"type"`
@@ -57,7 +57,7 @@ func serverError() problem {
 type api struct {
 	mu       sync.Mutex
 	visitors map[string]int
-	mishaps  map[string][]problem // still to come, by method and path
+	mishaps  map[string][]problem // still to be returned, by method and path
 }
 
 func newAPI() *api {
@@ -113,13 +113,13 @@ func authenticated(next http.Handler) http.Handler {
 		case "Bearer " + unpaidKey:
 			fail(w, newProblem(http.StatusPaymentRequired, "PAYMENT_REQUIRED_ERROR", "The account is unpaid."))
 		default:
-			// This API says 403 where others say 401.
+			// This API sends 403, as opposed to the more common 401.
 			fail(w, newProblem(http.StatusForbidden, "AUTHENTICATION_ERROR", "The API key is not valid."))
 		}
 	})
 }
 
-// withMishaps answers with the mishaps of a path, in order, before it works.
+// withMishaps first returns the mishaps of a path, in order, and then calls next.
 func (a *api) withMishaps(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if p, ok := a.mishap(r.Method + " " + r.URL.Path); ok {
@@ -159,7 +159,7 @@ func (a *api) getVisitors(w http.ResponseWriter, r *http.Request) {
 	reply(w, http.StatusOK, count{id, n})
 }
 
-// count is how many visitors a sensor saw.
+// count is the number of visitors that a sensor has counted.
 type count struct {
 	Sensor string `json:"sensor"`
 	Count  int    `json:"count"`
@@ -188,5 +188,5 @@ func fail(w http.ResponseWriter, p problem) {
 func reply(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(v) // fails only if the client has gone
+	_ = json.NewEncoder(w).Encode(v) // it fails only if the client has gone
 }

@@ -1,6 +1,6 @@
-// Sdk shows a generated SDK that calls its API through a resilient.Transport:
-// the SDK stays as it was generated, and the parsed error object is had beside
-// what the SDK hands out.
+// Sdk shows a generated SDK that calls its API through a resilient.Transport. The
+// SDK is unchanged, and the parsed error object is available in addition to the
+// SDK's results.
 //
 //	cd examples/sdk && go run .
 package main
@@ -45,15 +45,15 @@ func run(ctx context.Context) error {
 	return nil
 }
 
-// newClient returns the SDK's client. The Transport is all that is added to it.
+// newClient returns the SDK's client. Only the Transport is added to it.
 func newClient(url string) (*people.ClientWithResponses, error) {
 	httpClient := &http.Client{Transport: resilient.NewTransport(nil)}
 	return people.NewClientWithResponses(url, people.WithHTTPClient(httpClient))
 }
 
-// showError gets an error in two ways: the SDK's own, and the parsed one.
+// showError gets an error in two forms: the SDK's own, and the parsed one.
 func showError(ctx context.Context, client *people.ClientWithResponses) error {
-	fmt.Println("1. An error status, without an error: the SDK fills in what its spec says.")
+	fmt.Println("1. An error status, without an error: the SDK fills in the fields of its spec.")
 	rsp, err := client.GetPersonWithResponse(ctx, "nobody")
 	if err != nil {
 		return err
@@ -63,8 +63,8 @@ func showError(ctx context.Context, client *people.ClientWithResponses) error {
 	}
 	fmt.Printf("   rsp.JSON404        %s: %s\n", rsp.JSON404.Type, rsp.JSON404.Message)
 
-	// The SDK has read and closed the body by now. This still works, and is the
-	// same for every operation, whichever statuses its spec lists.
+	// The SDK has already read and closed the body. ErrorFromResponse still works,
+	// and it works for every operation, regardless of the statuses in its spec.
 	apiErr, ok := resilient.ErrorFromResponse(rsp.HTTPResponse)
 	if !ok {
 		return fmt.Errorf("want an error response, got %s", rsp.Status())
@@ -74,9 +74,9 @@ func showError(ctx context.Context, client *people.ClientWithResponses) error {
 	return nil
 }
 
-// showRetry gets a person in spite of a server error.
+// showRetry gets a person despite a server error.
 func showRetry(ctx context.Context, client *people.ClientWithResponses) error {
-	fmt.Println("2. A GET that meets 500, then 200: the SDK sees the 200 only.")
+	fmt.Println("2. A GET that meets 500, then 200: the SDK sees only the 200.")
 	person, err := getPerson(ctx, client, "ada")
 	if err != nil {
 		return err
@@ -85,12 +85,12 @@ func showRetry(ctx context.Context, client *people.ClientWithResponses) error {
 	return nil
 }
 
-// getPerson is what a program would make of the SDK's method: a person, or an
-// error that matches resilient.ErrNotFound and its sisters.
+// getPerson shows how a program may wrap the SDK's method. It returns a person, or
+// an error that matches resilient.ErrNotFound or another sentinel.
 func getPerson(ctx context.Context, client *people.ClientWithResponses, id string) (*people.Person, error) {
 	rsp, err := client.GetPersonWithResponse(ctx, id)
 	if err != nil {
-		return nil, err // no response, or one that is not what the spec says
+		return nil, err // no response, or one that does not match the spec
 	}
 	if apiErr, ok := resilient.ErrorFromResponse(rsp.HTTPResponse); ok {
 		return nil, apiErr
@@ -101,10 +101,10 @@ func getPerson(ctx context.Context, client *people.ClientWithResponses, id strin
 	return rsp.JSON200, nil
 }
 
-// showTrace watches a call through the context, which works also with an SDK
-// that hides the response.
+// showTrace watches a call through the context, which works even with an SDK that
+// hides the response.
 func showTrace(ctx context.Context, client *people.ClientWithResponses) error {
-	fmt.Println("3. A trace in the context: every attempt is seen, whatever the SDK hands out.")
+	fmt.Println("3. A trace in the context: it sees every attempt, even if the SDK hides them.")
 	trace := &resilient.Trace{
 		AttemptDone: func(a resilient.AttemptInfo) {
 			fmt.Printf("   attempt %d          %d, %s\n", a.Attempt, a.StatusCode, a.Verdict.Reason)

@@ -10,9 +10,9 @@ import (
 	"github.com/resilienthttp/resilient/examples/sdk/people"
 )
 
-// newServer serves the API of people.yaml on the loopback interface. Ada is had
-// at the second attempt, as every other GET of her is a server error; so is a
-// person's creation, every other of which is rate limited.
+// newServer serves the API of people.yaml on the loopback interface. Every other GET
+// of Ada is answered with a server error, and every other creation of a person with
+// a rate limit. So each of them takes two attempts.
 func newServer() *httptest.Server {
 	var gets, posts atomic.Int64
 	mux := http.NewServeMux()
@@ -56,7 +56,7 @@ func fail(w http.ResponseWriter, status int, kind, message string, invalid ...pe
 }
 
 func reply(w http.ResponseWriter, status int, v any) {
-	w.Header().Set("Content-Type", "application/json") // the SDK parses nothing else
+	w.Header().Set("Content-Type", "application/json") // the SDK parses only this
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(v) // fails only if the client has gone
+	_ = json.NewEncoder(w).Encode(v) // it fails only if the client has gone
 }

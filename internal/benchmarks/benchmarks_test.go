@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// small is a scenario's parameters cut down to what takes a moment.
+// small returns the parameters of a scenario, reduced so that it takes a moment.
 func small(p params) params {
 	p.n, p.workers, p.clients, p.each = 100, 12, 4, 2
 	p.length = min(p.length, 4*time.Second)
@@ -24,7 +24,7 @@ func TestEveryRequestIsAccountedFor(t *testing.T) {
 	for _, s := range scenarios() {
 		for _, v := range s.variants {
 			if v.measure == nil {
-				continue // in real time
+				continue // it runs in real time
 			}
 			for _, pr := range peers() {
 				if !pr.takesPart(s) {
@@ -59,7 +59,7 @@ func TestEveryRequestIsAccountedFor(t *testing.T) {
 	}
 }
 
-// Only of the peers whose jitter can be seeded.
+// Runs repeat for the peers whose jitter can be seeded.
 func TestRunsRepeat(t *testing.T) {
 	for _, v := range drain().variants[:2] {
 		for _, pr := range []peer{bare(), handWritten(), failsafe(), reHTTP(), oursLimitKnown()} {
@@ -84,7 +84,7 @@ func TestRunsRepeat(t *testing.T) {
 	})
 }
 
-// values can be compared, with what is not a number.
+// values replaces NaN by -1, so that the values can be compared.
 func values(v []float64) []float64 {
 	for i := range v {
 		if math.IsNaN(v[i]) {
@@ -94,7 +94,7 @@ func values(v []float64) []float64 {
 	return v
 }
 
-// What is known beforehand has to come out.
+// These results are known beforehand.
 func TestKnownResults(t *testing.T) {
 	t.Run("who knows the limit is optimal", func(t *testing.T) {
 		for _, pr := range []peer{oursLimitKnown(), handWrittenLimitKnown()} {
@@ -112,7 +112,8 @@ func TestKnownResults(t *testing.T) {
 		p.clients = 10
 		got, _ := v.measure(t, p, &pr)
 		require.InDelta(t, 1, got[0], 1e-9, "amplification")
-		// 10 s of load, but for the second that is in time, at 0.3 of it.
+		// It is the backlog of 10 s, except the second that is in time, at a surplus of
+		// 0.3 times the load.
 		require.InDelta(t, 29, got[1], 1)
 	})
 	t.Run("without retries a failure is a failure", func(t *testing.T) {
@@ -184,7 +185,7 @@ func TestHints(t *testing.T) {
 	tell := func(hint string, accepted bool) http.Header {
 		s := &server{hint: hint, limit: &tokenBucket{rate: 2, burst: 5, tokens: 0.5, at: start}}
 		h := http.Header{}
-		s.tell(h, start, accepted)
+		s.setHint(h, start, accepted)
 		return h
 	}
 	require.Empty(t, tell("none", false))
@@ -257,7 +258,7 @@ func TestFound(t *testing.T) {
 		}
 		r.srv.bins = append(r.srv.bins, b)
 	}
-	// Of the 2 s before, a fifth may have been refused at half of what was accepted.
+	// In a fifth of the 2 s before, refusals may be half of the accepted requests.
 	require.Equal(t, 31700*time.Millisecond, r.found(100, 0, time.Minute))
 	require.Equal(t, 2*time.Second, r.found(100, 40*time.Second, 20*time.Second))
 	require.Equal(t, forever, r.found(200, 0, time.Minute), "too little accepted")
@@ -288,7 +289,7 @@ func TestMetric(t *testing.T) {
 	require.Equal(t, "-", atMost("", "s", 1).format(math.NaN()))
 }
 
-// In real time nothing can be said of the figures but what is counted.
+// In real time only the counts can be tested.
 func TestCost(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes a few seconds")

@@ -26,7 +26,7 @@ func bubble(t *testing.T, p params, pr *peer, f func(*run)) *run {
 	t.Helper()
 	r := &run{params: p, peer: pr}
 	synctest.Test(t, func(*testing.T) {
-		//lint:ignore SA1019 it does something, see go.mod
+		//lint:ignore SA1019 it has an effect, because of the godebug line in go.mod
 		mathrand.Seed(int64(p.seed)) //nolint:staticcheck // as above
 		r.srv = newServer(&p)
 		r.start = r.srv.start
@@ -35,7 +35,7 @@ func bubble(t *testing.T, p params, pr *peer, f func(*run)) *run {
 	return r
 }
 
-// since returns when t was, counted from the start of the run.
+// since returns t as the time since the start of the run.
 func (r *run) since(t time.Time) time.Duration { return t.Sub(r.start) }
 
 // at returns the instant that is d after the start of the run.
@@ -47,12 +47,12 @@ func (r *run) newClient() doer { return r.peer.client(r.srv, r.params.config()) 
 // rand returns a source for the given goroutine.
 func (r *run) rand(id int) *rand.Rand { return rand.New(rand.NewPCG(r.params.seed, uint64(id)+2)) }
 
-// send makes a call and uses its response up, as a caller would.
+// send makes a call and reads its response to the end, as a caller would.
 func (c *call) send(do doer) {
 	ctx := context.WithValue(context.Background(), callKey{}, c)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://api.example/v1/things", nil)
 	if err != nil {
-		panic(err) // the URL is ours
+		panic(err) // the URL is valid
 	}
 	c.begin = time.Now()
 	resp, err := do(req)
@@ -68,7 +68,7 @@ func discard(resp *http.Response) {
 	_ = resp.Body.Close()
 }
 
-// backlog has workers work through n calls.
+// backlog makes n calls with the given number of workers.
 func (r *run) backlog(do doer, workers, n int) {
 	r.calls = make([]*call, 0, n)
 	var mu sync.Mutex
@@ -107,11 +107,11 @@ func (t *tally) add(c *call) {
 	t.r.calls = append(t.r.calls, c)
 }
 
-// failurePause is what a worker does after a call that failed, so that a client
-// that fails at once does not fail without end in no time.
+// failurePause is the time that a worker waits after a failed call. Without it, a
+// client that fails at once would fail without end in no time.
 const failurePause = 100 * time.Millisecond
 
-// work has a worker make calls one after the other until the given time.
+// work starts a worker that makes calls one after the other until the given time.
 func (t *tally) work(do doer, id, process int, until time.Time) {
 	t.wg.Go(func() {
 		ctx := context.Background()
@@ -127,8 +127,9 @@ func (t *tally) work(do doer, id, process int, until time.Time) {
 	})
 }
 
-// stream has a client make calls at a steady rate, each within a fifth of its
-// interval, however the ones before go. newID gives each a goroutine of its own.
+// stream starts a client that makes calls at a steady rate, independently of the
+// progress of earlier ones. The start of each call varies by a fifth of the interval.
+// newID returns the id of each call's own goroutine.
 func (t *tally) stream(do doer, process int, perSecond float64, until time.Time, newID func() int) {
 	interval := time.Duration(float64(time.Second) / perSecond)
 	rng := t.r.rand(process)

@@ -2,8 +2,8 @@ module github.com/resilienthttp/resilient/internal/benchmarks
 
 go 1.26.0
 
-// So that the global source of math/rand, from which most of the peers draw
-// their jitter, can be seeded and a run repeats.
+// With this setting the global source of math/rand, from which most of the peers
+// draw their jitter, can be seeded, so that a run repeats.
 godebug randseednop=0
 
 require (

@@ -1,6 +1,5 @@
-// Command benchmarks prints how well the transport does what it exists for,
-// beside other packages that retry: scenarios with a known optimum, in virtual
-// time. See README.md.
+// Command benchmarks compares the transport with other packages that retry. It runs
+// scenarios with a known optimum, in virtual time. See README.md.
 package main
 
 import (
@@ -14,17 +13,17 @@ import (
 )
 
 func main() {
-	only := flag.String("scenario", "", "comma-separated scenarios or variants, such as a,b.stall; all if empty")
-	columns := flag.String("peers", "", "comma-separated beginnings of the peers' names; all if empty")
-	dir := flag.String("results", "", "`directory` to write README.md and the pictures into; none if empty")
-	format := flag.String("format", "svg", "of the pictures: svg or png")
+	only := flag.String("scenario", "", "comma-separated scenarios or variants, such as a,b.stall (default all)")
+	columns := flag.String("peers", "", "comma-separated beginnings of the peers' names (default all)")
+	dir := flag.String("results", "", "`directory` to write README.md and the pictures into (default none)")
+	format := flag.String("format", "svg", "format of the pictures: svg or png")
 	defaults := defaults()
 	defaults.flags(flag.CommandLine)
 	flag.Parse()
 	at := commit() // before anything is written
 
-	// Virtual time is only to be had in a test: testing.Main makes one. It
-	// never returns.
+	// Virtual time is available only in tests. testing.Main runs one, and never
+	// returns.
 	testing.Main(
 		func(string, string) (bool, error) { return true, nil },
 		[]testing.InternalTest{{Name: "scoreboard", F: func(t *testing.T) {
@@ -41,7 +40,7 @@ func main() {
 	)
 }
 
-// scoreboard runs the scenarios that are chosen, and prints each when it is done.
+// scoreboard runs the chosen scenarios, and prints each when it is done.
 func scoreboard(t *testing.T, peers []peer, chosen []scenario) (boards []*board) {
 	t.Helper()
 	for _, s := range chosen {
@@ -64,7 +63,7 @@ func scoreboard(t *testing.T, peers []peer, chosen []scenario) (boards []*board)
 				}
 				begin := time.Now()
 				values, r := v.measure(t, p, &peers[i])
-				r.calls = nil // a million of them, which f's collections would have to mark
+				r.calls = nil // a million of them would slow down the garbage collections of f
 				b.set(k, i, values, r)
 				fmt.Fprintf(os.Stderr, "%-24s %-26s %s (%.1f s)\n",
 					v.name, peers[i].name, v.describe(values), time.Since(begin).Seconds())

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// params is all there is to choose about a run. Each variant of a scenario has
-// its own, and a flag that is set overrides them all.
+// params are the parameters of a run. Each variant of a scenario has its own, and a
+// flag that is set overrides them all.
 type params struct {
 	server   string // "bucket" or "window"
 	rate     float64
@@ -29,7 +29,7 @@ type params struct {
 	seed     uint64
 }
 
-// defaults is what the variants start from.
+// defaults returns the parameters from which the variants start.
 func defaults() params {
 	return params{
 		server: "bucket", rate: 100, burst: 10, period: time.Minute, hint: "none",
@@ -41,7 +41,7 @@ func defaults() params {
 // flags registers a flag for each parameter.
 func (p *params) flags(fs *flag.FlagSet) {
 	fs.StringVar(&p.server, "server", p.server, "limit of the server: bucket or window")
-	fs.Float64Var(&p.rate, "rate", p.rate, "limit of the server, requests a `second`; in d the first of three")
+	fs.Float64Var(&p.rate, "rate", p.rate, "limit of the server, requests a `second` (d: the first of three)")
 	fs.IntVar(&p.burst, "burst", p.burst, "size of the server's bucket")
 	fs.DurationVar(&p.period, "period", p.period, "length of a window, which accepts rate x period")
 	fs.BoolVar(&p.costly, "costly", p.costly, "refusals cost quota")
@@ -64,7 +64,7 @@ func (p params) override(cmd *flag.FlagSet) params {
 	p.flags(fs)
 	cmd.Visit(func(f *flag.Flag) {
 		if fs.Lookup(f.Name) != nil {
-			_ = fs.Set(f.Name, f.Value.String()) // parsed once already
+			_ = fs.Set(f.Name, f.Value.String()) // it was parsed before
 		}
 	})
 	return p
@@ -88,7 +88,7 @@ func (p *params) newLimit(now time.Time) limit {
 	panic("unknown server " + p.server)
 }
 
-// optimum returns how long it takes at least until n requests are accepted.
+// optimum returns the shortest time in which n requests can be accepted.
 func (p *params) optimum(n int) time.Duration {
 	byLimit := time.Duration(float64(n-p.burst) / p.rate * float64(time.Second))
 	if p.server == "window" {
@@ -98,8 +98,9 @@ func (p *params) optimum(n int) time.Duration {
 	return max(byLimit, byWorkers)
 }
 
-// quota returns how many requests can be accepted in d, of those that workers
-// can make. The burst is not included, which is there only once.
+// quota returns the number of requests that can be accepted in d, limited by the
+// number that workers can make. It does not include the burst, which is available
+// only once.
 func (p *params) quota(d time.Duration, workers int) float64 {
 	byLimit := p.rate * d.Seconds()
 	if p.server == "window" {
@@ -108,6 +109,6 @@ func (p *params) quota(d time.Duration, workers int) float64 {
 	return min(byLimit, d.Seconds()*p.demand(workers))
 }
 
-// demand is how many requests a second workers can make that wait for nothing
-// but the answer.
+// demand returns the number of requests a second that workers can make if they only
+// wait for the answers.
 func (p *params) demand(workers int) float64 { return float64(workers) / p.latency.Seconds() }

@@ -13,9 +13,8 @@ import (
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
 
-// pollInterval is shorter than the time between two tokens in the scenarios,
-// which is what AdaptiveMode waits, and long enough for 300 waiters to be
-// simulated.
+// pollInterval is shorter than the time between two tokens in the scenarios, for
+// which AdaptiveMode waits. It is long enough to simulate 300 waiters.
 const pollInterval = 5 * time.Millisecond
 
 const awsModule = "github.com/aws/aws-sdk-go-v2"
@@ -24,7 +23,7 @@ func awsStandard() peer {
 	return peer{
 		name:   "aws standard",
 		module: awsModule,
-		cannot: "ignores Retry-After; at least 1 s after a 429; gives up when its quota is used up, by 429s too",
+		cannot: "ignores Retry-After; at least 1 s after a 429; gives up when its quota is used up, even by 429s",
 		client: func(base http.RoundTripper, cfg config) doer {
 			return awsLoop(base, retry.NewStandard(awsOptions(cfg)))
 		},
@@ -55,9 +54,9 @@ func awsOptions(cfg config) func(*retry.StandardOptions) {
 	}
 }
 
-// polling asks for a token every pollInterval. The wait of AdaptiveMode itself
-// is cut to whole nanoseconds, at last to none, and where time is virtual it
-// does not pass meanwhile.
+// polling asks for a token every pollInterval. AdaptiveMode itself cuts its wait to
+// whole nanoseconds, in the end to 0, and virtual time does not pass during such a
+// wait.
 type polling struct{ *retry.AdaptiveMode }
 
 func (p polling) GetAttemptToken(ctx context.Context) (func(error) error, error) {
@@ -72,8 +71,8 @@ func (p polling) GetAttemptToken(ctx context.Context) (func(error) error, error)
 	}
 }
 
-// awsLoop runs the SDK's own attempt middleware over the base. A status that is
-// an error is an error to it.
+// awsLoop runs the SDK's own attempt middleware over the base. The middleware gets an
+// error for each error status.
 func awsLoop(base http.RoundTripper, retryer aws.RetryerV2) doer {
 	attempts := retry.NewAttemptMiddleware(retryer, func(req any) any { return req })
 	return func(req *http.Request) (*http.Response, error) {
@@ -86,7 +85,7 @@ func awsLoop(base http.RoundTripper, retryer aws.RetryerV2) doer {
 	}
 }
 
-// awsSender is what the middleware calls for each attempt.
+// awsSender sends the attempts of the middleware.
 type awsSender struct {
 	base http.RoundTripper
 	req  *http.Request
@@ -107,7 +106,7 @@ func (s *awsSender) HandleFinalize(context.Context, smithymiddleware.FinalizeInp
 		}
 	}
 	s.sent = true
-	resp, err := s.base.RoundTrip(s.req) //nolint:bodyclose // by the next attempt, or the caller
+	resp, err := s.base.RoundTrip(s.req) //nolint:bodyclose // the next attempt or the caller closes it
 	if err != nil {
 		return out, md, &smithyhttp.RequestSendError{Err: err}
 	}

@@ -27,7 +27,7 @@ func failsafeBudget() peer {
 	return peer{
 		name:   "failsafe, budget",
 		module: failsafeModule,
-		cannot: "as failsafe, but for its budget: a fifth of the requests under way, at least 3",
+		cannot: "as failsafe, with its budget: a fifth of the requests in flight, at least 3",
 		client: func(base http.RoundTripper, cfg config) doer {
 			retries := failsafePolicy(cfg).WithBudget(budget.New()).Build()
 			return failsafehttp.NewRoundTripper(base, retries).RoundTrip

@@ -63,7 +63,7 @@ func loop(base http.RoundTripper, cfg config, limiter *rate.Limiter) doer {
 				discard(resp)
 			}
 			select {
-			case <-time.After(wait): //nolint:forbidigo // as they write it
+			case <-time.After(wait): //nolint:forbidigo // users write it like this
 			case <-req.Context().Done():
 				return nil, req.Context().Err()
 			}

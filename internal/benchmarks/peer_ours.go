@@ -25,7 +25,7 @@ func oursLimitKnown() peer {
 	return peer{
 		name:   "resilient, limit known",
 		module: oursModule,
-		cannot: "WithRateLimit is set to the server's limit (of a window: its size as burst)",
+		cannot: "WithRateLimit is set to the server's limit (for a window, with its size as burst)",
 		only:   "af",
 		client: func(base http.RoundTripper, cfg config) doer {
 			opts := append(oursOptions(cfg), resilient.WithRateLimit(cfg.limit, cfg.burst))

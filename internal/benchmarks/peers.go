@@ -7,33 +7,32 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// peer is a column of the scoreboard: a way to send a request so that a failure
-// is not the end of it.
+// peer is a column of the scoreboard: a way to send a request with retries.
 type peer struct {
 	name   string
-	module string // whose version is stated; "": none
-	cannot string // what it does not do, or does otherwise than the rest
-	once   bool   // sends each request once
-	only   string // scenarios that it takes part in, by letter; "": all
+	module string // shown with its version, unless it is ""
+	cannot string // missing features and differences
+	once   bool   // it sends each request once
+	only   string // the letters of its scenarios, or "" for all
 	client func(base http.RoundTripper, cfg config) doer
 }
 
-// doer sends a request, as often as it sees fit.
+// doer sends a request one or more times.
 type doer func(*http.Request) (*http.Response, error)
 
-// config is what is set for every peer. Everything else is as it comes.
+// config holds the settings of every peer. All other settings have their defaults.
 type config struct {
-	attempts int           // in all, the first included
+	attempts int           // in all, including the first
 	backoff  time.Duration // the first interval
-	limit    rate.Limit    // of the server, for who is told; 0: none
+	limit    rate.Limit    // of the server, for the peers that know it, or 0
 	burst    int
-	noBudget bool // where only the cost is measured, of retries without end
+	noBudget bool // set if only the cost of many retries is measured
 }
 
-// maxBackoff is given to the peers that have no default for it.
+// maxBackoff is the longest interval for peers without a default for it.
 const maxBackoff = 30 * time.Second
 
-// peers are the columns, from left to right.
+// peers returns the columns, from left to right.
 func peers() []peer {
 	return []peer{
 		bare(),
@@ -53,7 +52,7 @@ func peers() []peer {
 	}
 }
 
-// bare is the control: the base, and nothing else.
+// bare is the control: it is the base alone.
 func bare() peer {
 	return peer{
 		name:   "bare",

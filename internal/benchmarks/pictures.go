@@ -16,8 +16,8 @@ import (
 	"gonum.org/v1/plot/vg/draw"
 )
 
-// picture is what a variant's timeline shows: requests a second, as the server
-// answers them, and what it could have accepted.
+// picture is the timeline of a variant. It shows the requests a second that the
+// server answers, and the number that it could have accepted.
 type picture struct {
 	length time.Duration
 	top    float64                             // of the vertical axis
@@ -26,7 +26,7 @@ type picture struct {
 
 const panelsPerRow = 4
 
-// colours of the lines, apart also for who does not see red or green.
+// The colours of the lines are distinct even for the colour-blind.
 func acceptedColor() color.Color { return color.RGBA{0x1f, 0x77, 0xb4, 0xff} }
 func refusedColor() color.Color  { return color.RGBA{0xd6, 0x27, 0x28, 0xff} }
 func limitColor() color.Color    { return color.Gray{0xa0} }
@@ -105,7 +105,7 @@ func panel(name string, v variant, r *run) (*plot.Plot, error) {
 	return p, nil
 }
 
-// heatMap draws a row for each metric with a target, a column for each peer.
+// heatMap draws a row for each metric with a target, and a column for each peer.
 func heatMap(boards []*board, peers []peer, path string) error {
 	var rows []heatRow
 	for _, b := range boards {
@@ -174,8 +174,8 @@ type heatRow struct {
 	present []bool
 }
 
-// shade returns green for a target that is reached, and from yellow to red how
-// far it is missed.
+// shade returns green for a target that is reached. Otherwise it returns a colour
+// from yellow to red that shows how far the target is missed.
 func shade(m metric, v float64) color.Color {
 	if math.IsNaN(v) {
 		return color.Gray{0xd0}
@@ -188,8 +188,8 @@ func shade(m metric, v float64) color.Color {
 	return color.RGBA{mix(0xff, 0xe8), mix(0xf0, 0x60), mix(0x9c, 0x50), 0xff}
 }
 
-// missedBy is 1, or more, where a target is missed tenfold, or half of what was
-// to be reached is not.
+// missedBy returns how far a target is missed. It is 1 if the value is ten times too
+// large, or half as large as it should be.
 func (m metric) missedBy(v float64) float64 {
 	switch {
 	case m.atLeast:

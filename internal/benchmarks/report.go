@@ -15,7 +15,7 @@ import (
 	"gonum.org/v1/plot"
 )
 
-// board is what came of a scenario.
+// board holds the results of a scenario.
 type board struct {
 	scenario scenario
 	peers    []peer
@@ -39,7 +39,8 @@ func (b *board) set(variant, peer int, values []float64, r *run) {
 	b.cells[variant][peer] = cell{values, r}
 }
 
-// writeResults writes the tables and pictures, and what made them.
+// writeResults writes the tables and pictures, and the command and versions that
+// produced them.
 func writeResults(dir, format, commit string, boards []*board, peers []peer) error {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return err
@@ -48,13 +49,13 @@ func writeResults(dir, format, commit string, boards []*board, peers []peer) err
 	plot.DefaultFont.Variant = "Sans"
 	w.WriteString("# Results\n\n")
 	fmt.Fprintf(&w, "    %s\n\n", command())
-	fmt.Fprintf(&w, "at commit %s, with %s on %s/%s, %d CPUs. A figure in bold reaches its target; a call that failed counts as never answered; `-`: the backlog was not drained.\n\n",
+	fmt.Fprintf(&w, "at commit %s, with %s on %s/%s, %d CPUs. A figure in bold reaches its target. A failed call counts as never answered. `-` means that the backlog was not drained.\n\n",
 		commit, runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU())
 	heat := "scoreboard." + format
 	if err := heatMap(boards, peers, filepath.Join(dir, heat)); err != nil {
 		return err
 	}
-	fmt.Fprintf(&w, "![The scoreboard](%s)\n\n## Columns\n\n| peer | module | what it cannot do, or does otherwise |\n| --- | --- | --- |\n", heat)
+	fmt.Fprintf(&w, "![The scoreboard](%s)\n\n## Columns\n\n| peer | module | missing features and differences |\n| --- | --- | --- |\n", heat)
 	for _, p := range peers {
 		fmt.Fprintf(&w, "| %s | %s | %s |\n", p.name, version(p.module), p.cannot)
 	}
@@ -90,7 +91,7 @@ func commit() string {
 	return strings.TrimSpace(string(out))
 }
 
-// version returns a module with its version, as it is linked.
+// version returns a module with the version that is linked.
 func version(module string) string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok || module == "" {
@@ -108,7 +109,8 @@ func version(module string) string {
 	return module
 }
 
-// setAll is set for all peers of a variant. Those that take no part have none.
+// setAll sets the values of all peers of a variant. Peers that take no part have no
+// values.
 func (b *board) setAll(variant int, values [][]float64) {
 	for i, v := range values {
 		if v != nil {
@@ -169,7 +171,7 @@ func (m metric) format(v float64) string {
 	if math.IsNaN(v) {
 		return "-"
 	}
-	if v > 1e9 { // as are 292 years in seconds or milliseconds
+	if v > 1e9 { // forever is 292 years, in seconds or milliseconds
 		return "never"
 	}
 	switch m.unit {

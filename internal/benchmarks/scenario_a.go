@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// drain is scenario a: a backlog through a rate limit that nobody knows.
+// drain is scenario a: a backlog through an unknown rate limit.
 func drain() scenario {
 	with := func(f func(*params)) params {
 		p := defaults()
@@ -30,7 +30,7 @@ func drain() scenario {
 		letter: "a",
 		title:  "Drain a backlog through a rate limit",
 		model: "Workers without think time; token bucket of 100/s and burst 10, no queue, refusals free. " +
-			"Makespan is until the last call has ended; where more than a tenth failed, the backlog was not drained and there is none.",
+			"Makespan is the time until the last call has ended. If more than a tenth of the calls failed, the backlog was not drained and there is no makespan.",
 		variants: []variant{
 			{
 				name: "a.backlog", model: "2000 requests, 64 workers, no hint",
@@ -48,7 +48,7 @@ func drain() scenario {
 				picture: &picture{length: time.Minute, top: 300, limit: constant},
 			},
 			{
-				name: "a.ratelimit", model: "as a.backlog, every answer has RateLimit and RateLimit-Policy; refusals of the first 0.1 s, which nobody was told of, are not counted",
+				name: "a.ratelimit", model: "as a.backlog, every answer has RateLimit and RateLimit-Policy; refusals of the first 0.1 s, before the first answer, are not counted",
 				params:  with(func(p *params) { p.hint = "ratelimit" }),
 				metrics: metrics(1.02, 0.005, none()), measure: measureDrain,
 			},
@@ -58,7 +58,7 @@ func drain() scenario {
 				metrics: metrics(1.02, 0.005, none()), measure: measureDrain,
 			},
 			{
-				name: "a.costly", model: "as a.at-once, a refusal takes what is left of a token",
+				name: "a.costly", model: "as a.at-once, a refusal takes the rest of a token",
 				params:  with(func(p *params) { atOnce(p); p.costly = true }),
 				metrics: metrics(20/9.5, none(), none()), measure: measureDrain,
 			},

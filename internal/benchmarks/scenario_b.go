@@ -8,12 +8,12 @@ import (
 )
 
 const (
-	leadIn   = 10 * time.Second // of ordinary traffic, before something happens
+	leadIn   = 10 * time.Second // of ordinary traffic, before the outage
 	headroom = 1.3              // capacity / load
 	share500 = 0.2              // of the requests, in b.errors
 )
 
-// outage is scenario b: the server fails, and the clients go on calling.
+// outage is scenario b: the server fails, and the clients continue to call.
 func outage() scenario {
 	with := func(length time.Duration) params {
 		p := defaults()
@@ -23,8 +23,8 @@ func outage() scenario {
 	s := scenario{
 		letter: "b",
 		title:  "Outage",
-		model: "100 clients make 10 calls a second each, whatever becomes of them; the server answers 1300 a second (1.3 times the load) behind " +
-			"an unbounded FIFO queue and does not learn of who has given up; attempts time out after 1 s. " +
+		model: "100 clients make 10 calls a second each, whether or not earlier ones have ended. The server answers 1300 a second (1.3 times the load) behind " +
+			"an unbounded FIFO queue, and does not notice if a client has given up. Attempts time out after 1 s. " +
 			"10 s of ordinary traffic, the outage, 120 s of ordinary traffic. Calls that begin in the outage are counted.",
 	}
 	kinds := []struct {
@@ -89,10 +89,11 @@ func outage() scenario {
 	return s
 }
 
-// capacity is what the server of an outage answers a second.
+// capacity returns the answers a second of the server in scenario b.
 func (p *params) capacity() float64 { return headroom * float64(p.clients) * p.each }
 
-// openLoop has each client call at its rate, whether calls return or not.
+// openLoop makes each client call at its rate, whether or not earlier calls have
+// returned.
 func (r *run) openLoop(shared bool, length time.Duration) {
 	all := &tally{r: r}
 	newID := ids(r.params.clients)
@@ -107,7 +108,8 @@ func (r *run) openLoop(shared bool, length time.Duration) {
 	all.wg.Wait()
 }
 
-// amplification is how often a call that begins in the interval is attempted.
+// amplification returns the average number of attempts of the calls that begin in
+// the interval.
 func (r *run) amplification(i interval) float64 {
 	calls, attempts := 0, 0
 	for _, c := range r.calls {
@@ -119,7 +121,7 @@ func (r *run) amplification(i interval) float64 {
 	return float64(attempts) / float64(max(calls, 1))
 }
 
-// lost is how many of the calls that begin in the interval fail.
+// lost returns the number of calls that begin in the interval and fail.
 func (r *run) lost(i interval) (n int) {
 	for _, c := range r.calls {
 		if i.holds(r.since(c.begin)) && !c.ok {
@@ -129,8 +131,8 @@ func (r *run) lost(i interval) (n int) {
 	return n
 }
 
-// recovery is how long after the interval it takes until, for good, 95 % of the
-// calls that begin in any second succeed.
+// recovery returns the time after the interval from which on 95 % of the calls that
+// begin in each second succeed.
 func (r *run) recovery(i interval) time.Duration {
 	type tally struct{ calls, failed int }
 	var seconds []tally

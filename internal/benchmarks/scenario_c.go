@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// isolated is scenario c: failures that have nothing to do with each other.
+// isolated is scenario c: independent failures.
 func isolated() scenario {
 	p := defaults()
 	p.rate, p.n, p.attempts = 0, 200_000, 4
@@ -19,8 +19,8 @@ func isolated() scenario {
 			metrics: []metric{
 				atMost("failed, share", "%", 1e-6),
 				atMost("added p99.5", "ms", none()),
-				// Two round trips and the smallest backoff: half of the first
-				// interval, as the transport's jitter is 50 %.
+				// Two round trips and the smallest backoff, which is half of the
+				// first interval because the transport's jitter is 50 %.
 				atMost("added p99.9", "ms", 150),
 			},
 			measure: func(t *testing.T, p params, pr *peer) ([]float64, *run) {

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// change is scenario d: the limit changes, and nobody says so.
+// change is scenario d: the limit changes without notice.
 func change() scenario {
 	with := func(f func(*params)) params {
 		p := defaults()
@@ -46,7 +46,7 @@ func change() scenario {
 				metrics: metrics(none(), none()), measure: measureChange,
 			},
 			{
-				name: "d.costly", model: "token bucket, a refusal takes what is left of a token, no hint",
+				name: "d.costly", model: "token bucket, a refusal takes the rest of a token, no hint",
 				params:  with(func(p *params) { p.costly = true }),
 				metrics: metrics(none(), none()), measure: measureChange,
 			},
@@ -59,7 +59,7 @@ func change() scenario {
 	}
 }
 
-// rates are the limits one after the other.
+// rates returns the limits in order.
 func (p *params) rates() []float64 { return []float64{p.rate, p.rate / 5, p.rate * 2} }
 
 func changing(p params, d time.Duration) float64 {
@@ -103,9 +103,9 @@ func measureChange(t *testing.T, p params, pr *peer) ([]float64, *run) {
 	}, r
 }
 
-// found is how long after from it takes until the limit is used but not passed.
+// found returns the time after from until the limit is used but not exceeded.
 func (r *run) found(rate float64, from, length time.Duration) time.Duration {
-	// At a low rate, long enough for ten to be accepted.
+	// At a low rate, span is long enough for ten requests to be accepted.
 	span := max(2*time.Second, time.Duration(10/rate*float64(time.Second)).Truncate(binWidth))
 	for d := span; d <= length; d += binWidth {
 		sum := r.srv.count(interval{from + d - span, from + d})

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// fleet is scenario e: processes that know nothing of each other share a quota.
+// fleet is scenario e: processes without a common state share a quota.
 func fleet() scenario {
 	with := func(f func(*params)) params {
 		p := defaults()
@@ -30,7 +30,7 @@ func fleet() scenario {
 		letter: "e",
 		title:  "A fleet shares one quota",
 		model: "10 processes with a transport each and one limit of 100/s, burst 10, for 5 minutes: half of them with 64 workers without " +
-			"think time (100 ms after a failed call), half making 2 calls a second. Jain's index is of what each got of its max-min fair share.",
+			"think time (100 ms after a failed call), half making 2 calls a second. Jain's index is that of the shares that the processes got, relative to their max-min fair shares.",
 		variants: []variant{
 			{
 				name: "e.fleet", model: "token bucket, no hint",
@@ -48,7 +48,7 @@ func fleet() scenario {
 				metrics: metrics(none(), none(), none(), none()), measure: measureFleet,
 			},
 			{
-				name: "e.costly", model: "token bucket, a refusal takes what is left of a token, no hint",
+				name: "e.costly", model: "token bucket, a refusal takes the rest of a token, no hint",
 				params:  with(func(p *params) { p.costly = true }),
 				metrics: metrics(none(), none(), none(), none()), measure: measureFleet,
 			},
@@ -90,9 +90,9 @@ func measureFleet(t *testing.T, p params, pr *peer) ([]float64, *run) {
 	}, r
 }
 
-// jain is Jain's index of what the processes got, each relative to its max-min
-// fair share: all that a light one asks for, or what that leaves to each of the
-// heavy ones.
+// jain returns Jain's index of the shares that the processes got, each relative to
+// its max-min fair share. The fair share of a light process is its whole demand. The
+// heavy processes divide the rest evenly.
 func (r *run) jain(heavy int) float64 {
 	p := r.params
 	light := p.clients - heavy

@@ -16,20 +16,20 @@ import (
 	"time"
 )
 
-// cost is scenario f: what it costs, in real time. The peers take turns, and
-// each figure is the median of the passes, relative to the bare base in the
-// same pass.
+// cost is scenario f: the costs of a call, in real time. The peers take turns, and
+// each figure is the median of the passes, relative to the bare base in the same
+// pass.
 func cost() scenario {
 	p := defaults()
 	p.attempts, p.backoff = 3, time.Nanosecond
-	p.rate, p.burst = 1e9, 1<<30 // for who has a limit
+	p.rate, p.burst = 1e9, 1<<30 // for the peers with a limiter
 	calls := func(name, model string, metrics []metric, w workload) variant {
 		return variant{name: name, model: model, params: p, metrics: metrics, together: w.measure}
 	}
 	return scenario{
 		letter: "f",
 		title:  "Cost",
-		model: "Real time. Calls: one goroutine over a stub base, medians of passes in turns, the cost of the bare base taken off (f.retry: of sending thrice). " +
+		model: "Real time. Calls: one goroutine over a stub base, medians of passes in turns, without the cost of the bare base (f.retry: of sending three times). " +
 			"Loopback: HTTP/1.1, 64 goroutines, share of the bare base's throughput just before and after.",
 		variants: []variant{
 			calls("f.get", "a GET that succeeds", []metric{
@@ -58,18 +58,18 @@ func cost() scenario {
 
 const (
 	passes         = 7
-	loopbackPasses = 15 // which are noisier
+	loopbackPasses = 15 // more, because they are noisier
 )
 
-// workload is what is measured by the call, n at a time.
+// workload is a kind of call, which is measured n calls at a time.
 type workload struct {
 	n          int
 	newBase    func() http.RoundTripper
 	newRequest func() *http.Request
-	fails      bool // at first
+	fails      bool // the first attempts fail
 }
 
-// measure returns what a call costs: time, bytes, allocations.
+// measure returns the cost of a call: time, bytes and allocations.
 func (w workload) measure(t *testing.T, p params, peers []peer) [][]float64 {
 	t.Helper()
 	samples := make([][3][]float64, len(peers))
@@ -131,7 +131,7 @@ func (w workload) cost(t *testing.T, do doer) [3]float64 {
 	req := w.newRequest()
 	call := func() {
 		if req.GetBody != nil {
-			req.Body, _ = req.GetBody() // of a bytes.Reader
+			req.Body, _ = req.GetBody() // it cannot fail for a bytes.Reader
 		}
 		resp, err := do(req)
 		if err != nil || resp.StatusCode != http.StatusOK {
@@ -217,13 +217,13 @@ func newRequest(method, url string, body []byte) *http.Request {
 	}
 	req, err := http.NewRequestWithContext(context.Background(), method, url, r)
 	if err != nil {
-		panic(err) // the URL is ours
+		panic(err) // the URL is valid
 	}
 	return req
 }
 
-// measureThroughput returns each peer's requests a second relative to those of
-// the bare base just before.
+// measureThroughput returns each peer's requests a second, relative to those of the
+// bare base just before and after.
 func measureThroughput(t *testing.T, p params, peers []peer) [][]float64 {
 	t.Helper()
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -236,7 +236,7 @@ func measureThroughput(t *testing.T, p params, peers []peer) [][]float64 {
 	samples := make([][]float64, len(peers))
 	for range loopbackPasses {
 		for i := range peers {
-			// The bare base on both sides, so that a drift cancels out.
+			// The bare base is measured before and after, so that a drift cancels out.
 			before := throughput(t, control, srv.URL, p.workers)
 			v := throughput(t, peers[i].client(base, p.costConfig()), srv.URL, p.workers)
 			after := throughput(t, control, srv.URL, p.workers)
@@ -305,7 +305,7 @@ func connections(t *testing.T, p params, pr *peer) float64 {
 	}
 	srv.Start()
 	defer srv.Close()
-	defer srv.CloseClientConnections() // some leave them open
+	defer srv.CloseClientConnections() // some peers leave them open
 	base := &http.Transport{}
 	defer base.CloseIdleConnections()
 	do := pr.client(base, p.costConfig())

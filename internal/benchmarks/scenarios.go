@@ -12,7 +12,7 @@ import (
 type scenario struct {
 	letter   string
 	title    string
-	model    string // of the server and the callers, as far as all variants share it
+	model    string // of the server and the callers, for all variants
 	variants []variant
 }
 
@@ -24,25 +24,25 @@ type variant struct {
 	metrics []metric
 	measure func(*testing.T, params, *peer) ([]float64, *run)
 
-	// together, in place of measure, returns the values of all peers, taken in
-	// turns, since the machine is not the same from one second to the next.
+	// together is used instead of measure, and returns the values of all peers. It
+	// measures them in turns, because the speed of the machine varies.
 	together func(*testing.T, params, []peer) [][]float64
 
-	picture *picture // nil: none
+	picture *picture // may be nil
 }
 
-// constant is the limit of a picture where it does not change.
+// constant is the limit of a picture if it does not change.
 func constant(p params, _ time.Duration) float64 { return p.rate }
 
 // metric is a row of the table.
 type metric struct {
 	name    string
 	unit    string
-	target  float64 // what the transport is to reach; NaN: none is set
-	atLeast bool    // more is better
+	target  float64 // the goal of the transport, or NaN
+	atLeast bool    // larger values are better
 }
 
-// none is a target that is not set, or a value that there is not.
+// none returns NaN, which stands for a missing target or value.
 func none() float64 { return math.NaN() }
 
 func atMost(name, unit string, target float64) metric {
@@ -62,11 +62,12 @@ func (r *run) failed() (n int) {
 	return n
 }
 
-// refusedPerSuccess is what the clients cost the server, until the given time.
+// refusedPerSuccess returns the number of refusals for each success until the given
+// time, which is the cost of the clients to the server.
 func (r *run) refusedPerSuccess(until time.Duration) float64 {
 	from := time.Duration(0)
 	if strings.HasSuffix(r.params.hint, "ratelimit") {
-		from = binWidth // what is sent before the first answer was not told
+		from = binWidth // requests sent before the first answer do not know the limit
 	}
 	sum := r.srv.count(interval{from, until})
 	return float64(sum.refused) / float64(max(sum.accepted, 1))
@@ -74,8 +75,8 @@ func (r *run) refusedPerSuccess(until time.Duration) float64 {
 
 const forever = time.Duration(math.MaxInt64)
 
-// latency returns a quantile of how long the calls took that pick selects. One
-// that failed was never answered.
+// latency returns a quantile of the durations of the calls that pick selects. The
+// duration of a failed call is forever.
 func (r *run) latency(q float64, pick func(*call) bool) time.Duration {
 	var d []time.Duration
 	for _, c := range r.calls {

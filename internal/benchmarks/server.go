@@ -14,20 +14,20 @@ import (
 	"time"
 )
 
-// server is the API on the other side, as a RoundTripper that lives in the
-// virtual time of a synctest bubble. It has no queue of its own, unless
-// capacity is set: an answer takes latency, a refusal refusal.
+// server is the API, as a RoundTripper in the virtual time of a synctest bubble. It
+// has no queue unless capacity is set, so that each answer takes latency and each
+// refusal takes refusal.
 type server struct {
 	limit    limit // nil: none
 	hint     string
 	latency  time.Duration // until a 200 or a 500
 	refusal  time.Duration // until a 429 or a 503
-	timeout  time.Duration // of the client, until response headers; 0: none
-	capacity float64       // answers a second, behind an unbounded FIFO queue; 0: no queue
+	timeout  time.Duration // of the client, until the response headers, or 0
+	capacity float64       // answers a second, behind an unbounded FIFO queue, or 0 for no queue
 	stall    interval      // the queue is not served
 	down     interval      // every request is answered 503
 	flaky    interval      // requests fail with a 500 at random
-	failRate float64       // how many of them
+	failRate float64       // the share of requests that fail
 
 	mu    sync.Mutex
 	start time.Time
@@ -36,18 +36,18 @@ type server struct {
 	bins  []bin
 }
 
-// interval is a time since the start of the run, the end excluded.
+// interval is a period, counted from the start of the run, without its end.
 type interval struct{ from, to time.Duration }
 
 func (i interval) holds(d time.Duration) bool { return i.from <= d && d < i.to }
 
-// bin counts what the server did in a tenth of a second.
+// bin counts the server's answers in a tenth of a second.
 type bin struct{ accepted, refused, failed int }
 
 const binWidth = 100 * time.Millisecond
 
-// call is one request of a caller, with all attempts made for it. The server
-// knows it by the context, which every client passes on.
+// call is one request of a caller, with all attempts made for it. The server finds
+// it in the context, which every client passes on.
 type call struct {
 	id         int // of the goroutine, see align
 	process    int
@@ -69,12 +69,12 @@ func newServer(p *params) *server {
 	return s
 }
 
-// lattice is how many goroutines have a nanosecond of their own, see align.
+// lattice is the number of goroutines with a nanosecond of their own, see align.
 const lattice = 1 << 13
 
-// align returns the first instant from t on that belongs to goroutine id. In
-// every 8.192 us each goroutine has one nanosecond at which its requests arrive
-// and are answered, so no two of these share an instant and a run repeats.
+// align returns the first instant from t on that belongs to goroutine id. In every
+// 8.192 us each goroutine has one nanosecond at which its requests arrive and are
+// answered. So no two of these events share an instant, and a run repeats.
 func align(t time.Time, id int) time.Time {
 	d := (int64(id) - t.UnixNano()) % lattice
 	if d < 0 {
@@ -84,8 +84,8 @@ func align(t time.Time, id int) time.Time {
 }
 
 // sleepUntil returns early, with an error, only if the context ends. It makes no
-// timer that has run out already: receiving from many of those, in one bubble
-// and with -race, crashes the runtime of Go 1.26 now and then.
+// timer that has already expired. Receiving from many of those, in one bubble and
+// with -race, sometimes crashes the runtime of Go 1.26.
 func sleepUntil(ctx context.Context, t time.Time) error {
 	d := time.Until(t)
 	if d <= 0 {
@@ -101,7 +101,7 @@ func sleepUntil(ctx context.Context, t time.Time) error {
 	}
 }
 
-// timeoutError is what http.Transport returns after ResponseHeaderTimeout.
+// timeoutError is like the error of http.Transport after ResponseHeaderTimeout.
 type timeoutError struct{}
 
 func (timeoutError) Error() string   { return "timeout awaiting response headers" }
@@ -137,8 +137,8 @@ func (s *server) RoundTrip(req *http.Request) (*http.Response, error) {
 	return answer(req, status, header), nil
 }
 
-// decide is what happens when a request arrives: what the answer will be, and
-// when it comes.
+// decide handles the arrival of a request. It returns the answer, and the time until
+// it comes.
 func (s *server) decide(now time.Time, c *call) (status int, header http.Header, after time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -155,7 +155,7 @@ func (s *server) decide(now time.Time, c *call) (status int, header http.Header,
 	}
 	if s.limit != nil {
 		accepted := s.limit.take(now)
-		s.tell(header, now, accepted)
+		s.setHint(header, now, accepted)
 		if !accepted {
 			b.refused++
 			return http.StatusTooManyRequests, header, s.refusal
@@ -167,15 +167,15 @@ func (s *server) decide(now time.Time, c *call) (status int, header http.Header,
 		return http.StatusInternalServerError, header, after
 	}
 	if s.timeout > 0 && after > s.timeout {
-		b.failed++ // answered to nobody
+		b.failed++ // the client has given up by then
 	} else {
 		b.accepted++
 	}
 	return http.StatusOK, header, after
 }
 
-// queue returns how long a request that arrives now stands in line. It is
-// served also if the client has given up meanwhile: nobody tells the server.
+// queue returns how long a request that arrives now waits in the queue. It is served
+// even if the client has given up meanwhile, because the server does not notice.
 func (s *server) queue(now time.Time) time.Duration {
 	if s.capacity == 0 {
 		return 0
@@ -190,8 +190,8 @@ func (s *server) queue(now time.Time) time.Duration {
 	return s.free.Sub(now)
 }
 
-// tell sets the fields that say something about the limit.
-func (s *server) tell(h http.Header, now time.Time, accepted bool) {
+// setHint sets the header fields about the limit.
+func (s *server) setHint(h http.Header, now time.Time, accepted bool) {
 	remaining, reset := s.limit.state(now)
 	seconds := strconv.Itoa(int(math.Ceil(reset.Seconds())))
 	quota, window := s.limit.quota()
@@ -254,20 +254,20 @@ func answer(req *http.Request, status int, header http.Header) *http.Response {
 	}
 }
 
-// limit is how a server decides whom to refuse.
+// limit decides which requests a server refuses.
 type limit interface {
 	take(now time.Time) bool
 	state(now time.Time) (remaining int, reset time.Duration)
-	quota() (requests, seconds int) // as RateLimit-Policy puts it
+	quota() (requests, seconds int) // for RateLimit-Policy
 	setRate(now time.Time, rate float64)
 }
 
-// tokenBucket is refilled all the time, up to burst.
+// tokenBucket is refilled continuously, up to burst.
 type tokenBucket struct {
 	rate, burst float64
-	costly      bool // a refusal takes what is there, up to a token
+	costly      bool // a refusal takes the part of a token that is left
 	tokens      float64
-	at          time.Time // when tokens was right
+	at          time.Time // the time of tokens
 }
 
 func (b *tokenBucket) settle(now time.Time) {
@@ -287,8 +287,8 @@ func (b *tokenBucket) take(now time.Time) bool {
 	return false
 }
 
-// state says when one more will be accepted if none is, else when the bucket
-// will be full.
+// state returns the time until the next request will be accepted. If one is accepted
+// now, it returns the time until the bucket is full.
 func (b *tokenBucket) state(now time.Time) (remaining int, reset time.Duration) {
 	b.settle(now)
 	missing := 1 - b.tokens
@@ -308,12 +308,12 @@ func (b *tokenBucket) setRate(now time.Time, rate float64) {
 	b.rate = rate
 }
 
-// fixedWindow accepts so many in each period, and none after that until the
+// fixedWindow accepts size requests in each period, and refuses all others until the
 // next one begins.
 type fixedWindow struct {
 	size   int
 	period time.Duration
-	costly bool // refusals count too: the excess is carried over into the next period
+	costly bool // refusals count too, and the excess is carried over into the next period
 	used   int
 	begin  time.Time
 }
@@ -354,7 +354,7 @@ func (w *fixedWindow) setRate(now time.Time, rate float64) {
 	w.size = windowSize(rate, w.period)
 }
 
-// windowSize is how many a window accepts that stands for a rate.
+// windowSize returns the number of requests that a window accepts for a given rate.
 func windowSize(rate float64, period time.Duration) int {
 	return max(int(math.Round(rate*period.Seconds())), 1)
 }

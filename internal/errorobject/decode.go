@@ -13,12 +13,13 @@ import (
 )
 
 const (
-	// maxDecoded bounds what comes out of a compressed body: a bomb costs no
-	// more than any other body.
+	// maxDecoded is the maximum size of a decompressed body. A decompression bomb
+	// costs no more than any other body.
 	maxDecoded = 64 << 10
 
-	// maxDepth is how deep the JSON of a body may be, and so any recursion. Error
-	// objects have a handful of levels; what they lie in may have more.
+	// maxDepth is the maximum depth of the JSON in a body, and of any recursion.
+	// Error objects have a handful of levels, but the data around them may have
+	// more.
 	maxDepth = 500
 )
 
@@ -28,17 +29,17 @@ type Body struct {
 	// with Latin-1 converted where the content type says so.
 	Text []byte
 
-	// JSON is the first JSON value of the body as encoding/json decodes it,
-	// with numbers as json.Number; nil if there is none.
+	// JSON is the first JSON value of the body as decoded by encoding/json,
+	// with numbers as json.Number. It is nil if there is none.
 	JSON any
 
-	prose string // a body that is text for people
+	prose string // a body that is plain text for people
 }
 
-// Decode decodes a body as far as it understands it: what is cut short
-// decompresses as far as it goes, and an unknown encoding is left alone. It asks
-// no content type whether a body is JSON, as proxies and frameworks get that
-// wrong, and takes no offence at what follows the first value.
+// Decode decodes as much of a body as it can. A body that is cut short is
+// decompressed up to its end, and a body with an unknown encoding is left as it
+// is. Decode tries JSON whatever the content type is, because proxies and
+// frameworks often send a wrong one. It ignores data after the first JSON value.
 func Decode(h http.Header, body []byte) Body {
 	b := Body{Text: latin1(h, bytes.TrimPrefix(decompress(h, body), []byte("\xef\xbb\xbf")))}
 	dec := json.NewDecoder(bytes.NewReader(b.Text))
@@ -57,7 +58,7 @@ func Decode(h http.Header, body []byte) Body {
 	return b
 }
 
-// depth returns how deep the brackets in text are nested at most.
+// depth returns the maximum depth of nested brackets in text.
 func depth(text []byte) int {
 	deepest, depth, quoted, escaped := 0, 0, false, false
 	for _, c := range text {
@@ -77,8 +78,8 @@ func depth(text []byte) int {
 	return deepest
 }
 
-// latin1 converts what is in Latin-1, or in what Windows makes of it, to UTF-8.
-// Many a server says so and sends UTF-8.
+// latin1 converts a body in Latin-1 or Windows-1252 to UTF-8. A body that is valid
+// UTF-8 is left as it is, because many servers declare Latin-1 and send UTF-8.
 func latin1(h http.Header, body []byte) []byte {
 	if utf8.Valid(body) {
 		return body
@@ -91,14 +92,15 @@ func latin1(h http.Header, body []byte) []byte {
 	}
 	runes := make([]rune, len(body))
 	for i, b := range body {
-		runes[i] = rune(b) // its bytes are the first code points
+		runes[i] = rune(b) // the bytes of Latin-1 are the first code points
 	}
 	return []byte(string(runes))
 }
 
-// decompress tells gzip by its first bytes, which no text begins with, so that a
-// missing header does no harm. The other encodings of RFC 9110 section 8.4.1
-// are not in the standard library.
+// decompress recognizes gzip by its first bytes, which occur at the beginning of
+// no text, so that a missing header does no harm. It reads deflate if the header
+// declares it. The other encodings of RFC 9110 section 8.4.1 are not in the
+// standard library.
 func decompress(h http.Header, body []byte) []byte {
 	zipped := bytes.HasPrefix(body, []byte("\x1f\x8b"))
 	if !zipped && !strings.EqualFold(h.Get("Content-Encoding"), "deflate") {
@@ -114,12 +116,12 @@ func decompress(h http.Header, body []byte) []byte {
 	if err != nil {
 		return body
 	}
-	decoded, _ := io.ReadAll(io.LimitReader(r, maxDecoded)) // an error is the end
+	decoded, _ := io.ReadAll(io.LimitReader(r, maxDecoded)) // an error ends the body
 	return decoded
 }
 
-// prose returns a body that is text for people, as many proxies and rate
-// limiters send it; markup is not, nor is JSON that could not be read.
+// prose returns a body that is plain text for people, which many proxies and rate
+// limiters send. It returns "" for markup and for JSON that could not be read.
 func prose(h http.Header, body []byte) string {
 	if t := mediaType(h); t != "text/plain" && t != "" {
 		return ""

@@ -1,31 +1,33 @@
-// Package errorobject reads what an HTTP API says in an error response,
-// whichever of the usual shapes the body has. It knows shapes, and the names
-// that members commonly have; it does not know APIs.
+// Package errorobject reads the error object in an error response of an HTTP API.
+// It recognizes the usual shapes of such objects and the common names of their
+// members. It contains no rules for particular APIs.
 //
 // # Shapes
 //
-// A body is read as the first of these that it has:
+// A body is read as the first of these shapes that it has:
 //
 //  1. application/problem+json (RFC 9457): type, and detail or title
 //  2. a Kubernetes Status: reason, code and message
-//  3. an array: [{"error":{...}}] is its first element, any other is as "errors"
-//  4. "error": an object; a list as "errors"; a string, which is the code if it
-//     is one word and else the message
+//  3. an array: [{"error":{...}}] is read as its first element, and any other
+//     array as "errors"
+//  4. "error": an object, a list that is read as "errors", or a string, which is
+//     the code if it is a single word, and the message otherwise
 //  5. the error's name in "__type", or in a header
-//  6. "errors", where the body has no message beside it: a list, of which the
-//     first speaks for all; parameters with their reasons; a string
+//  6. "errors", if the body has no message beside it: a list whose first element
+//     stands for all, parameters with their reasons, or a string
 //  7. flat: the members of the body itself
 //
-// What a shape leaves empty is taken from those after it. A body that is a JSON
-// string, or plain text, is the message. Markup, and JSON that is cut short or
-// otherwise broken, say nothing: half an object would be a guess.
+// Fields that a shape leaves empty are filled in from the shapes after it. A body
+// that is a JSON string, or plain text, is the message. Markup is not read, nor is
+// JSON that is cut short or otherwise broken, because half an object would be a
+// guess.
 //
 // # Bounds
 //
-// Servers are not trusted. The body is the beginning of one, and a compressed one
-// is unpacked up to 64 KiB. JSON deeper than 500 levels is not read, and words for
-// programs are not looked for deeper than 8. There are at most 32 of those, and
-// 256 parameters. A header field of more than 1 KiB is as good as none. The work
+// Servers are not trusted. Only the beginning of a body is read, and a compressed
+// body is decompressed up to 64 KiB. JSON deeper than 500 levels is not read, and
+// codes are not collected from more than 8 levels of errors. There are at most 32
+// codes and 256 parameters. A header field of more than 1 KiB is ignored. The work
 // is linear in the length of the body.
 package errorobject
 
@@ -40,14 +42,15 @@ import (
 	"github.com/resilienthttp/resilient/internal/word"
 )
 
-// Object is what an error response says. What it does not say is empty.
+// Object is the error object of a response. Fields that the response does not give
+// are empty.
 type Object struct {
 	Type, Code, Message string
 	Invalid             []Param
 	RequestID           string
 
-	// Tokens are all words for the error that are meant for programs: Type and
-	// Code, and those of the errors it consists of.
+	// Tokens are all machine-readable codes of the error: Type and Code, and those
+	// of the errors inside it.
 	Tokens []string
 
 	// Quotas are the names of quotas that are used up, such as the quotaId in a
@@ -55,11 +58,12 @@ type Object struct {
 	Quotas []string
 }
 
-// Param is a parameter that is wrong, and why. Either may be unknown.
+// Param is an invalid parameter and the reason why it is invalid. Either may be
+// unknown.
 type Param struct{ Name, Reason string }
 
-// Parse reads the error object of a response. codeNames are names of the member
-// that holds the code, to be tried after the usual ones.
+// Parse reads the error object of a response. codeNames are further names of the
+// member that holds the code. They are tried after the usual ones.
 func Parse(status int, h http.Header, body Body, codeNames ...string) Object {
 	p := parser{status: status, problem: strings.HasSuffix(mediaType(h), "problem+json")}
 	p.headerCode = firstHeader(h, codeHeaders)
@@ -87,7 +91,8 @@ func Parse(status int, h http.Header, body Body, codeNames ...string) Object {
 	return p.o
 }
 
-// The tables. Names of members are compared folded, see fold.
+// These tables hold the names of members, which are compared folded (see fold),
+// and of header fields.
 var (
 	contentType      = []string{"Content-Type"}
 	codeHeaders      = []string{"X-Amzn-Errortype", "X-Ms-Error-Code"}
@@ -105,12 +110,12 @@ var (
 		"message", "errormessage", "errormessages", "errordescription", "errorsummary", "detail",
 		"description", "errmsg", "errormsg", "msg", "title", "faultstring", "diagnostics", "reason",
 	}
-	textNames = []string{"message", "value", "error", "text"} // where a message is an object
+	textNames = []string{"message", "value", "error", "text"} // members of a message that is an object
 
-	// paramsNames are members that hold the parameters that are wrong. The open
-	// ones hold other things too, so an entry must name its parameter; where
-	// asMap is set, an object has a member for each parameter, as an object of
-	// nothing but lists has anywhere.
+	// paramsNames are the members that hold invalid parameters. If open is set, the
+	// member may hold other data too, so that an entry must name its parameter. If
+	// asMap is set, an object in it has a member for each parameter. An object that
+	// contains only lists is read like this under any name.
 	paramsNames = []struct {
 		name        string
 		open, asMap bool
@@ -137,9 +142,10 @@ var (
 	reasonNames = []string{
 		"message", "detail", "description", "msg", "reason", "errorsummary", "issue", "title", "error", "code",
 	}
-	culpritNames = []string{"param", "parameter", "field", "target"} // of a whole error
+	culpritNames = []string{"param", "parameter", "field", "target"} // the parameter of a whole error
 
-	// Words for programs, and where there are more of them.
+	// innerNames are the members with further errors, and wordNames those with
+	// codes.
 	innerNames = []string{
 		"extensions", "innererror", "errors", "details", "detail", "error", "errordetails", "errorinfo", "cause",
 	}
@@ -153,10 +159,10 @@ var (
 const (
 	maxTokens   = 32
 	maxParams   = 256
-	maxName     = 1024    // of a nested parameter, with the names of those around it
+	maxName     = 1024    // bytes of the name of a nested parameter, with the names of those around it
 	maxHeader   = 1 << 10 // bytes of a header field
 	maxInner    = 8       // levels of errors in errors
-	maxCompared = 1 << 20 // bytes of the message, each time that it is looked through
+	maxCompared = 1 << 20 // bytes of the message, counted each time that it is searched
 )
 
 type parser struct {
@@ -217,7 +223,7 @@ func (p *parser) body(value map[string]any) {
 	}
 }
 
-// error reads shape 4. A string is read as in any error object, see says.
+// error reads shape 4. A string is read by says, as in any error object.
 func (p *parser) error(value any) {
 	switch value := value.(type) {
 	case map[string]any:
@@ -232,8 +238,8 @@ func (p *parser) error(value any) {
 	}
 }
 
-// errors reads a list of errors. The first one speaks for all of them, as it
-// has the code that its message goes with.
+// errors reads a list of errors. The first one stands for all of them, so that the
+// code and the message belong together.
 func (p *parser) errors(value any) {
 	list, _ := value.([]any)
 	if m, ok := value.(map[string]any); !ok {
@@ -264,9 +270,9 @@ func (p *parser) object(m object) {
 	}
 }
 
-// says reads what an error object says itself.
+// says reads the members of an error object itself.
 func (p *parser) says(m object) {
-	if s := first(m, typeNames, text); s != "error" { // {"type":"error"} only says what the body is
+	if s := first(m, typeNames, text); s != "error" { // {"type":"error"} only names the kind of body
 		set(&p.o.Type, s)
 	}
 	if s := text(m["status"]); isConstant(s) { // as in google.rpc.Status
@@ -279,8 +285,9 @@ func (p *parser) says(m object) {
 		set(&p.o.Code, s)
 	}
 	set(&p.o.Message, first(m, messageNames, text))
-	// An "error" that is a string is a code if it is one word, and else a
-	// message. The reason phrase of the status says nothing that it does not.
+	// An "error" that is a string is a code if it is a single word, and a message
+	// otherwise. The reason phrase of the status is no code, because it adds
+	// nothing to the status.
 	if s := token(m["error"]); !isWord(s) || s == http.StatusText(p.status) {
 		set(&p.o.Message, s)
 	} else if set(&p.o.Code, s); p.o.Code != s {
@@ -290,9 +297,9 @@ func (p *parser) says(m object) {
 	p.words(m, maxInner)
 }
 
-// words collects the words for programs in an error and in the errors inside it,
-// and the names of quotas. An error in an error is gone through once for each of
-// those around it, so depth keeps the work linear.
+// words collects the codes in an error and in the errors inside it, and the names
+// of quotas. An inner error is visited once for each error around it, so the limit
+// on depth keeps the work linear.
 func (p *parser) words(m object, depth int) {
 	if len(m) == 0 || depth == 0 {
 		return
@@ -330,8 +337,8 @@ func (p *parser) token(s string) {
 	}
 }
 
-// params reads parameters that are wrong: a list of them, a single one, or a
-// map from their names to the reasons. See paramsNames for open and asMap.
+// params reads invalid parameters: a list of them, a single one, or a map from
+// their names to the reasons. See paramsNames for open and asMap.
 func (p *parser) params(value any, open, asMap bool) {
 	switch value := value.(type) {
 	case string:
@@ -357,14 +364,14 @@ func (p *parser) params(value any, open, asMap bool) {
 	}
 }
 
-// said reports whether the message says s already. A great many strings beside a
-// long message are not compared with it to the end, and count as said.
+// said reports whether the message already contains s. If a long message has been
+// searched too often, it is not searched again, and said reports true.
 func (p *parser) said(s string) bool {
 	p.compared += len(p.o.Message)
 	return p.compared > maxCompared || strings.Contains(p.o.Message, s)
 }
 
-// param reads one parameter, or several that have one reason.
+// param reads one parameter, or several with the same reason.
 func (p *parser) param(m object, open bool) {
 	p.params(m["fieldviolations"], false, false)
 	reason := first(m, reasonNames, text)
@@ -374,22 +381,22 @@ func (p *parser) param(m object, open bool) {
 	}
 	name := cmp.Or(first(m, paramNames, path), first(members(m["source"]), sourceNames, text))
 	if m["locations"] != nil || m["extensions"] != nil {
-		name = "" // GraphQL: the path is that of a result
+		name = "" // the path of an error in GraphQL is that of a result
 	}
 	if len(fields) == 0 && (name != "" || !open) {
 		p.add(name, reason)
 	}
 }
 
-// fields reads a map from parameters to reasons, which may be a string, a list,
-// or another such map. Its members come in the order of their names.
+// fields reads a map from parameters to reasons. A reason may be a string, a list,
+// or another such map. The parameters are added in the order of their names.
 func (p *parser) fields(prefix string, m map[string]any) {
 	for _, name := range slices.Sorted(maps.Keys(m)) {
 		full := name
 		if prefix != "" {
 			full = prefix + "." + name
 		}
-		if name == "_errors" { // beside those of the members
+		if name == "_errors" { // the reasons of the object itself
 			full = prefix
 		}
 		if len(full) > maxName || len(p.o.Invalid) == maxParams {
@@ -414,24 +421,25 @@ func (p *parser) fields(prefix string, m map[string]any) {
 	}
 }
 
-// add adds a parameter, if anything is known of it. A long list is cut off:
-// nobody reads it to the end, and long names of nested parameters would add up.
+// add adds a parameter, unless both name and reason are empty. A long list is cut
+// off, because it helps nobody, and long names of nested parameters would add up.
 func (p *parser) add(name, reason string) {
 	if (name != "" || reason != "") && len(p.o.Invalid) < maxParams {
 		p.o.Invalid = append(p.o.Invalid, Param{name, reason})
 	}
 }
 
-// object is the members of a JSON object by their folded names.
+// object holds the members of a JSON object by their folded names.
 type object map[string]any
 
-// members returns the members of value if that is an object. Of names that fold
-// alike the last in the order of bytes counts, so that "code" wins over "Code";
-// of equal names, the last one, as in encoding/json.
+// members returns the members of value if it is an object. If several names are
+// folded to the same one, the last in the order of bytes counts, so that "code"
+// wins over "Code". If names are equal, the last member counts, as in
+// encoding/json.
 func members(value any) object {
 	m, _ := value.(map[string]any)
 	if isFolded(m) {
-		return m // which is nobody's to write to
+		return m // the caller must not write to it
 	}
 	folded := make(object, len(m))
 	for name, value := range m {
@@ -446,8 +454,8 @@ func members(value any) object {
 	return folded
 }
 
-// isFolded reports whether the names in m are as fold makes them, as those of
-// most error objects are.
+// isFolded reports whether the names in m are already folded, as in most error
+// objects.
 func isFolded(m map[string]any) bool {
 	for name := range m {
 		if fold(name) != name {
@@ -457,15 +465,15 @@ func isFolded(m map[string]any) bool {
 	return true
 }
 
-// fold makes errorCode, error_code, error-code and ErrorCode one name. Leading
-// underscores stay: "__type" is not "type".
+// fold maps errorCode, error_code, error-code and ErrorCode to the same name. It
+// keeps leading underscores, because "__type" is not "type".
 func fold(name string) string {
 	rest := strings.TrimLeft(name, "_")
 	return name[:len(name)-len(rest)] + word.Fold(rest)
 }
 
-// first returns what read makes of the first of the named members of which it
-// makes something.
+// first applies read to the named members of m, and returns the first result that
+// is not empty.
 func first(m object, names []string, read func(any) string) string {
 	for _, name := range names {
 		if s := read(m[name]); s != "" {
@@ -475,8 +483,8 @@ func first(m object, names []string, read func(any) string) string {
 	return ""
 }
 
-// text returns what value says to people: a string, strings in a list, or one
-// in an object such as {"lang":"en","value":"..."}.
+// text returns the text for people in value: a string, the strings in a list, or
+// the string in an object such as {"lang":"en","value":"..."}.
 func text(value any) string {
 	switch value := value.(type) {
 	case string:
@@ -500,8 +508,8 @@ func text(value any) string {
 	return ""
 }
 
-// token returns a word for programs: a string, or a number as it is written, of
-// which a float64 would lose digits.
+// token returns a code in value: a string, or a number as it was sent. A float64
+// would lose digits of it.
 func token(value any) string {
 	switch value := value.(type) {
 	case string:
@@ -512,7 +520,8 @@ func token(value any) string {
 	return ""
 }
 
-// path returns the name of a parameter: a word, or the steps to it in a list.
+// path returns the name of a parameter, which is a string or a list of the steps
+// to the parameter.
 func path(value any) string {
 	list, ok := value.([]any)
 	if !ok {
@@ -532,23 +541,24 @@ func name(s string) string {
 	return strings.TrimSpace(s)
 }
 
-// isWord reports whether s is meant for programs.
+// isWord reports whether s is a single word, such as a code.
 func isWord(s string) bool {
 	return s != "" && len(s) <= 256 && !strings.ContainsAny(s, " \t\r\n")
 }
 
-// isConstant reports whether s is spelt as INVALID_ARGUMENT is, and no number.
+// isConstant reports whether s is spelled like INVALID_ARGUMENT and is not a
+// number.
 func isConstant(s string) bool {
 	return strings.Trim(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") == "" && strings.Trim(s, "0123456789") != ""
 }
 
-// isError reports whether m is an error rather than a map from parameters.
+// isError reports whether m is an error and not a map from parameters.
 func isError(m object) bool {
 	_, ok := m["message"].(string)
 	return ok && (token(m["code"]) != "" || token(m["type"]) != "")
 }
 
-// isForm reports whether m has nothing but lists, as of reasons.
+// isForm reports whether m contains only lists, such as lists of reasons.
 func isForm(m map[string]any) bool {
 	for _, value := range m {
 		if _, ok := value.([]any); !ok {
@@ -558,7 +568,7 @@ func isForm(m map[string]any) bool {
 	return true
 }
 
-// set sets what is not known yet.
+// set sets a field that is still empty.
 func set(field *string, s string) { *field = cmp.Or(*field, s) }
 
 func firstHeader(h http.Header, names []string) string {
@@ -570,8 +580,8 @@ func firstHeader(h http.Header, names []string) string {
 	return ""
 }
 
-// mediaType returns the content type without its parameters, also when those
-// are broken.
+// mediaType returns the content type without its parameters, even if these are
+// invalid.
 func mediaType(h http.Header) string {
 	t, _, _ := strings.Cut(firstHeader(h, contentType), ";")
 	return strings.ToLower(strings.TrimSpace(t))

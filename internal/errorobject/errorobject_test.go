@@ -35,8 +35,8 @@ func parse(status int, h http.Header, body string, codeNames ...string) errorobj
 	return errorobject.Parse(status, h, errorobject.Decode(h, []byte(body)), codeNames...)
 }
 
-// TestShapes has the rules one by one; whole responses as APIs send them are in
-// testdata, and the tests of package resilient go through those.
+// TestShapes tests the rules one by one. Whole responses of real APIs are in
+// testdata, and are also read by the tests of package resilient.
 func TestShapes(t *testing.T) {
 	problem := header("Content-Type", "Application/Problem+JSON; charset=utf-8")
 	for _, tt := range []struct {
@@ -232,7 +232,7 @@ func TestShapes(t *testing.T) {
 		{"the id of the request", nil, `{"message":"m","request_id":"r"}`, object{Message: "m", RequestID: "r"}},
 		{"the header's comes first", header("Request-Id", "h"), `{"code":"c","requestId":"r"}`, object{Code: "c", RequestID: "h"}},
 
-		// Not JSON, or not quite.
+		// Not JSON, or invalid JSON.
 		{"a string", nil, `"m"`, object{Message: "m"}},
 		{"what follows does no harm", nil, "{\"code\":\"c\"}\n<!-- -->{", object{Code: "c"}},
 		{"plain text", header("Content-Type", "text/plain; charset=utf-8"), " slow\ndown \n", object{Message: "slow\ndown"}},
@@ -441,8 +441,9 @@ func TestLongHeaders(t *testing.T) {
 }
 
 // cost fails the test if f takes more than linear time over size bytes. A busy
-// machine is not taken for that: the best of five runs counts, and only if it is
-// over half a second and a hundred times that of decoding as much JSON.
+// machine does not fail the test: the best of five runs counts, and only if it
+// takes more than half a second and a hundred times as long as decoding as much
+// JSON.
 func cost(tb testing.TB, size int, f func()) {
 	tb.Helper()
 	best := func(f func()) time.Duration {
@@ -462,8 +463,8 @@ func cost(tb testing.TB, size int, f func()) {
 	}
 }
 
-// TestCostIsLinear parses bodies that are longer than any prefix, where the square
-// of it shows. The first of them once took ten seconds.
+// TestCostIsLinear parses bodies that are longer than any prefix, so that quadratic
+// time shows. The first of them once took ten seconds.
 func TestCostIsLinear(t *testing.T) {
 	const size = 1 << 20
 	half := func(s string) string { return strings.Repeat(s, size/2/len(s)) }
@@ -495,7 +496,7 @@ func TestCostIsLinear(t *testing.T) {
 	}
 }
 
-// FuzzCost repeats what it is given until it is longer than any prefix.
+// FuzzCost repeats its argument until it is longer than any prefix.
 func FuzzCost(f *testing.F) {
 	f.Add("message", `{"code":"c"},`, `{"error":`, "}")
 	f.Add("errors", `"aab",`, `{"details":[`, "]}")
@@ -514,8 +515,8 @@ func FuzzCost(f *testing.F) {
 	})
 }
 
-// TestCostIsBounded parses what is as deep, or as much, as a prefix of 64 KiB
-// can be. A megabyte of it costs no more, as it is cut off there.
+// TestCostIsBounded parses the deepest and the largest bodies that fit in a prefix
+// of 64 KiB. A megabyte costs no more, because it is cut off there.
 func TestCostIsBounded(t *testing.T) {
 	repeat := func(begin string, n int, middle, end string) string {
 		return strings.Repeat(begin, n) + middle + strings.Repeat(end, n)
@@ -547,9 +548,9 @@ func TestCostIsBounded(t *testing.T) {
 	}
 }
 
-// BenchmarkErrorObject is what a retry pays for the documented error object. Most
-// of it is the decoding of JSON: one object costs more allocations than a loop of
-// three attempts that reads no error.
+// BenchmarkErrorObject measures the cost of the documented error object for a
+// retry. Most of it is the decoding of JSON. One object costs more allocations than
+// a loop of three attempts that reads no error.
 func BenchmarkErrorObject(b *testing.B) {
 	text := []byte(`{"code":"500","type":"SERVER_ERROR","message":"An unexpected error occurred."}`)
 	header := http.Header{"Content-Type": {"application/json"}}
@@ -594,7 +595,7 @@ func FuzzParse(f *testing.F) {
 			}
 			require.Equal(t, strings.TrimSpace(s), s)
 		}
-		// The documented object is read as encoding/json reads it.
+		// The documented object must be read just as encoding/json reads it.
 		var documented struct {
 			Code, Type, Message string
 			Invalid             []struct{ Name, Reason string }

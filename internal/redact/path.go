@@ -9,53 +9,58 @@ import (
 const Hidden = "***"
 
 const (
-	// minRandom is the least length of a secret that nothing announces. Tokens
-	// have 20 characters or more, and a key of 64 bits has 16 in hex. The longest
-	// atom of a UUID has 12, and the two hashes of a Kubernetes pod have 15.
+	// minRandom is the minimum length of a secret that is not announced by a name.
+	// Tokens have 20 characters or more, and a key of 64 bits has 16 in hex. The
+	// longest atom of a UUID has 12, and the two hashes of a Kubernetes pod have 15.
 	minRandom = 16
 
-	// minNoise is the least length of an atom that makes a chunk a secret.
-	// Shorter ones are words: "b2b", "4x4".
+	// minNoise is the minimum length of an atom that counts as noise in a chunk.
+	// Shorter atoms are words: "b2b", "4x4".
 	minNoise = 4
 
 	uuidLen = 36
 )
 
-// Path returns a path as it may be shown to people: "***" stands for each
-// segment that looks like a secret. A path without one is returned as it is, and
-// costs an allocation only if there are percent signs in it. Path takes decoded
-// paths, escaped ones, in which %2F ends a segment too, and its own results.
+// Path returns a path that may be shown to people, with "***" in place of each
+// segment that looks like a secret. A path without secrets is returned unchanged,
+// and costs an allocation only if there are percent signs in it. Path accepts
+// decoded paths, escaped paths, in which %2F also ends a segment, and its own
+// results.
 //
-// A segment is judged by itself. An atom is a run of ASCII letters and digits,
-// and a run of letters or of digits in it is irregular if words and camelCase do
-// not have its like: two capitals or more, a single lower-case letter, or digits
-// before a letter. A segment looks like a secret in these forms:
+// Each segment is first judged by itself. An atom is a run of ASCII letters and
+// digits. A run of capitals, of lower-case letters or of digits in an atom is
+// irregular if it does not occur in words and in camelCase. Irregular runs are two
+// or more capitals, a single lower-case letter, and digits before a letter. A
+// segment looks like a secret in these forms:
 //   - An atom of at least 16 characters mixes digits with letters. A version at
 //     its end does not count, as in "getUserPreferencesV2".
-//   - An atom of at least 16 letters has three irregular runs, and one for each 8
-//     letters, or fewer than a fifth of them are vowels.
-//   - Atoms that are joined by - _ or + have at least 16 characters together, and
-//     an irregular run for each 4 of these, with digits and both cases. Without
-//     both cases, only atoms such as "7d4b9c" count, which have digits and two
-//     irregular runs, and one for each 4 characters.
-//   - "bot", digits, a colon and more are a token of Telegram.
-//   - A name and a value, such as "token=x", are a secret if the name says so.
+//   - An atom of at least 16 letters has at least three irregular runs, and one
+//     for each 8 letters. Alternatively, fewer than a fifth of its letters are
+//     vowels.
+//   - Atoms that are joined by - _ or + have at least 16 characters together and
+//     an irregular run for each 4 of these, and contain digits, capitals and
+//     lower-case letters. Without both cases, only atoms such as "7d4b9c" count:
+//     those with digits, two irregular runs, and one for each 4 characters.
+//   - "bot", digits, a colon and more text are a token of Telegram.
+//   - A name and a value, such as "token=x", are a secret if the name announces
+//     one.
 //
 // UUIDs, dates, numbers, slugs and short hashes stay.
 //
-// A segment is also judged by those before it. It is a secret in these places:
+// A segment is then judged by the segments before it. It is a secret in these
+// places:
 //   - It follows a segment that announces a secret, such as "key",
-//     "access_token" or "password". A word for what can be done with a secret,
-//     such as "refresh", stays, and the segment behind it is the secret.
+//     "access_token" or "password". An action on a secret, such as "refresh", is
+//     shown, and the segment after it is the secret.
 //   - It follows services/T.../B..., hooks/catch/<digits> or webhooks/<digits>,
 //     as in the webhooks of Slack, Zapier and Discord.
 //   - It is a UUID and follows "hook", "hooks", "webhook" or "ping".
 //   - It is a UUID, the path begins with it, and at most one segment follows. The
 //     ping URLs of healthchecks.io have this form.
 //
-// Secrets that look like words, numbers or other UUIDs, and that nothing
-// announces, cannot be told from names and ids. TestPathRandom measures what is
-// missed.
+// Secrets that look like words, numbers or other UUIDs cannot be distinguished
+// from names and ids unless a segment announces them. TestPathRandom measures the
+// share of random tokens that are missed.
 func Path(path string) string {
 	var b strings.Builder
 	var j judge
@@ -77,8 +82,8 @@ func Path(path string) string {
 	return b.String()
 }
 
-// segment returns the end of the segment that begins at start, and where the
-// next one begins.
+// segment returns the end of the segment that begins at start, and the beginning
+// of the next one.
 func segment(path string, start int) (end, next int) {
 	for i := start; i < len(path); i++ {
 		if path[i] == '/' {
@@ -93,8 +98,8 @@ func segment(path string, start int) (end, next int) {
 
 // judge judges the segments of a path, one after the other.
 type judge struct {
-	before    [3]string // the segments before, the last one first
-	announced bool      // by one of these
+	before    [3]string // the preceding segments, the last one first
+	announced bool      // whether one of these announces a secret
 }
 
 // secret reports whether the next segment, which is not empty, is a secret.
@@ -131,12 +136,13 @@ func (j *judge) hidesUUID(rest string) bool {
 	return false
 }
 
-// announces reports whether s, a segment or a name, says that a secret follows.
+// announces reports whether s, a segment or a name, announces that a secret
+// follows.
 func announces(s string) bool {
 	if s == "" {
 		return false
 	}
-	var words, ends []string // ends are those that other words end in too
+	var words, ends []string // other words also end in ends, as in "monkey"
 	switch s[len(s)-1] | 0x20 {
 	case 'd':
 		words, ends = []string{"password", "passwd"}, []string{"pwd"}
@@ -166,13 +172,13 @@ func announces(s string) bool {
 	return false
 }
 
-// endsIn reports whether s ends in a word, in whatever case.
+// endsIn reports whether s ends in word, in upper or lower case.
 func endsIn(s, word string) bool {
 	return len(s) >= len(word) && strings.EqualFold(s[len(s)-len(word):], word)
 }
 
-// isAction reports whether a segment is a word for what can be done with a
-// secret, as in /oauth/token/refresh.
+// isAction reports whether a segment names an action on a secret, as in
+// /oauth/token/refresh.
 func isAction(s string) bool {
 	s, _, _ = strings.Cut(s, "-") // lookup-self
 	switch s {
@@ -224,10 +230,10 @@ func isSecret(s string) bool {
 	return false
 }
 
-// atom is how a run of letters and digits is made up.
+// atom describes a run of letters and digits.
 type atom struct {
 	length, digits, uppers, vowels int
-	irregular                      int // runs that words and camelCase do not have
+	irregular                      int // runs that do not occur in words and camelCase
 }
 
 func newAtom(s string) atom {
@@ -251,7 +257,7 @@ func newAtom(s string) atom {
 		case upper:
 			a.uppers += n
 			irregular = n > 1
-		case lower, other: // there is no other
+		case lower, other: // other does not occur in an atom
 			irregular = n == 1
 		}
 		if irregular {
@@ -269,11 +275,11 @@ func (a *atom) random() bool {
 	return a.digits > 0 || a.irregular > 2 && a.irregular*8 >= a.length || a.vowels*5 < a.length
 }
 
-// chunk is how atoms are made up that are joined by - _ or +.
+// chunk describes atoms that are joined by - _ or +.
 type chunk struct {
 	length, digits, uppers, irregular int // of the atoms, together
 	joins                             int
-	noise                             int // the length of the atoms that are no words
+	noise                             int // the total length of the atoms that do not look like words
 }
 
 func (c *chunk) add(a *atom) {
@@ -286,7 +292,7 @@ func (c *chunk) add(a *atom) {
 	}
 }
 
-// random reports whether the atoms are a secret together.
+// random reports whether the atoms together are a secret.
 func (c *chunk) random() bool {
 	if c.noise >= minRandom {
 		return true
@@ -295,7 +301,8 @@ func (c *chunk) random() bool {
 	return c.length+c.joins >= minRandom && c.digits > 0 && c.uppers > 0 && lowers > 0 && c.irregular*4 >= c.length
 }
 
-// trimVersion returns s without the V2 at the end of a word.
+// trimVersion returns s without a version at its end, such as the V2 of
+// "getUserPreferencesV2".
 func trimVersion(s string) string {
 	n := len(s)
 	for n > 0 && len(s)-n < 2 && classOf(s[n-1]) == digit {
@@ -307,14 +314,16 @@ func trimVersion(s string) string {
 	return s[:n-1]
 }
 
-// isBotToken reports whether s is as in Telegram's /bot123:secret/getUpdates.
+// isBotToken reports whether s is a segment such as bot123:secret in Telegram's
+// /bot123:secret/getUpdates.
 func isBotToken(s string) bool {
 	id, secret, ok := strings.Cut(s, ":")
 	id, bot := strings.CutPrefix(id, "bot")
 	return ok && bot && isNumber(id) && secret != ""
 }
 
-// isSlackID reports whether s is as in T00000000.
+// isSlackID reports whether s is an id such as T00000000, whose first letter is
+// kind.
 func isSlackID(s string, kind byte) bool {
 	for i := range len(s) {
 		if class := classOf(s[i]); class != upper && class != digit {
@@ -333,7 +342,8 @@ func isNumber(s string) bool {
 	return s != ""
 }
 
-// isUUID reports whether s is as in 550e8400-e29b-41d4-a716-446655440000.
+// isUUID reports whether s is a UUID in the form
+// 550e8400-e29b-41d4-a716-446655440000.
 func isUUID(s string) bool {
 	if len(s) != uuidLen {
 		return false
@@ -355,7 +365,7 @@ func isUUID(s string) bool {
 
 func isAlnum(c byte) bool { return classOf(c) != other }
 
-// class is a kind of character.
+// class is the class of a character.
 type class int
 
 const (

@@ -14,7 +14,7 @@ import (
 	"github.com/resilienthttp/resilient/internal/redact"
 )
 
-// Paths of real APIs in which nothing is a secret.
+// ordinaryPaths returns paths of real APIs that contain no secret.
 func ordinaryPaths() []string {
 	return []string{
 		"", "/", "//", "*", "/v1", "/v1/people", "/v1/people/", "/v1/people/42", "/people//42",
@@ -209,7 +209,7 @@ func decoded(tb testing.TB, path string) string {
 	return s
 }
 
-// TestPathRandom measures how many random tokens are taken for something else.
+// TestPathRandom measures how many random tokens are not recognized.
 func TestPathRandom(t *testing.T) {
 	const digits, lower, upper = "0123456789", "abcdefghijklmnopqrstuvwxyz", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 	r := rand.New(rand.NewPCG(1, 2))
@@ -274,8 +274,9 @@ func FuzzPath(f *testing.F) {
 
 func segments(path string) int { return strings.Count(path, "/") }
 
-// requireNoMixedAtom fails if there are 16 letters and digits in a row, and both
-// of them, in a segment that is shown. A version behind a word does not count.
+// requireNoMixedAtom fails if a segment that is shown contains 16 letters and
+// digits in a row, with at least one of each. A version behind a word does not
+// count.
 func requireNoMixedAtom(tb testing.TB, segment string) {
 	tb.Helper()
 	version := regexp.MustCompile(`^([A-Za-z]*)[vV][0-9]{1,2}$`)
@@ -316,7 +317,8 @@ func TestErrorShowsURLsWithoutSecrets(t *testing.T) {
 	}
 	require.Equal(t, `Get "" of https://api.test/key/***`,
 		redact.Unquoted(errors.New(`Get "https://api.test/secret" of https://user@api.test/key/secret?x`)))
-	// What a server sends may be in an error. Many URLs take no longer than one.
+	// An error may contain text that the server sent. A text with many URLs takes
+	// no longer than a text with one.
 	require.Len(t, redact.Error(errors.New(strings.Repeat("://", 1<<20))), redact.MaxError+len("..."))
 }
 

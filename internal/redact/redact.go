@@ -1,5 +1,5 @@
-// Package redact makes text that others sent fit for a log, an error or a page:
-// one line of bounded length, without secrets.
+// Package redact prepares untrusted text for a log, an error or a page. The result
+// is one line of bounded length, without secrets.
 package redact
 
 import (
@@ -10,11 +10,12 @@ import (
 	"unicode/utf8"
 )
 
-// MaxError is the most characters of an error's text.
+// MaxError is the maximum length of an error's text, in characters.
 const MaxError = 300
 
-// Line returns s as valid UTF-8 in one line, at most limit characters of it and
-// "..." if there were more. What cannot be printed becomes a space.
+// Line returns s as one line of valid UTF-8. A text of more than limit characters
+// is cut there, and "..." is appended. Characters that cannot be printed become
+// spaces.
 func Line(s string, limit int) string {
 	var b strings.Builder
 	n := 0
@@ -32,14 +33,16 @@ func Line(s string, limit int) string {
 	return b.String()
 }
 
-// Error returns the text of an error in one line, without the URLs that a base
-// may have put around it. Other URLs and paths in the text are shown without
-// userinfo and query, and their paths as [Path] shows them.
+// Error returns the text of an error in one line, without the text of the
+// *url.Error values that a base may have wrapped around it. Other URLs and paths
+// in the text are shown without userinfo, query and fragment, and with their
+// secrets hidden as by [Path].
 func Error(err error) string { return Line(withoutSecrets(bare(err).Error()), MaxError) }
 
-// Unquoted is Error without what stands in double quotes, which is where net/http
-// puts what the other side sent. That may be the request once more, from a port
-// that echoes or a proxy that complains of it, and its secrets with it.
+// Unquoted is like [Error], but leaves out everything in double quotes. net/http
+// quotes the data that the other side sent, and that data may contain the request
+// and its secrets: an echo port sends it back, and a proxy may include it in an
+// error message.
 func Unquoted(err error) string {
 	s := bare(err).Error()
 	var b strings.Builder
@@ -52,14 +55,14 @@ func Unquoted(err error) string {
 		case !quoted:
 			b.WriteByte(s[i])
 		case s[i] == '\\':
-			i++ // a quote that is escaped ends nothing
+			i++ // an escaped quote does not end the quotation
 		}
 	}
 	return Line(withoutSecrets(b.String()), MaxError)
 }
 
-// withoutSecrets returns a text with every word that has a slash in it made fit
-// to be shown.
+// withoutSecrets returns a text with the secrets hidden in every word that has a
+// slash in it.
 func withoutSecrets(text string) string {
 	if !strings.Contains(text, "/") {
 		return text
@@ -75,7 +78,7 @@ func withoutSecrets(text string) string {
 			end = len(text)
 			fallthrough
 		default:
-			word := strings.TrimRight(text[:end], ".,:;!?)]}'") // of the sentence
+			word := strings.TrimRight(text[:end], ".,:;!?)]}'") // the punctuation of the sentence
 			if strings.Contains(word, "/") {
 				writeLocation(&b, word)
 			} else {
@@ -88,13 +91,13 @@ func withoutSecrets(text string) string {
 	return b.String()
 }
 
-// endsWord reports whether no URL has r in it.
+// endsWord reports whether r ends a word, because no URL contains it.
 func endsWord(r rune) bool { return unicode.IsSpace(r) || strings.ContainsRune("\"<>`", r) }
 
-// writeLocation writes a URL or a path without userinfo and query, and its path
-// as Path shows it. In the path there may be another URL.
+// writeLocation writes a URL or a path without userinfo and query, and with the
+// secrets in its path hidden as by Path. The path may contain another URL.
 func writeLocation(b *strings.Builder, s string) {
-	for query := "?"; ; query = "?#" { // an # without a host is no fragment
+	for query := "?"; ; query = "?#" { // a # in a text without a host does not begin a fragment
 		before, rest, isURL := strings.Cut(s, "://")
 		if i := strings.IndexAny(before, query); i >= 0 {
 			before, isURL = before[:i], false
@@ -112,7 +115,7 @@ func writeLocation(b *strings.Builder, s string) {
 			host, path = host[:i], ""
 		}
 		if _, port, ok := strings.Cut(host, ":"); ok && !isNumber(port) && host[0] != '[' {
-			host = Hidden // the beginning of a password that has a slash
+			host = Hidden // the beginning of a password with a slash in it
 		}
 		b.WriteString("://")
 		b.WriteString(host)
@@ -120,8 +123,8 @@ func writeLocation(b *strings.Builder, s string) {
 	}
 }
 
-// bare returns what is inside of all *url.Error: bases put them inside one
-// another.
+// bare returns the error inside the innermost *url.Error. A base may wrap one
+// *url.Error in another.
 func bare(err error) error {
 	for u, ok := errors.AsType[*url.Error](err); ok; u, ok = errors.AsType[*url.Error](err) {
 		err = u.Err

@@ -1,33 +1,34 @@
 // Package waithint reads how long a server asks its client to wait.
 //
-// There are two kinds of such hints. [Asked] reads what a server says about
-// this very request: come back after so long. [Reset] reads the rate-limit
-// fields, which tell when a quota is refilled; that is a wait only for a request
-// that was refused for its rate, and only if that quota is the one used up.
-// [Remaining] reads how much is left before anything is refused.
+// There are two kinds of such hints. [Asked] reads the wait that the server asks
+// for on this very request. [Reset] reads the rate-limit fields, which tell when a
+// quota is refilled. That is a wait only for a request that was refused for its
+// rate, and only if that quota is used up. [Remaining] reads how much of a quota
+// is left before any request is refused.
 //
 // # Grammar
 //
 // A number is digits, with a fraction or without: no sign, no exponent, not
 // "Inf". It counts seconds, unless the field's name or the configuration says
-// otherwise; but from 946684800 on, which is 30 years or the beginning of 2000,
-// it is a point in time, in seconds since 1970, from 1e11 on in milliseconds,
-// from 1e14 on in microseconds and from 1e17 on in nanoseconds. Points in time
-// are also read in the forms of RFC 9110 section 5.6.7. They are taken relative
-// to the response's Date and Age, so that a wrong clock on either side does no
-// harm. There are also durations, "8m24s", and, everywhere except in
+// otherwise. From 946684800 on, which is 30 years or the beginning of 2000, a
+// number is a point in time instead: in seconds since 1970, from 1e11 on in
+// milliseconds, from 1e14 on in microseconds and from 1e17 on in nanoseconds.
+// Points in time are also read in the forms of RFC 9110 section 5.6.7. They are
+// taken relative to the response's Date and Age, so that a wrong clock on either
+// side does no harm. There are also durations, "8m24s", and, everywhere except in
 // Retry-After, the form of RFC 3339, in which the seconds may be missing.
 //
-// A value that cannot be understood is as good as none, and the next source is
-// asked. Waits are rounded up to the millisecond and cut off at [Max].
+// A value that cannot be understood is ignored, and the next source is read. Waits
+// are rounded up to the millisecond and limited to [Max].
 //
 // # Bounds
 //
 // Servers are not trusted, and [Remaining] reads every response. So a field is
 // read up to 8 KiB and 32 items, all its lines together, and an item that does
-// not end within them is not read at all. A number, a date or a duration has at
-// most 128 bytes, and so has the name of a field. Longer ones are as good as
-// none. Work is linear in the length of the header and of the body.
+// not end within these bounds is not read at all. A date, a duration or the name
+// of a field has at most 128 bytes, and a number has at most 64 digits on either
+// side of its point. Longer ones are ignored. Work is linear in the length of the
+// header and of the body.
 package waithint
 
 import (
@@ -44,7 +45,8 @@ import (
 	"github.com/resilienthttp/resilient/internal/word"
 )
 
-// Max is the longest wait there is, far from where a Duration would overflow.
+// Max is the longest wait that is returned. A Duration is far from overflowing
+// there.
 const Max = 365 * 24 * time.Hour
 
 // The bounds of the package doc. The longest fields of real servers have a few
@@ -55,9 +57,10 @@ const (
 	maxValue = 128     // bytes of a number, a date, a duration or a name
 )
 
-// Units are the fields that only a configuration can know: by their canonical
-// names, what a number in them counts; 0 is for the grammar to tell. A field
-// with "Reset" in its name is read by Reset, any other by Asked.
+// Units are further fields that are configured for an API. It maps their canonical
+// names to the unit of a number in them. With 0, the grammar of the package
+// decides. A field with "Reset" in its name is read by Reset, and any other by
+// Asked.
 type Units map[string]time.Duration
 
 // Asked returns how long the server asked to wait, and whether it did, from
@@ -65,10 +68,10 @@ type Units map[string]time.Duration
 //  1. Retry-After-Ms and X-Ms-Retry-After-Ms, which are finer than
 //  2. Retry-After, RFC 9110 section 10.2.3
 //  3. the fields in units
-//  4. a member of the body, such as "retry_after" or "retryDelay"; body is what
-//     encoding/json decodes it to, with numbers as json.Number
+//  4. a member of the body, such as "retry_after" or "retryDelay"
 //
-// received is when the response was, for want of a Date.
+// body is decoded by encoding/json, with numbers as json.Number. received is the
+// time at which the response arrived. It is used if the response has no Date.
 func Asked(h http.Header, body any, received time.Time, units Units) (time.Duration, bool) {
 	now := serverTime(h, received)
 	for _, name := range []string{"Retry-After-Ms", "X-Ms-Retry-After-Ms"} {
@@ -91,9 +94,9 @@ func Asked(h http.Header, body any, received time.Time, units Units) (time.Durat
 	return search(body, now, maxDepth)
 }
 
-// Reset returns when the quota is refilled that is used up, by the rate-limit
-// fields of a request that was refused for its rate. Of several quotas, it is the
-// one that takes longest. It reads
+// Reset returns how long it takes until the quota that is used up is refilled,
+// according to the rate-limit fields on a request that was refused for its rate.
+// If several quotas are used up, the longest of their times counts. It reads
 //
 //   - the RateLimit field of draft-ietf-httpapi-ratelimit-headers, a list of
 //     quotas, "burst";r=0;t=7, or one quota, limit=9, remaining=0, reset=7. The
@@ -105,8 +108,8 @@ func Asked(h http.Header, body any, received time.Time, units Units) (time.Durat
 //     the field with "Remaining" in the place of "Reset" is there and is 0
 //   - the fields in units
 //
-// A quota of which something remains does not count. The unit of a quota makes
-// no difference: one of bytes that is used up refuses requests like any other.
+// A quota that is not used up does not count. The unit of a quota makes no
+// difference: if a quota of bytes is used up, requests are refused too.
 //
 // A field may be a list, with an item for each window of the quota. Reset and
 // Remaining are paired by position. A field of one item is about all windows.
@@ -120,9 +123,9 @@ func Reset(h http.Header, received time.Time, units Units) (time.Duration, bool)
 	return longest.wait, longest.ok
 }
 
-// UsedUp reports whether a quota is used up by its own words: the remaining
-// amount is the number 0, and the same fields tell when there is more. An item of
-// the RateLimit field need not tell when.
+// UsedUp reports whether the fields themselves say that a quota is used up: the
+// remaining amount is the number 0, and the same fields tell when the quota is
+// refilled. An item of the RateLimit field counts even if it does not tell when.
 func UsedUp(h http.Header, units Units) bool {
 	for w := range windows(h, time.Time{}, units) {
 		if w.left == nothing && (w.ok || w.item) {
@@ -133,7 +136,10 @@ func UsedUp(h http.Header, units Units) bool {
 }
 
 // Refused reports whether the rate-limit fields say that a request was refused
-// for its rate: nothing remains of a quota, or they stand beside a Retry-After.
+// for its rate: the remaining amount of a quota is 0, or it is a word or a negative
+// number, or there is a Retry-After as well. The RateLimit field counts only if an
+// amount in it is 0, and so do Reset fields whose names are not those of a rate
+// limit.
 func Refused(h http.Header) bool {
 	late := h.Get("Retry-After") != ""
 	for w := range windows(h, time.Time{}, nil) {
@@ -160,8 +166,8 @@ func (l *hint) add(d time.Duration, ok bool) {
 type window struct {
 	left   left
 	wait   time.Duration // until the quota is refilled
-	ok     bool          // wait was said
-	strict bool          // the fields are only known to be about a quota if they say that nothing is left
+	ok     bool          // whether wait is known
+	strict bool          // the fields are only known to be about a quota if the remaining amount is 0
 	item   bool          // an item of the RateLimit field
 }
 
@@ -169,14 +175,14 @@ type window struct {
 type left int
 
 const (
-	unsaid  left = iota // nobody says
+	unsaid  left = iota // the field is missing or empty
 	unclear             // a word, or a negative number
 	nothing             // 0
 	some                // more than 0
 )
 
-// leftOf reads how much is left. A negative number is unclear: it stands for an
-// excess with some servers and for no limit with others.
+// leftOf reads how much is left. A negative number is unclear, because some
+// servers use it for an excess and others for the absence of a limit.
 func leftOf(value string) left {
 	f, ok := number(value)
 	switch {
@@ -212,12 +218,12 @@ func windows(h http.Header, now time.Time, units Units) iter.Seq[window] {
 	}
 }
 
-// field is what the name of a field such as X-RateLimit-Reset says.
+// field describes a field such as X-RateLimit-Reset by its name.
 type field struct {
 	remaining, limit string        // the fields that belong to it
-	unit             time.Duration // that the name states, or 0
+	unit             time.Duration // the unit in the name, or 0
 	strict           bool          // the name is not that of a rate limit
-	limited          bool          // but it is about a limit
+	limited          bool          // the name is about a limit
 }
 
 // resetField reads the name of a field, and reports whether it may tell when a
@@ -263,8 +269,8 @@ func resetField(name string) (f field, ok bool) {
 	return f, true
 }
 
-// afterRateLimit returns where a name goes on after "RateLimit" or "Rate-Limit",
-// or 0.
+// afterRateLimit returns the index of the segment after "RateLimit" or
+// "Rate-Limit", or 0 if the name has neither.
 func afterRateLimit(segments []string) int {
 	for i, s := range segments {
 		if s == "Ratelimit" || s == "Limit" && i > 0 && segments[i-1] == "Rate" {
@@ -289,7 +295,7 @@ func (f field) windows(resets, remaining []string, now time.Time, yield func(win
 		if value, ok := pick(n, i); ok {
 			w.left = leftOf(value)
 		} else if len(n) > 0 {
-			continue // of another window than those that Remaining tells of
+			continue // Remaining does not describe this window
 		}
 		if !yield(w) {
 			return false
@@ -311,7 +317,7 @@ func pick(list []string, i int) (value string, ok bool) {
 }
 
 // elements reads a list of plain values, without their parameters, and returns
-// how many there are. The comma in a date ends no value.
+// their number. The comma in a date does not end a value.
 func elements(lines []string, into *[maxItems]string) (n int) {
 	day := ""
 	for item := range items(lines, strings.Cut) {
@@ -338,9 +344,9 @@ func isDay(s string) bool {
 	return false
 }
 
-// items returns the items of a list, which is that of all lines of a field (RFC
-// 9110 section 5.3), within the bounds of the package. cut is strings.Cut, or one
-// that minds quotes.
+// items returns the items of a list, within the bounds of the package. All lines
+// of a field form one list (RFC 9110 section 5.3). cut is strings.Cut or
+// cutUnquoted.
 func items(lines []string, cut func(s, sep string) (before, after string, found bool)) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		bytes, n := maxField, 0
@@ -361,19 +367,20 @@ func items(lines []string, cut func(s, sep string) (before, after string, found 
 	}
 }
 
-// Quota is the state of a quota, which a server tells before it refuses anything.
+// Quota is the state of a quota, which a server advertises before it refuses any
+// request.
 type Quota struct {
 	Remaining float64
-	Rate      float64       // refilled per second, by its policy; 0: not said
-	Reset     time.Duration // until there is more, where nothing remains; 0: not said
+	Rate      float64       // refilled per second, by its policy, or 0 if unknown
+	Reset     time.Duration // until the quota is refilled, or 0 if unknown
 }
 
-// Remaining returns the quota of which the least remains, by the RateLimit field
-// and its RateLimit-Policy. Only quotas of requests count, because only those
-// compare with one another and with the requests to come. Fields such as
-// X-RateLimit-Remaining are not read: they have no policy that says how fast the
-// quota comes back. It is asked of every response, so it looks a field up before
-// all else.
+// Remaining returns the quota with the smallest remaining amount, according to the
+// RateLimit field and its RateLimit-Policy. Only quotas of requests count, because
+// only these can be compared with one another and with the requests to come.
+// Fields such as X-RateLimit-Remaining are not read, because they have no policy
+// that says how fast the quota is refilled. Remaining is called for every
+// response, so it first checks that the field is there.
 func Remaining(h http.Header) (Quota, bool) {
 	lines := h["Ratelimit"]
 	if len(lines) == 0 {
@@ -404,9 +411,9 @@ func remaining(lines, policyLines []string) (least Quota, found bool) {
 	return least, found
 }
 
-// item is an item of RateLimit or RateLimit-Policy, whose parameters have one
-// letter. The cost of this request, c, is not read, because the next request may
-// cost something else.
+// item is an item of RateLimit or RateLimit-Policy. The names of its fields are
+// those of the parameters. The cost of this request, c, is not read, because the
+// next request may have another cost.
 type item struct {
 	name, alias string // without quotes
 	r, t        string
@@ -414,8 +421,8 @@ type item struct {
 }
 
 // parse reads an item. A quoted string in the place of a parameter is another
-// name of the item: no grammar has one, but a large emitter writes its policies
-// as "fixed window";"api";q=500;w=300, of which the state is "api";r=489;t=189.
+// name of the item. No grammar has such a string, but one large API sends policies
+// such as "fixed window";"api";q=500;w=300 with the state "api";r=489;t=189.
 func parse(s string) (it item) {
 	name, rest, found := cutUnquoted(s, ";")
 	it.name = unquoted(name)
@@ -448,9 +455,9 @@ func parse(s string) (it item) {
 	return it
 }
 
-// policy returns the rate of the policy that belongs to an item, and whether that
-// counts requests. An item without a policy counts them, since that is the unit
-// if none is said.
+// policy returns the rate of the policy that belongs to an item, and reports
+// whether the policy counts requests. An item without a policy counts requests,
+// because that is the default unit.
 func (it item) policy(policies []item) (rate float64, requests bool) {
 	byName := slices.ContainsFunc(policies, func(p item) bool { return p.name == it.name })
 	for _, p := range policies {
@@ -483,7 +490,7 @@ func isRequests(unit string) bool {
 // rateLimit passes on the windows of the RateLimit field, and reports whether
 // there may be more.
 func rateLimit(lines []string, yield func(window) bool) bool {
-	var remaining, reset string // of drafts 3 to 7, which have a single quota
+	var remaining, reset string // drafts 3 to 7 have a single quota
 	for s := range items(lines, cutUnquoted) {
 		name, _, _ := cutUnquoted(s, ";")
 		if key, value, ok := strings.Cut(name, "="); ok && !strings.HasPrefix(name, `"`) {
@@ -507,8 +514,8 @@ func rateLimit(lines []string, yield func(window) bool) bool {
 	return yield(w)
 }
 
-// cutUnquoted is strings.Cut at a separator that is not in a quoted string of RFC
-// 9651 section 3.3.3.
+// cutUnquoted is like strings.Cut, but ignores separators in the quoted strings of
+// RFC 9651 section 3.3.3.
 func cutUnquoted(s, sep string) (before, after string, found bool) {
 	quoted := false
 	for i := 0; i < len(s); i++ {
@@ -524,12 +531,12 @@ func cutUnquoted(s, sep string) (before, after string, found bool) {
 	return s, "", false
 }
 
-// unquoted returns a name without its quotes, so that a token and a string are
+// unquoted returns a name without its quotes, so that a token and a string can be
 // the same name.
 func unquoted(s string) string { return strings.Trim(strings.TrimSpace(s), `"`) }
 
-// bodyHints are the members that hold a hint, by their folded names, and their
-// units; 0 is for the grammar to tell.
+// bodyHints maps the folded names of the members that hold a hint to their units.
+// With 0, the grammar of the package decides.
 var bodyHints = map[string]time.Duration{
 	"retryafter":             0,
 	"retryinseconds":         time.Second,
@@ -542,12 +549,12 @@ var bodyHints = map[string]time.Duration{
 	"ratelimitnext":          0,
 }
 
-// maxDepth is how deep a hint may lie in a body: deeper, it is not about this
+// maxDepth is the maximum depth of a hint in a body. A deeper one is not about this
 // request, but part of its data.
 const maxDepth = 6
 
-// search returns the first hint in value, the outer ones first and those beside
-// one another in the order of their names.
+// search returns the first hint in value. Outer members come before inner ones,
+// and members of the same object come in the order of their names.
 func search(value any, now time.Time, depth int) (time.Duration, bool) {
 	if depth == 0 {
 		return 0, false
@@ -589,8 +596,8 @@ func search(value any, now time.Time, depth int) (time.Duration, bool) {
 	return 0, false
 }
 
-// refill returns how long a bucket takes to hold what a query costs, where a
-// body says so as
+// refill returns how long a bucket takes until it holds the cost of a query, from
+// a body such as
 //
 //	{"requestedQueryCost":9,"throttleStatus":{"currentlyAvailable":5,"restoreRate":2}}
 func refill(m map[string]any) (time.Duration, bool) {
@@ -614,9 +621,9 @@ func scalar(value any) string {
 	return ""
 }
 
-// serverTime is the server's clock when the response arrived: its Date, and its
-// Age if a cache kept it. It is the client's own clock if one of them makes no
-// sense.
+// serverTime returns the time of the server's clock when the response arrived: its
+// Date, plus its Age if it came from a cache. If Date is missing or one of them is
+// invalid, it returns received, which is the client's own time.
 func serverTime(h http.Header, received time.Time) time.Time {
 	value := h.Get("Date")
 	age, ok := age(h)
@@ -630,9 +637,9 @@ func serverTime(h http.Header, received time.Time) time.Time {
 	return date.Add(age)
 }
 
-// age reads Age, a number of seconds without a fraction. Of a list, it is the
-// first item (RFC 9111 section 5.1). An age of more than a year is nonsense, and
-// so is the 2147483648 by which a cache says that its counter ran over.
+// age reads Age, a number of seconds without a fraction. If it is a list, the
+// first item counts (RFC 9111 section 5.1). An age of more than a year is invalid,
+// and so is 2147483648, which a cache sends if its counter overflowed.
 func age(h http.Header) (time.Duration, bool) {
 	value := h.Get("Age")
 	if value == "" {
@@ -644,8 +651,8 @@ func age(h http.Header) (time.Duration, bool) {
 	return d, err == nil && d <= Max
 }
 
-// The numbers from which on a point in time is in another unit. In the unit
-// before, each of them would be the year 5138.
+// Each unit of a point in time begins at one of these numbers. In the preceding
+// unit, each of them would be the year 5138.
 const (
 	firstEpoch       = 946684800 // seconds: a number from here on is a point in time
 	firstMilliEpoch  = 1e11
@@ -679,13 +686,13 @@ func retryAfter(value string, now time.Time) (time.Duration, bool) {
 	case f >= firstMilliEpoch:
 		f /= 1e3
 	}
-	// Rounded, as a float64 holds 1767225664.57 not quite.
+	// It is rounded because a float64 cannot represent 1767225664.57 exactly.
 	at := time.UnixMicro(int64(math.Round(min(f, lastEpochSeconds) * 1e6)))
 	return until(at, now), true
 }
 
-// duration reads a duration of Go, "8m24s", which no RFC has but servers send. A
-// sign is outside the grammar, as it is in a number.
+// duration reads a duration of Go, "8m24s". It is in no RFC, but servers send it.
+// A sign is not allowed, just as in a number.
 func duration(value string) (time.Duration, bool) {
 	if value[0] == '-' || value[0] == '+' {
 		return 0, false
@@ -695,7 +702,7 @@ func duration(value string) (time.Duration, bool) {
 }
 
 // wait reads value by the grammar of the package, which is wider than that of
-// Retry-After. A number in it counts units, or if unit is 0, the grammar tells.
+// Retry-After. A number in it counts units. If unit is 0, the grammar decides.
 func wait(value string, unit time.Duration, now time.Time) (time.Duration, bool) {
 	if unit > 0 {
 		if d, ok := delta(value, unit); ok {
@@ -725,8 +732,8 @@ func delta(value string, unit time.Duration) (time.Duration, bool) {
 	return saturate(math.Round(f * float64(unit))), ok // whole nanoseconds: 0.729 s is not 729.0000001 ms
 }
 
-// number reads digits, with a fraction or without. strconv alone would let
-// signs, exponents, hex, "Inf" and "NaN" through.
+// number reads digits, with a fraction or without. strconv alone would also accept
+// signs, exponents, hexadecimal numbers, "Inf" and "NaN".
 func number(s string) (float64, bool) {
 	whole, fraction, dot := strings.Cut(s, ".")
 	if !isDigits(whole) || dot && !isDigits(fraction) {
@@ -740,8 +747,8 @@ func isDigits(s string) bool {
 	return s != "" && len(s) <= 64 && !strings.ContainsFunc(s, func(r rune) bool { return r < '0' || r > '9' })
 }
 
-// saturate brings a wait in nanoseconds into [0, Max], rounded up to the
-// millisecond: never early, never wrapped around.
+// saturate limits a wait in nanoseconds to [0, Max] and rounds it up to the
+// millisecond, so that it is never too early and never overflows.
 func saturate(ns float64) time.Duration {
 	ms := math.Ceil(ns / float64(time.Millisecond))
 	return time.Duration(min(max(ms, 0), float64(Max/time.Millisecond))) * time.Millisecond

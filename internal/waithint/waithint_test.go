@@ -16,12 +16,12 @@ import (
 )
 
 const (
-	none = -1 // no hint, which is another thing than a hint of 0
+	none = -1 // no hint, as opposed to a hint of 0
 	date = "Thu, 01 Jan 2026 00:00:00 GMT"
 	year = 365 * 24 * time.Hour
 )
 
-// received is a quarter of an hour after date: a client's clock that is wrong.
+// received is a quarter of an hour after date: the client's clock is wrong.
 var received = time.Date(2026, 1, 1, 0, 15, 0, 0, time.UTC)
 
 func header(fields ...string) http.Header {
@@ -588,8 +588,8 @@ func TestRemaining(t *testing.T) {
 	}
 }
 
-// FuzzWait gives every source what it likes least: waits are never negative,
-// never too long and never early by a part of a millisecond.
+// FuzzWait gives arbitrary values to every source. Waits are never negative, never
+// too long and never early by a part of a millisecond.
 func FuzzWait(f *testing.F) {
 	for _, seed := range []string{
 		"17", "0.729", "1767225690", "1767225690000", "99999999999999999999", "-1", "1e9", "0x1p4", "Inf", "8m24s",
@@ -638,9 +638,10 @@ func FuzzWait(f *testing.F) {
 }
 
 // cost fails the test if f takes more than linear time over size bytes. Linear
-// means some milliseconds here, and what this package once did means a minute. A
-// busy machine is not taken for either: the best of five runs counts, and only if
-// it is over half a second and a hundred times that of a loop over the bytes.
+// time is some milliseconds here. An earlier version of this package took a
+// minute. A busy machine does not fail the test: the best of five runs counts, and
+// only if it takes more than half a second and a hundred times as long as a loop
+// over the bytes.
 func cost(tb testing.TB, size int, f func()) {
 	tb.Helper()
 	best := func(f func()) time.Duration {
@@ -671,7 +672,7 @@ func cost(tb testing.TB, size int, f func()) {
 	require.LessOrEqual(tb, took, 100*linear, "more than linear time")
 }
 
-// readAll reads h in all ways there are, and returns how many bytes it allocated.
+// readAll reads h with all functions, and returns the number of bytes allocated.
 func readAll(h http.Header, body any, units waithint.Units) uint64 {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -684,7 +685,7 @@ func readAll(h http.Header, body any, units waithint.Units) uint64 {
 	return after.TotalAlloc - before.TotalAlloc
 }
 
-// TestCostIsBounded reads fields of 90 KB, which an untrusted server can put on
+// TestCostIsBounded reads fields of 90 KB, which an untrusted server can send with
 // any response. The first of them once took a minute.
 func TestCostIsBounded(t *testing.T) {
 	const size = 90_000
@@ -725,7 +726,8 @@ func TestCostIsBounded(t *testing.T) {
 	}
 }
 
-// TestRemainingIsCheap is for every response of a healthy server.
+// TestRemainingIsCheap reads the fields of a healthy server, which come with every
+// response.
 func TestRemainingIsCheap(t *testing.T) {
 	for _, h := range []http.Header{
 		header("Content-Type", "text/plain", "X-RateLimit-Remaining", "9"),
@@ -735,7 +737,7 @@ func TestRemainingIsCheap(t *testing.T) {
 	}
 }
 
-// FuzzCost repeats what it is given until it is as long as a field can be.
+// FuzzCost repeats its arguments until they have the maximum length of a field.
 func FuzzCost(f *testing.F) {
 	f.Add("Ratelimit", `"a";r=1,`, `"b";q=1;w=1,`, `{"retry_after":1},`)
 	f.Add("X-Ratelimit-Reset", "1, ", "0, ", `[`)

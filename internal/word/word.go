@@ -1,5 +1,5 @@
-// Package word makes words for programs fit to be looked up, however they are
-// spelled.
+// Package word normalizes the spelling of error codes and field names, so that
+// they can be looked up in tables.
 package word
 
 import (
@@ -7,8 +7,9 @@ import (
 	"unicode"
 )
 
-// Fold makes errorCode, error_code, error-code and ErrorCode one word. A word that
-// is folded already is returned as it is.
+// Fold returns word in lower case, without hyphens and underscores. It maps
+// errorCode, error_code, error-code and ErrorCode to the same word. A word that is
+// already folded is returned unchanged, without an allocation.
 func Fold(word string) string {
 	return strings.Map(func(r rune) rune {
 		if r == '_' || r == '-' {

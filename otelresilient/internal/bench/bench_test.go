@@ -22,15 +22,15 @@ func (nop) RoundTrip(req *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: http.StatusOK, ProtoMajor: 1, ProtoMinor: 1, Body: body{}, Request: req}, nil
 }
 
-// body is an empty one that is not http.NoBody.
+// body is an empty body that is not http.NoBody.
 type body struct{}
 
 func (body) Read([]byte) (int, error) { return 0, io.EOF }
 func (body) Close() error             { return nil }
 
-// BenchmarkCall is a call that succeeds at once: what is measured is the
-// instrumentation. The peer's is one span and one measurement for a request, ours
-// two of each.
+// BenchmarkCall makes calls that succeed at once, so it measures the
+// instrumentation. otelhttp creates one span and one measurement for a request, and
+// otelresilient two of each.
 func BenchmarkCall(b *testing.B) {
 	modes := []struct {
 		name      string

@@ -26,8 +26,8 @@ import (
 	"github.com/resilienthttp/resilient/resilienttest"
 )
 
-// How this module and otelhttp get on with each other, above and below. The
-// server answers 503, then 200.
+// TestNesting puts otelhttp above and below this module. The server answers 503,
+// then 200.
 func TestNesting(t *testing.T) {
 	type stack struct {
 		traces  oteltrace.TracerProvider
@@ -41,7 +41,7 @@ func TestNesting(t *testing.T) {
 		stack func(s stack, server http.RoundTripper) http.RoundTripper
 		want  string
 		count uint64 // of http.client.request.duration, where 2 were sent
-		url   string // of the span that the server was told of
+		url   string // of the span whose context the server received
 		why   string
 	}{
 		{
@@ -146,7 +146,7 @@ HTTP GET client
 	}
 }
 
-// tree draws the spans below a parent, by time.
+// tree draws the descendants of a span, by time.
 func tree(spans tracetest.SpanStubs, parent oteltrace.SpanID, depth int) string {
 	below := slices.DeleteFunc(slices.Clone(spans), func(s tracetest.SpanStub) bool { return s.Parent.SpanID() != parent })
 	slices.SortFunc(below, func(a, b tracetest.SpanStub) int {
@@ -160,7 +160,7 @@ func tree(spans tracetest.SpanStubs, parent oteltrace.SpanID, depth int) string 
 	return b.String()
 }
 
-// lastSpan returns the id of the span that the server was told of last.
+// lastSpan returns the id of the span in the last request to the server.
 func lastSpan(t *testing.T, server *resilienttest.Script) string {
 	t.Helper()
 	attempts := server.Attempts()
@@ -169,7 +169,7 @@ func lastSpan(t *testing.T, server *resilienttest.Script) string {
 	return fields[2]
 }
 
-// requests returns how many http.client.request.duration has counted.
+// requests returns the number of requests in http.client.request.duration.
 func requests(t *testing.T, reader *metric.ManualReader) uint64 {
 	t.Helper()
 	var all metricdata.ResourceMetrics

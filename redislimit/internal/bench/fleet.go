@@ -20,8 +20,8 @@ import (
 	"github.com/resilienthttp/resilient"
 )
 
-// The fleet is ten processes that share the quota of an API: half of them have 64
-// workers without think time, half send two requests a second.
+// The fleet is ten processes that share the quota of an API. Half of them have 64
+// workers without think time, and half send two requests a second.
 const (
 	fleetLimit = 100
 	apiBurst   = 10
@@ -30,16 +30,16 @@ const (
 	workers    = 64
 	lightEvery = 500 * time.Millisecond
 
-	// fleetBurst is smaller than the API's: between the limiter and the API a
-	// request spends a varying time, which takes a part of that.
+	// fleetBurst is smaller than the API's burst, because a request spends a varying
+	// time on its way to the API, which uses up part of that.
 	fleetBurst = 7
 
-	// What the API takes for an answer, and for a refusal.
+	// The times that the API takes for an answer and for a refusal.
 	answerTime  = 20 * time.Millisecond
 	refusalTime = 5 * time.Millisecond
 )
 
-// api enforces the limit, and counts.
+// api enforces the limit, and counts the requests.
 type api struct {
 	*httptest.Server
 
@@ -64,16 +64,17 @@ func (a *api) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	w.WriteHeader(http.StatusTooManyRequests)
 }
 
-// fleetFigures are those of the fleet's table.
+// fleetFigures are a row of the fleet's table.
 type fleetFigures struct {
-	used     float64 // of what the API would have let pass at most
+	used     float64 // share of the quota
 	refused  int64
-	p50, p99 time.Duration // of how long a light process's request waits
-	jain     float64       // index of what the heavy processes got
+	p50, p99 time.Duration // of the waits in light processes
+	jain     float64       // Jain's index of the requests of the heavy processes
 	failed   int
 }
 
-// runFleet measures the fleet with each limiter. It returns what redislimit misses.
+// runFleet measures the fleet with each limiter. missed says which expected figures
+// redislimit misses.
 func runFleet(base load, duration time.Duration, flush func() error) (missed, err error) {
 	fmt.Fprintf(os.Stdout, "\n%d processes with %d workers and %d that send %d requests a second share the %d/s of an API, %v each\n",
 		heavy, workers, light, time.Second/lightEvery, fleetLimit, duration)
@@ -94,7 +95,7 @@ func runFleet(base load, duration time.Duration, flush func() error) (missed, er
 	return missed, table.Flush()
 }
 
-// expectFleet returns what f misses.
+// expectFleet returns an error that names the expected figures that f misses.
 func expectFleet(f fleetFigures) error {
 	var missed error
 	if f.used < 0.97 {
@@ -103,8 +104,8 @@ func expectFleet(f fleetFigures) error {
 	if f.refused > 0 {
 		missed = errors.Join(missed, fmt.Errorf("fleet: %d are refused", f.refused))
 	}
-	// Twice the interval at which requests go when there is no burst, and what a
-	// busy machine adds.
+	// Without a burst, requests go at this interval. They may wait for two of them,
+	// and a busy machine adds some time.
 	if most := 2*time.Second/fleetLimit + 5*time.Millisecond; f.p99 > most {
 		missed = errors.Join(missed, fmt.Errorf("fleet: light processes wait %v at p99, not %v", f.p99, most))
 	}
@@ -166,13 +167,13 @@ func measureFleet(base load, duration time.Duration) (fleetFigures, error) {
 	return f, nil
 }
 
-// workFleet is what a process of the fleet does.
+// workFleet runs a process of the fleet.
 func workFleet(l load, limiter resilient.Limiter) report {
 	base := &http.Transport{MaxIdleConnsPerHost: l.Goroutines}
 	defer base.CloseIdleConnections()
 	client := &http.Client{Transport: resilient.NewTransport(base, resilient.WithLimiter(limiter))}
-	// Who has not had its turn at the end gives up. It is no deadline, of which
-	// the limiter would know before.
+	// Requests that still wait at the end give up. This is no deadline, because the
+	// limiter would know a deadline in advance.
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	defer time.AfterFunc(time.Until(l.End), cancel).Stop()
@@ -204,8 +205,8 @@ func workFleet(l load, limiter resilient.Limiter) report {
 	return r
 }
 
-// call sends one request, and returns when it went at last, and how long it had
-// been held back until then.
+// call sends one request, and returns the time at which it was sent last, and how
+// long it was held back until then.
 func call(ctx context.Context, client *http.Client, url string) (sent time.Time, wait time.Duration, err error) {
 	start := time.Now()
 	ctx = resilient.ContextWithOptions(ctx, resilient.WithTrace(&resilient.Trace{

@@ -17,9 +17,9 @@ import (
 	"github.com/resilienthttp/resilient/redislimit"
 )
 
-// limiter makes one of those that are compared. The others only say whether a request may go
-// now, and if not, when to ask again; which is what is made of them here, as
-// their documentation has it.
+// limiter makes one of the limiters that are compared. The peers only say whether a
+// request may go now, and if not, when to ask again. As their documentation
+// suggests, they are asked again and again.
 func limiter(name string, client redis.UniversalClient, limit, burst int) (resilient.Limiter, error) {
 	const key = "bench"
 	switch name {

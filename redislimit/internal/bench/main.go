@@ -1,15 +1,15 @@
 //go:build unix
 
-// Bench measures what sharing a limit through Redis costs, with redislimit and
+// Bench measures the costs of sharing a limit through Redis, with redislimit and
 // with its peers, in one run:
 //
 //	cd redislimit/internal/bench && go run . [-for 20s] [-only limits|fleet] [-check]
 //
-// It starts a redis-server of its own, and for each row of a table some processes
-// of itself. For the first table their goroutines all wait for the limiter and
-// come back at once. For the second one they are a fleet, see fleet.go, which
-// calls an API with a limit. -check fails if redislimit misses what is expected
-// of it.
+// It starts its own redis-server, and some worker processes for each row of a
+// table. For the first table the goroutines of the workers wait for the limiter
+// again and again. For the second table the workers are a fleet that calls an API
+// with a limit, see fleet.go. With -check it fails if redislimit misses the
+// expected figures.
 package main
 
 import (
@@ -32,10 +32,11 @@ import (
 	"github.com/resilienthttp/resilient/redislimit/internal/redistest"
 )
 
-// workerEnv holds the load for a process that is a worker.
+// workerEnv is the environment variable with the load of a worker process.
 const workerEnv = "REDISLIMIT_BENCH_LOAD"
 
-// settle is how long the burst and the first connections may show.
+// settle is the time at the beginning that is not counted, because of the burst and
+// the first connections.
 const settle = 2 * time.Second
 
 // load is one row of the table.
@@ -46,33 +47,33 @@ type load struct {
 	RTT        time.Duration
 	Goroutines int
 	Addr       string
-	API        string        // of the fleet, see fleet.go
-	Every      time.Duration // between two requests of a light process of it
+	API        string        // the API of the fleet, see fleet.go
+	Every      time.Duration // between two requests of a light process
 	Start, End time.Time
 }
 
-// report is what a worker has seen.
+// report is the result of a worker.
 type report struct {
 	Departures []int64         // as Unix time in nanoseconds
-	Waits      []time.Duration // of each
-	Calls      int64           // round trips once settled
+	Waits      []time.Duration // of each departure
+	Calls      int64           // round trips after settle
 	Failed     int
 }
 
-// figures are those of the table, of the time after settle.
+// figures are a row of the table, measured after settle.
 type figures struct {
 	rate     float64
-	most     int // in any second
+	most     int // in one second
 	calls    float64
 	p50, p99 time.Duration
 	failed   int
 }
 
 func main() {
-	duration := flag.Duration("for", 20*time.Second, "how long each row takes")
+	duration := flag.Duration("for", 20*time.Second, "duration of each row")
 	processes := flag.Int("processes", 4, "processes that share the limit")
 	goroutines := flag.Int("goroutines", 16, "goroutines of each")
-	only := flag.String("only", "", "measure nothing but: limits or fleet")
+	only := flag.String("only", "", "measure only one table: limits or fleet")
 	check := flag.Bool("check", false, "fail if redislimit misses its figures")
 	flag.Parse()
 	var err error
@@ -125,11 +126,11 @@ func run(duration time.Duration, processes, goroutines int, only string, check b
 	return nil
 }
 
-// limiters are those that are compared.
+// limiters returns the names of the limiters that are compared.
 func limiters() []string { return []string{"redislimit", "redis_rate", "throttled"} }
 
-// runLimits measures processes whose goroutines wait and come back at once. It
-// returns what redislimit misses.
+// runLimits measures processes whose goroutines wait again and again. missed says
+// which expected figures redislimit misses.
 func runLimits(base load, processes int, duration time.Duration, flush func() error) (missed, err error) {
 	fmt.Fprintf(os.Stdout, "%d processes x %d goroutines, %v each, the first %v not counted\n", processes, base.Goroutines, duration, settle)
 	table := newTable("limit/s\tRTT ms\tlimiter\trate/s\tmost in 1 s\tround trips/request\twait p50 ms\tp99 ms\t")
@@ -169,7 +170,7 @@ func newTable(head string) *tabwriter.Writer {
 	return table
 }
 
-// expect returns what f misses.
+// expect returns an error that names the expected figures that f misses.
 func expect(l load, f figures) error {
 	var missed error
 	within := func(name string, got, least, most float64) {
@@ -181,7 +182,7 @@ func expect(l load, f figures) error {
 	within("rate", f.rate, 0.995*limit, 1.0005*limit)
 	if l.RTT == 0 {
 		within("most in 1 s", float64(f.most), limit, limit*1.01)
-		within("round trips per request", f.calls, 0, 1.005) // 1.0, and a second look at the edges
+		within("round trips per request", f.calls, 0, 1.005) // 1.0, and some more at the edges
 		within("p99 / p50", float64(f.p99)/float64(f.p50), 1, 1.02)
 	} else {
 		within("round trips per request", f.calls, 0, 0.3)
@@ -189,7 +190,7 @@ func expect(l load, f figures) error {
 	return missed
 }
 
-// measure lets the workers work, and sums up what they saw.
+// measure runs the workers, and sums up their reports.
 func measure(l load, processes int) (figures, error) {
 	reports, err := measureAll(slices.Repeat([]load{l}, processes))
 	if err != nil {
@@ -202,7 +203,7 @@ func measure(l load, processes int) (figures, error) {
 	return f, nil
 }
 
-// measureAll lets each load be the work of a process.
+// measureAll runs a worker process for each load.
 func measureAll(loads []load) ([]report, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -269,7 +270,7 @@ func sum(l load, reports []report) figures {
 	return f
 }
 
-// work is what a worker does: it makes its report on standard output.
+// work runs a worker, which writes its report to standard output.
 func work(text string) error {
 	var l load
 	if err := json.Unmarshal([]byte(text), &l); err != nil {

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// proxy makes the way to addr as long as rtt, and returns the address to call
-// instead. It stops with the process.
+// proxy starts a proxy in front of addr that adds a round-trip time of rtt, and
+// returns its address. It runs until the process ends.
 func proxy(addr string, rtt time.Duration) (string, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // for as long as the process runs
 	if err != nil {
@@ -33,7 +33,7 @@ func proxy(addr string, rtt time.Duration) (string, error) {
 	return ln.Addr().String(), nil
 }
 
-// delay copies from src to dst what came at least d ago, and closes both.
+// delay copies from src to dst with a delay of d, and closes both.
 func delay(dst, src net.Conn, d time.Duration) {
 	type piece struct {
 		data []byte

@@ -18,8 +18,8 @@ import (
 	"time"
 )
 
-// Server is a redis-server on a loopback port of its own, which keeps nothing on
-// disk. It is meant for one goroutine.
+// Server is a redis-server on a loopback port of its own, without files on disk. It
+// is not safe for concurrent use.
 type Server struct {
 	Addr string
 
@@ -32,17 +32,17 @@ type Server struct {
 // ErrNotInstalled is returned by Start if there is no redis-server on PATH.
 var ErrNotInstalled = errors.New("no redis-server on PATH (Debian: apt-get install redis-server)")
 
-// readyWithin bounds how long a server may take to start.
+// readyWithin is the longest time that a server may take to start.
 const readyWithin = 10 * time.Second
 
-// Start starts a server with further arguments. dir is an empty directory, for
-// its working directory.
+// Start starts a server with the given additional arguments. dir is an empty
+// directory, which becomes its working directory.
 func Start(dir string, args ...string) (*Server, error) {
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		return nil, ErrNotInstalled
 	}
 	var failures []error
-	for range 3 { // another process may be given the port meanwhile
+	for range 3 { // another process may get the port meanwhile
 		port, err := freePort()
 		if err != nil {
 			return nil, err
@@ -61,9 +61,9 @@ func Start(dir string, args ...string) (*Server, error) {
 	return nil, errors.Join(failures...)
 }
 
-// freePort returns a port that is not of those that are handed out to clients: a
-// client that calls a server which is down may be given the very port it calls,
-// and is then connected with itself.
+// freePort returns a port outside the range of ports for clients. A client that
+// calls a port in that range while the server is down may get this port as its own,
+// and is then connected to itself.
 func freePort() (string, error) {
 	var err error
 	for range 100 {
@@ -76,13 +76,12 @@ func freePort() (string, error) {
 	return "", err
 }
 
-// Restart starts a server that was stopped, on the same port. It has forgotten
-// everything.
+// Restart starts a server that was stopped, on the same port. Its data is lost.
 func (s *Server) Restart() error {
 	if s.watch != nil {
 		return errors.New("redistest: it runs already")
 	}
-	// The shell's standard input ends with this process, however that ends.
+	// The shell's standard input ends with this process, even if that is killed.
 	const script = `redis-server "$@" & pid=$!; echo "pid $pid"; cat; kill -9 $pid; wait $pid`
 	watch := exec.Command("sh", append([]string{"-c", script, "sh"}, s.args...)...) //nolint:gosec,noctx // Stop ends it
 	stdin, err := watch.StdinPipe()
@@ -106,8 +105,8 @@ func (s *Server) Restart() error {
 	return nil
 }
 
-// ready reads what the server prints until it accepts connections. What it
-// prints later is dropped.
+// ready reads the server's output until it accepts connections. Later output is
+// dropped.
 func (s *Server) ready(out *os.File) error {
 	if err := out.SetReadDeadline(time.Now().Add(readyWithin)); err != nil {
 		return err
@@ -144,13 +143,13 @@ func (s *Server) Stop() {
 		return
 	}
 	s.stdin.Close()
-	_ = s.watch.Wait() // its status is that of kill
+	_ = s.watch.Wait() // its status says that it was killed
 	s.watch = nil
 }
 
-// Freeze stops the server in its tracks: connections stay open, and nothing is
-// answered until Thaw.
+// Freeze suspends the server. Connections stay open, and no call is answered until
+// Thaw.
 func (s *Server) Freeze() error { return syscall.Kill(s.pid, syscall.SIGSTOP) }
 
-// Thaw lets a frozen server go on, with what has been sent to it meanwhile.
+// Thaw resumes a frozen server, which then handles the calls sent meanwhile.
 func (s *Server) Thaw() error { return syscall.Kill(s.pid, syscall.SIGCONT) }
