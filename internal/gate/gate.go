@@ -41,6 +41,7 @@ type Attempt struct {
 type Stamp struct {
 	pace.Stamp
 	Arrived time.Time
+	Delayed bool // it had to wait
 }
 
 // RefusalError is the error of an attempt that would have to wait too long.
@@ -200,7 +201,7 @@ func (g *Gate) serve(now time.Time) {
 		}
 		_, blocked := g.pace.BlockedFor(now)
 		w := g.queue.pop(blocked)
-		w.stamp.Stamp = g.pass(now)
+		w.stamp.Stamp, w.stamp.Delayed = g.pass(now), true
 		close(w.passed)
 	}
 }
@@ -211,7 +212,7 @@ func (g *Gate) pass(now time.Time) pace.Stamp {
 		g.bucket.AllowN(now, 1)
 	}
 	stamp := g.pace.Sent(now)
-	g.sent(stamp)
+	g.sent(now, stamp)
 	return stamp
 }
 
@@ -274,7 +275,7 @@ func (g *Gate) Idle(now time.Time) bool {
 	defer g.mu.Unlock()
 	g.resume(now)
 	return g.queue.empty() && g.state != paused && g.pace.Rate(now) == 0 && !g.pace.Advertised() &&
-		(g.state == open || now.Sub(g.reopenedAt) > forgetting) &&
+		(g.state == open || g.state == free || now.Sub(g.reopenedAt) > forgetting) &&
 		(g.bucket == nil || g.bucket.TokensAt(now) >= float64(g.bucket.Burst()))
 }
 

@@ -240,6 +240,10 @@ func (p *Pace) Sent(now time.Time) Stamp {
 	return Stamp{p.sent, now}
 }
 
+// Tested takes note of a refusal of an attempt that was sent ahead of the pace, as a
+// test: it says nothing about the pace.
+func (p *Pace) Tested() { p.refused++ }
+
 // Refused takes note of a refusal and reports whether it is news: one of an
 // attempt that was sent before the last one was known is not, nor is one of an
 // attempt from before learning began.
