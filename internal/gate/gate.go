@@ -95,7 +95,7 @@ func (g *Gate) tryAdmit(now time.Time, s *Stamp) bool {
 	if d, _ := g.hold(now); d > 0 {
 		return false
 	}
-	s.Stamp = g.pass(now)
+	s.Stamp = g.pass(now, false)
 	return true
 }
 
@@ -201,17 +201,17 @@ func (g *Gate) serve(now time.Time) {
 		}
 		_, blocked := g.pace.BlockedFor(now)
 		w := g.queue.pop(blocked)
-		w.stamp.Stamp, w.stamp.Delayed = g.pass(now), true
+		w.stamp.Stamp, w.stamp.Delayed = g.pass(now, true), true
 		close(w.passed)
 	}
 }
 
 // pass counts an attempt that goes now.
-func (g *Gate) pass(now time.Time) pace.Stamp {
+func (g *Gate) pass(now time.Time, delayed bool) pace.Stamp {
 	if g.bucket != nil {
 		g.bucket.AllowN(now, 1)
 	}
-	stamp := g.pace.Sent(now)
+	stamp := g.pace.Sent(now, delayed)
 	g.sent(now, stamp)
 	return stamp
 }

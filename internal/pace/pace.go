@@ -154,7 +154,7 @@ const (
 	// pausing is how long nothing goes while the pace is not known only if nobody
 	// asks: while a key is reopened, an attempt goes each second. A refusal an
 	// hour after another one says nothing about the rate.
-	pausing = 2 * time.Second
+	pausing = 100 * time.Millisecond
 )
 
 // Known reports whether there is a pace, learned or told.
@@ -215,7 +215,7 @@ func (p *Pace) Forget() {
 }
 
 // Sent counts an attempt that goes now.
-func (p *Pace) Sent(now time.Time) Stamp {
+func (p *Pace) Sent(now time.Time, delayed bool) Stamp {
 	if p == nil {
 		return Stamp{}
 	}
@@ -224,7 +224,7 @@ func (p *Pace) Sent(now time.Time) Stamp {
 			p.window = mark{p.window.at.Add(past), p.sent, p.refused}
 		}
 	}
-	if p.rate == 0 && now.Sub(later(later(p.last, p.next), p.lastNews)) > pausing {
+	if p.rate == 0 && !delayed && now.Sub(later(later(p.last, p.next), p.lastNews)) > pausing {
 		p.idle = true
 	}
 	p.sent++
