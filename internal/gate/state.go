@@ -169,7 +169,7 @@ func (g *Gate) Refused(s Stamp, now time.Time, hint, maxWait time.Duration, lear
 	if hint > g.perRequestHint {
 		g.pause(now, hint, maxWait, learn)
 		if learn && g.accepted {
-			g.trial.begin(now, 0, now.Sub(s.Sent))
+			g.trial.begin(now, 0, now.Sub(s.Sent), g.queue.len())
 		}
 		g.accepted = false
 	}
@@ -184,7 +184,7 @@ func (g *Gate) learnRefusal(s Stamp, now time.Time, hint time.Duration) {
 		g.perRequestHint = 0
 	}
 	if g.pace.Known() && !g.pace.Advertised() {
-		g.trial.begin(now, g.pace.Rate(now), now.Sub(s.Sent))
+		g.trial.begin(now, g.pace.Rate(now), now.Sub(s.Sent), g.queue.len())
 	}
 	switch {
 	case g.state == reopening && g.pace.Known():

@@ -67,20 +67,20 @@ const (
 
 // begin begins a trial of a pace, right after a refusal that took so long to be
 // known. It reports whether it does.
-func (t *trial) begin(now time.Time, rate float64, delay time.Duration) bool {
+func (t *trial) begin(now time.Time, rate float64, delay time.Duration, waiting int) bool {
 	size := volleySize * (1 + rate*delay.Seconds())
 	if t.running(now) || now.Before(t.next) || size > maxVolley {
 		return false
 	}
 	dbg(now, "trial", int(size), rate)
-	t.ahead, t.until = int(size), now.Add(max(2*delay, 100*time.Millisecond))
+	t.ahead, t.until = min(int(size), waiting), now
 	return true
 }
 
 func (t *trial) running(now time.Time) bool { return t.pending > 0 || t.open(now) }
 
 // open reports whether an attempt may go ahead of the pace.
-func (t *trial) open(now time.Time) bool { return t.ahead > 0 && now.Before(t.until) }
+func (t *trial) open(now time.Time) bool { return t.ahead > 0 && !now.After(t.until) }
 
 // sent notes an attempt that went ahead of the pace.
 func (t *trial) sent(s pace.Stamp) {
