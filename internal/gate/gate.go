@@ -41,7 +41,6 @@ type Attempt struct {
 type Stamp struct {
 	pace.Stamp
 	Arrived time.Time
-	Delayed bool // it had to wait
 }
 
 // RefusalError is the error of an attempt that would have to wait too long.
@@ -201,7 +200,7 @@ func (g *Gate) serve(now time.Time) {
 		}
 		_, blocked := g.pace.BlockedFor(now)
 		w := g.queue.pop(blocked)
-		w.stamp.Stamp, w.stamp.Delayed = g.pass(now, true), true
+		w.stamp.Stamp = g.pass(now, true)
 		close(w.passed)
 	}
 }

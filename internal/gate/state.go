@@ -72,7 +72,6 @@ type machine struct {
 // setState is the only one to change the state. The time is when it begins.
 func (g *Gate) setState(s state, from time.Time) {
 	g.state = s
-	dbg(from, "state", s, g.pace.Rate(from))
 	switch s {
 	case open, paused, free:
 	case reopening:
@@ -263,7 +262,7 @@ func (g *Gate) Ended(s Stamp, now time.Time, accepted bool) {
 		} else if g.state == free {
 			g.trial.more(false)
 		}
-		g.pace.Accepted(s.Stamp, now, s.Delayed || !g.queue.empty())
+		g.pace.Accepted(s.Stamp, now, !g.queue.empty())
 		if known && !g.pace.Known() && g.state == open {
 			g.setState(reopening, s.Sent)
 		}

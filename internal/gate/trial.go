@@ -72,7 +72,6 @@ func (t *trial) begin(now time.Time, rate float64, delay time.Duration, waiting 
 	if t.running(now) || now.Before(t.next) || size > maxVolley {
 		return false
 	}
-	dbg(now, "trial", int(size), rate)
 	t.ahead, t.until = min(int(size), waiting), now
 	return true
 }
@@ -125,13 +124,11 @@ func (t *trial) outcome(now time.Time, refused bool) verdict {
 	nats := float64(t.refused)*math.Log(limitShare/p) + float64(t.known-t.refused)*math.Log((1-limitShare)/(1-p))
 	switch {
 	case nats >= sureNats || t.known >= maxOutcomes && nats > 0:
-		dbg(now, "confirmed", t.refused, t.known)
 		t.confirmed, t.denied = t.confirmed+1, 0
 		t.refused, t.known = 0, 0
 		t.wait(now, t.confirmed)
 		return isLimit
 	case nats <= -sureNats || t.known >= maxOutcomes:
-		dbg(now, "denied", t.refused, t.known)
 		t.denied++
 		refused, known := t.refused, t.known
 		t.refused, t.known = 0, 0
