@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"math"
+	"net"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -47,6 +48,41 @@ func TestStop(t *testing.T) {
 		time.Sleep(time.Hour)
 		require.Equal(t, []error{&deadline.Error{After: time.Second}}, e.all())
 		require.Equal(t, &deadline.Error{After: time.Second}, timer.Stop())
+	})
+}
+
+func TestError(t *testing.T) {
+	for _, tt := range []struct {
+		err  *deadline.Error
+		want string
+	}{
+		{&deadline.Error{After: time.Second}, "resilient: no response headers after 1s"},
+		{&deadline.Error{After: time.Minute, Stalled: true}, "resilient: the connection took nothing of the request body for 1m0s"},
+	} {
+		require.EqualError(t, tt.err, tt.want)
+		var timeout net.Error = tt.err
+		require.True(t, timeout.Timeout())
+		require.True(t, timeout.Temporary()) //nolint:staticcheck // SA1019: deprecated, and part of the interface
+	}
+}
+
+// TestReadBeginsWhenTheTimeIsUp: in that instant either of them is first, but not
+// both.
+func TestReadBeginsWhenTheTimeIsUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for range 200 {
+			var e expiry
+			timer := deadline.Start(time.Second, e.expire)
+			body := timer.Body(io.NopCloser(reader(func() (int, error) {
+				time.Sleep(time.Hour)
+				return 0, io.EOF
+			})))
+			time.Sleep(time.Second)
+			_, _ = body.Read(make([]byte, 1))
+			up := len(e.all())
+			require.LessOrEqual(t, up, 1)
+			require.Equal(t, up == 1, timer.Stop() != nil)
+		}
 	})
 }
 
