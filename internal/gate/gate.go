@@ -94,7 +94,8 @@ func (g *Gate) tryAdmit(now time.Time, s *Stamp) bool {
 	if d, _ := g.hold(now); d > 0 {
 		return false
 	}
-	s.Stamp = g.pass(now, false)
+	g.pace.Undelayed(now)
+	s.Stamp = g.pass(now)
 	return true
 }
 
@@ -200,17 +201,17 @@ func (g *Gate) serve(now time.Time) {
 		}
 		_, blocked := g.pace.BlockedFor(now)
 		w := g.queue.pop(blocked)
-		w.stamp.Stamp = g.pass(now, true)
+		w.stamp.Stamp = g.pass(now)
 		close(w.passed)
 	}
 }
 
 // pass counts an attempt that goes now.
-func (g *Gate) pass(now time.Time, delayed bool) pace.Stamp {
+func (g *Gate) pass(now time.Time) pace.Stamp {
 	if g.bucket != nil {
 		g.bucket.AllowN(now, 1)
 	}
-	stamp := g.pace.Sent(now, delayed)
+	stamp := g.pace.Sent(now)
 	g.sent(now, stamp)
 	return stamp
 }

@@ -158,7 +158,7 @@ func (g *Gate) Refused(s Stamp, now time.Time, hint, maxWait time.Duration, lear
 		g.serve(now)
 		return
 	case g.state == free && learn:
-		if !g.trial.more(true) {
+		if !g.trial.more(now, true) {
 			return
 		}
 		g.setState(reopening, now)
@@ -195,7 +195,7 @@ func (g *Gate) learnRefusal(s Stamp, now time.Time, hint time.Duration) {
 
 // judge takes the outcome of an attempt of a trial.
 func (g *Gate) judge(now time.Time, refused bool) {
-	if g.trial.outcome(now, refused) == isChance {
+	if g.trial.outcome(now, refused) {
 		if g.state == paused {
 			g.pausedUntil, g.refusedUntil = now, now
 			g.pace.Stop(now)
@@ -249,6 +249,7 @@ func (g *Gate) Ended(s Stamp, now time.Time, accepted bool) {
 		return
 	}
 	g.resume(now)
+	volley := g.trial.take(s.Stamp) // if it got no answer, it says nothing
 	if accepted {
 		if g.isProbe(s) {
 			g.perRequestHint, g.pausedUntil, g.refusedUntil = 2*g.hint, now, now
@@ -257,10 +258,10 @@ func (g *Gate) Ended(s Stamp, now time.Time, accepted bool) {
 		}
 		g.probeRefused, g.accepted = false, true
 		known := g.pace.Known()
-		if g.trial.take(s.Stamp) {
+		if volley {
 			g.judge(now, false)
 		} else if g.state == free {
-			g.trial.more(false)
+			g.trial.more(now, false)
 		}
 		g.pace.Accepted(s.Stamp, now, !g.queue.empty())
 		if known && !g.pace.Known() && g.state == open {

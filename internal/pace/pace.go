@@ -151,9 +151,9 @@ const (
 	// forgetting is how long a pace is kept that holds nobody back.
 	forgetting = time.Minute
 
-	// pausing is how long nothing goes while the pace is not known only if nobody
-	// asks: while a key is reopened, an attempt goes each second. A refusal an
-	// hour after another one says nothing about the rate.
+	// pausing is how long nothing goes only if nobody asks, when the next attempt
+	// need not wait. A refusal an hour after another one says nothing about the
+	// rate, nor does one after the caller's own backoff.
 	pausing = 100 * time.Millisecond
 )
 
@@ -214,8 +214,17 @@ func (p *Pace) Forget() {
 	}
 }
 
+// Undelayed takes note of an attempt that goes now without having waited. If
+// nothing has gone for some time, nobody asked: then there was no backlog, and what
+// is accepted is what was asked for.
+func (p *Pace) Undelayed(now time.Time) {
+	if p.rate == 0 && now.Sub(later(later(p.last, p.next), p.lastNews)) > pausing {
+		p.idle = true
+	}
+}
+
 // Sent counts an attempt that goes now.
-func (p *Pace) Sent(now time.Time, delayed bool) Stamp {
+func (p *Pace) Sent(now time.Time) Stamp {
 	if p == nil {
 		return Stamp{}
 	}
@@ -223,9 +232,6 @@ func (p *Pace) Sent(now time.Time, delayed bool) Stamp {
 		if past := now.Sub(p.window.at).Truncate(p.longestBlock); past > 0 {
 			p.window = mark{p.window.at.Add(past), p.sent, p.refused}
 		}
-	}
-	if p.rate == 0 && !delayed && now.Sub(later(later(p.last, p.next), p.lastNews)) > pausing {
-		p.idle = true
 	}
 	p.sent++
 	p.last = now

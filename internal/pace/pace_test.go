@@ -105,7 +105,7 @@ func (b *backlog) run(d time.Duration) tally {
 }
 
 func (b *backlog) send() {
-	a := answer{at: b.now, ticket: b.pace.Sent(b.now, true), accepted: b.srv.take(b.now)}
+	a := answer{at: b.now, ticket: b.pace.Sent(b.now), accepted: b.srv.take(b.now)}
 	a.left = float64(int(b.srv.tokens))
 	b.credit--
 	b.in.sent++
@@ -204,7 +204,7 @@ func TestALimitThatFallsWithoutABacklog(t *testing.T) {
 		if b.pace.Wait(b.now) > 0 {
 			continue // held back
 		}
-		at := b.pace.Sent(b.now, true)
+		at := b.pace.Sent(b.now)
 		if b.srv.take(b.now) {
 			b.pace.Accepted(at, b.now.Add(20*time.Millisecond), false)
 		} else {
@@ -273,14 +273,14 @@ func TestToldOfAWindow(t *testing.T) {
 	now := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 	var p pace.Pace
 	for left := 100.0; left >= 0; left-- {
-		at := p.Sent(now, true)
+		at := p.Sent(now)
 		now = now.Add(100 * time.Millisecond)
 		p.SetQuota(at, now, left, 3600.0/3600, 10*time.Second)
 	}
 	require.InDelta(t, 10, p.Wait(now).Seconds(), 0.1, "the reset, and not what would have come of it in a bucket")
 	now = now.Add(10 * time.Second)
 	require.Zero(t, p.Wait(now))
-	at := p.Sent(now, true)
+	at := p.Sent(now)
 	require.NotZero(t, p.Wait(now), "one")
 	p.SetQuota(at, now, 99, 1, time.Hour)
 	require.Zero(t, p.Wait(now))
@@ -292,7 +292,7 @@ func told(t *testing.T) (p *pace.Pace, now time.Time) {
 	now = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 	p = new(pace.Pace)
 	for range 20 {
-		at := p.Sent(now, true)
+		at := p.Sent(now)
 		now = now.Add(20 * time.Millisecond)
 		p.SetQuota(at, now, 7, 100, 0)
 	}
@@ -348,7 +348,7 @@ func TestToldOfOthers(t *testing.T) {
 		"six refusals in a row": func(p *pace.Pace, now time.Time) time.Time {
 			for range 6 {
 				now = now.Add(100 * time.Millisecond)
-				at := p.Sent(now, true)
+				at := p.Sent(now)
 				now = now.Add(10 * time.Millisecond)
 				p.Refused(at, now, true)
 			}
@@ -356,7 +356,7 @@ func TestToldOfOthers(t *testing.T) {
 		},
 		"less comes in than the policy says": func(p *pace.Pace, now time.Time) time.Time {
 			for left := 7.0; left >= 0; left -= 0.25 {
-				at := p.Sent(now, true)
+				at := p.Sent(now)
 				now = now.Add(20 * time.Millisecond)
 				p.SetQuota(at, now, float64(int(left)), 100, 0)
 			}
@@ -369,14 +369,14 @@ func TestToldOfOthers(t *testing.T) {
 				now = doubt(p, now)
 				require.False(t, p.Advertised())
 				for until := now.Add(patience - time.Second); now.Before(until); {
-					at := p.Sent(now, true)
+					at := p.Sent(now)
 					now = now.Add(20 * time.Millisecond)
 					p.SetQuota(at, now, 7, 100, 0)
 					require.False(t, p.Advertised(), "not yet")
 				}
 				now = now.Add(time.Second)
 				for range 20 {
-					at := p.Sent(now, true)
+					at := p.Sent(now)
 					now = now.Add(20 * time.Millisecond)
 					p.SetQuota(at, now, 7, 100, 0)
 				}
@@ -392,18 +392,18 @@ func TestToldOfOthers(t *testing.T) {
 func TestToldRunsUpNoDebt(t *testing.T) {
 	p, now := told(t)
 	for range 2 { // a tenth of a second apart, with none accepted between them
-		at := p.Sent(now, true)
+		at := p.Sent(now)
 		now = now.Add(100 * time.Millisecond)
 		p.Refused(at, now, true)
 	}
 	require.True(t, p.Advertised())
 	for range 1000 { // ten times as fast as the pace that was learned of it
-		at := p.Sent(now, true)
+		at := p.Sent(now)
 		now = now.Add(10 * time.Millisecond)
 		p.SetQuota(at, now, 7, 100, 0)
 	}
 	for left := 7.0; left >= 0; left -= 0.25 { // others have come
-		at := p.Sent(now, true)
+		at := p.Sent(now)
 		now = now.Add(20 * time.Millisecond)
 		p.SetQuota(at, now, float64(int(left)), 100, 0)
 	}
@@ -453,7 +453,7 @@ func TestOldRefusalsAreNoNews(t *testing.T) {
 	require.False(t, p.Known(), "one refusal tells no rate")
 	var burst []pace.Stamp
 	for range 60 {
-		burst = append(burst, p.Sent(now, true))
+		burst = append(burst, p.Sent(now))
 	}
 	now = now.Add(100 * time.Millisecond)
 	for _, at := range burst[:10] {
@@ -549,7 +549,7 @@ func FuzzPace(f *testing.F) {
 			ticket := tickets[int(e)%len(tickets)]
 			switch e % 5 {
 			case 0, 1:
-				tickets = append(tickets, p.Sent(now, true))
+				tickets = append(tickets, p.Sent(now))
 			case 2:
 				p.Accepted(ticket, now, e > 128)
 			case 3:
