@@ -74,7 +74,7 @@ func measureNoLimit(t *testing.T, p params, pr *peer) ([]float64, *run) {
 		all.wg.Wait()
 	})
 	return []float64{
-		100 * float64(r.failed()) / float64(len(r.calls)),
+		float64(r.failed()) / float64(len(r.calls)),
 		r.refusedPerSuccess(forever),
 		1000 * r.latency(0.5, all).Seconds(),
 		r.latency(0.99, all).Seconds(),

@@ -4,7 +4,8 @@
 //
 //   - a pause, because the server said until when it refuses everything;
 //   - the reopening after a pause or a refusal, see the states;
-//   - the pace, once the limit is known, see package pace;
+//   - the pace, once the limit is known and told from chance, see package pace
+//     and trial;
 //   - the token bucket of a limit that the user set.
 //
 // An attempt that is held back waits in a queue. A timer is set to the next
@@ -249,6 +250,7 @@ type Snapshot struct {
 	Rate        float64   // that was learned; 0: none is known
 	PausedUntil time.Time // zero: it is not paused
 	Reopening   bool
+	Chance      float64 // part that is refused by chance, as a trial found; 0: none did
 	Waiting     int
 }
 
@@ -261,6 +263,9 @@ func (g *Gate) Snapshot(now time.Time) Snapshot {
 	if g.state == paused {
 		s.PausedUntil = g.pausedUntil
 		s.Reopening = !g.pace.Known() // it will be
+	}
+	if g.state == free {
+		s.Chance = g.trial.chance
 	}
 	if g.bucket != nil {
 		s.Tokens = g.bucket.TokensAt(now)
