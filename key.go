@@ -60,7 +60,7 @@ func (s *keyState) snapshot(now time.Time, cfg *sharedConfig) KeySnapshot {
 	g := s.gate.Snapshot(now)
 	k := KeySnapshot{
 		Key: s.key.String(), Tokens: g.Tokens, LearnedLimit: g.Rate, PausedUntil: g.PausedUntil,
-		Reopening: g.Reopening, Waiting: g.Waiting, Budget: s.budget.Balance(now), Totals: s.totals.snapshot(),
+		Reopening: g.Reopening, Chance: g.Chance, Waiting: g.Waiting, Budget: s.budget.Balance(now), Totals: s.totals.snapshot(),
 	}
 	if cfg.limit > 0 {
 		k.Limit, k.Burst = float64(cfg.limit), cfg.burst

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"slices"
@@ -639,6 +640,117 @@ func TestLoneRefusalsMeasureNothing(t *testing.T) {
 				}
 				require.Zero(t, transport.Snapshot().Keys[0].LearnedLimit)
 			})
+		})
+	}
+}
+
+// TestRefusalsByChance: one percent of 429s that no limit explains failed a quarter
+// of all calls, and one bad backend of four nine of ten, because each pair of
+// refusals was taken for the rate of the whole key. A retry loop without any
+// limiter loses none of these.
+func TestRefusalsByChance(t *testing.T) {
+	part := func(p float64) func(*rand.Rand, int) bool {
+		return func(r *rand.Rand, _ int) bool { return r.Float64() < p }
+	}
+	everyFourth := func(_ *rand.Rand, n int) bool { return n%4 == 0 }
+	for _, tt := range []struct {
+		name      string
+		refuses   func(random *rand.Rand, n int) bool
+		hint      []string
+		perSecond int
+		failed    float64 // at most, of all calls
+		why       string
+	}{
+		{"1 %", part(0.01), nil, 100, 0, "a plain loop loses 1e-8"},
+		{"5 %", part(0.05), nil, 100, 0.0005, "a plain loop loses 6e-6"},
+		{"5 %, with a hint", part(0.05), []string{"Retry-After", "1"}, 100, 0.0005, "a hint is about its request"},
+		{"20 %", part(0.2), nil, 100, 0.006, "a plain loop loses .0016"},
+		{"1 of 4 backends", everyFourth, nil, 50, 0.006, "a plain loop loses .0039"},
+		{"1 of 4 backends, with a hint", everyFourth, []string{"Retry-After", "1"}, 50, 0.007, "a plain loop loses .0039"},
+	} {
+		for seed := range uint64(7) {
+			t.Run(fmt.Sprint(tt.name, "/", seed), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					random, n := rand.New(rand.NewPCG(seed, 0)), 0
+					var mu sync.Mutex
+					base := step(func(req *http.Request) (*http.Response, error) {
+						mu.Lock()
+						n++
+						refused := tt.refuses(random, n)
+						mu.Unlock()
+						if refused {
+							time.Sleep(5 * ms)
+							return answer(429, tt.hint...)(req)
+						}
+						time.Sleep(50 * ms)
+						return answer(200)(req)
+					})
+					transport := resilient.NewTransport(base)
+					var calls sync.WaitGroup
+					all, failed := 60*tt.perSecond, 0
+					for range all {
+						req := get(t)
+						calls.Go(func() {
+							resp, err := transport.RoundTrip(req)
+							mu.Lock()
+							defer mu.Unlock()
+							if err != nil || resp.StatusCode != 200 {
+								failed++
+							}
+							if err == nil {
+								_ = resp.Body.Close()
+							}
+						})
+						time.Sleep(time.Second / time.Duration(tt.perSecond))
+					}
+					calls.Wait()
+					require.LessOrEqual(t, float64(failed)/float64(all), tt.failed, tt.why)
+				})
+			})
+		}
+	}
+}
+
+// TestASequentialCallerIsNotHeldToItsOwnBackoff: after two 429s without a hint a
+// single worker went on at two calls a second for good, because it had waited half
+// a second between them.
+func TestASequentialCallerIsNotHeldToItsOwnBackoff(t *testing.T) {
+	for _, workers := range []int{1, 2, 3, 4, 8} {
+		synctest.Test(t, func(t *testing.T) {
+			var mu sync.Mutex
+			n, late := 0, 0
+			base := step(func(req *http.Request) (*http.Response, error) {
+				mu.Lock()
+				n++
+				refused := n > 100 && n <= 102
+				mu.Unlock()
+				time.Sleep(10 * ms)
+				if refused {
+					return answer(429)(req)
+				}
+				return answer(200)(req)
+			})
+			transport, start := resilient.NewTransport(base), time.Now()
+			var working sync.WaitGroup
+			for range workers {
+				working.Go(func() {
+					for time.Since(start) < 20*time.Second {
+						resp, err := transport.RoundTrip(get(t))
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						_ = resp.Body.Close()
+						if time.Since(start) > 10*time.Second {
+							mu.Lock()
+							late++
+							mu.Unlock()
+						}
+					}
+				})
+			}
+			working.Wait()
+			require.InDelta(t, 1000*workers, late, 50*float64(workers), "%d workers", workers)
 		})
 	}
 }

@@ -281,6 +281,12 @@ func WithRateLimit(limit rate.Limit, burst int) Option {
 // then refused, to notice when the limit rises; up to three, if several clients
 // share a quota. A rate of [WithRateLimit] is never exceeded.
 //
+// A limit is told from refusals by chance, such as those of one bad backend of
+// several, by a trial: right after a refusal about four attempts that wait go ahead
+// of the pace. If they are refused there is a limit, and the trial is repeated after
+// 8 seconds and more. If they are accepted, nobody is held back any more, and a
+// refusal binds only the request it comes with, until refusals become more.
+//
 // If on is false, a key is paused by the server's hints and nothing else, and each
 // refused request comes back after its own wait. The default is true. It holds for
 // a whole Transport and cannot be set in [ContextWithOptions].

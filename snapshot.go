@@ -46,6 +46,7 @@ type KeySnapshot struct {
 	LearnedLimit float64   `json:"learned_limit,omitzero"` // the pace that was learned, attempts a second; 0: none is known
 	PausedUntil  time.Time `json:"paused_until,omitzero"`  // when attempts may go again, by the server's word; zero: now
 	Reopening    bool      `json:"reopening,omitzero"`     // one attempt may go at first, and more as they are accepted
+	Chance       float64   `json:"chance,omitzero"`        // the part of the attempts that is refused by chance, as a trial found; then a refusal binds only its own request
 	Waiting      int       `json:"waiting"`                // attempts in the queue
 	Budget       float64   `json:"budget"`                 // tokens of the retry budget; -1: it is switched off
 	Totals       Totals    `json:"totals"`                 // since the key is remembered

@@ -65,7 +65,8 @@
 // The server's limit need not be known. From the second refusal on it is measured
 // by the requests that are accepted, and the key is paced to it, so that a backlog
 // uses the whole of it and about one request in a hundred is refused
-// ([WithLearnedRate]). RateLimit fields with a policy are used before anything is
+// ([WithLearnedRate]). A trial tells a limit from refusals by chance, which hold
+// nobody back. RateLimit fields with a policy are used before anything is
 // refused, by a client that finds itself alone with its quota. A learned limit
 // holds for one Transport. Several Transports that share a quota find shares of it
 // that are about alike. A limit in Redis, module redislimit, does it exactly.

@@ -192,6 +192,8 @@ func newKeyView(k *resilient.KeySnapshot, now time.Time) keyView {
 		v.State, v.Class = "paused, "+duration(left)+" left", "refused"
 	case k.Reopening:
 		v.State, v.Class = "reopening", "refused"
+	case k.Chance > 0:
+		v.State = share(k.Chance, 1) + " refused by chance"
 	}
 	return v
 }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -582,6 +583,96 @@ func TestTheQueueIsNotForever(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, &gate.RefusalError{Reason: gate.RateLimit, Wait: maxWait}, <-done)
 		require.Equal(t, maxWait, time.Since(start))
+		time.Sleep(time.Hour)
+	})
+}
+
+// server refuses attempts as a limit or by chance, and answers at once.
+type server struct {
+	p       *passes
+	refuses func(n int) bool // the attempt, from 1
+	hint    time.Duration
+	n       int
+	seen    int // passes that were answered
+}
+
+// answer answers all attempts that have passed, in their order.
+func (s *server) answer() {
+	for ; s.seen < len(s.p.all); s.seen++ {
+		name := s.p.all[s.seen].name
+		if strings.Contains(name, ":") {
+			continue // it was refused at the gate
+		}
+		s.n++
+		if s.refuses(s.n) {
+			s.p.refused(name, s.hint, true)
+		} else {
+			s.p.accepted(name)
+		}
+		synctest.Wait()
+	}
+}
+
+// TestChanceIsToldFromALimit: a pace that was learned from two refusals is tested
+// in the breath of a refusal, by attempts that wait. If they are accepted, nothing
+// is held back any more. If they are refused, it stays.
+func TestChanceIsToldFromALimit(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		refuses func(n int) bool
+		hint    time.Duration
+		free    bool
+		why     string
+	}{
+		{"one of four backends", func(n int) bool { return n%4 == 1 }, 0, true, "three of a volley are accepted, whoever they are"},
+		{"one of four backends, with a hint", func(n int) bool { return n%4 == 1 }, time.Second, true, "a hint is about the request that it comes with"},
+		{"one of three backends", func(n int) bool { return n%3 == 1 }, 0, true, "undecided at first, until more are accepted"},
+		{"a limit", func(n int) bool { return n > 8 }, 0, false, "all of the volley are refused"},
+		{"a limit, with a hint", func(n int) bool { return n > 8 }, time.Second, false, "all of the volley are refused"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := watch(new(gate.Gate))
+				s := &server{p: p, refuses: tt.refuses, hint: tt.hint}
+				for i := range 6000 { // a hundred a second, 50 ms away
+					p.admit(t.Context(), strconv.Itoa(i), gate.Attempt{Number: 1})
+					if i%5 == 4 {
+						s.answer()
+					}
+					time.Sleep(10 * ms)
+				}
+				got := p.Snapshot(time.Now())
+				require.Equal(t, tt.free, got.Waiting == 0 && got.Rate == 0 && got.PausedUntil.IsZero() && !got.Reopening, "%s: %+v", tt.why, got)
+				if tt.free {
+					require.Equal(t, 6000, s.n, "and nobody is refused")
+				}
+				require.Equal(t, tt.free, got.Chance > 0, "it is seen")
+				time.Sleep(time.Hour)
+			})
+		})
+	}
+}
+
+// TestChanceIsNotForEver: a limit that begins while refusals are by chance is
+// found, because they become more.
+func TestChanceIsNotForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := watch(new(gate.Gate))
+		limited := false
+		s := &server{p: p, refuses: func(n int) bool { return limited || n%5 == 1 }}
+		for i := range 1000 {
+			limited = i >= 500
+			p.admit(t.Context(), strconv.Itoa(i), gate.Attempt{Number: 1})
+			if i%2 == 1 {
+				s.answer()
+			}
+			time.Sleep(20 * ms)
+			if i == 499 {
+				require.Zero(t, p.Snapshot(time.Now()).Waiting)
+			}
+		}
+		require.Positive(t, p.Snapshot(time.Now()).Rate)
+		require.Less(t, s.n, 700, "it is held to a pace")
 		time.Sleep(time.Hour)
 	})
 }

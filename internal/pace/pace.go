@@ -151,10 +151,10 @@ const (
 	// forgetting is how long a pace is kept that holds nobody back.
 	forgetting = time.Minute
 
-	// pausing is how long nothing goes while the pace is not known only if nobody
-	// asks: while a key is reopened, an attempt goes each second. A refusal an
-	// hour after another one says nothing about the rate.
-	pausing = 2 * time.Second
+	// pausing is how long nothing goes only if nobody asks, when the next attempt
+	// need not wait. A refusal an hour after another one says nothing about the
+	// rate, nor does one after the caller's own backoff.
+	pausing = 100 * time.Millisecond
 )
 
 // Known reports whether there is a pace, learned or told.
@@ -214,6 +214,15 @@ func (p *Pace) Forget() {
 	}
 }
 
+// Undelayed takes note of an attempt that goes now without having waited. If
+// nothing has gone for some time, nobody asked: then there was no backlog, and what
+// is accepted is what was asked for.
+func (p *Pace) Undelayed(now time.Time) {
+	if p.rate == 0 && now.Sub(later(later(p.last, p.next), p.lastNews)) > pausing {
+		p.idle = true
+	}
+}
+
 // Sent counts an attempt that goes now.
 func (p *Pace) Sent(now time.Time) Stamp {
 	if p == nil {
@@ -223,9 +232,6 @@ func (p *Pace) Sent(now time.Time) Stamp {
 		if past := now.Sub(p.window.at).Truncate(p.longestBlock); past > 0 {
 			p.window = mark{p.window.at.Add(past), p.sent, p.refused}
 		}
-	}
-	if p.rate == 0 && now.Sub(later(later(p.last, p.next), p.lastNews)) > pausing {
-		p.idle = true
 	}
 	p.sent++
 	p.last = now
@@ -239,6 +245,10 @@ func (p *Pace) Sent(now time.Time) Stamp {
 	}
 	return Stamp{p.sent, now}
 }
+
+// Tested takes note of a refusal of an attempt that was sent ahead of the pace, as a
+// test: it says nothing about the pace.
+func (p *Pace) Tested() { p.refused++ }
 
 // Refused takes note of a refusal and reports whether it is news: one of an
 // attempt that was sent before the last one was known is not, nor is one of an
