@@ -181,7 +181,7 @@ func (c *call) send(n int, body io.ReadCloser) (*http.Response, sentState, error
 	}
 	var d *delivery
 	if !c.idempotent || limit != nil {
-		d = &delivery{keepConn: limit != nil}
+		d = &delivery{limit: limit}
 		ctx = httptrace.WithClientTrace(ctx, d.trace())
 	}
 	out := c.req
@@ -199,12 +199,13 @@ func (c *call) send(n int, body io.ReadCloser) (*http.Response, sentState, error
 		limit.watchBody(out)
 		if c.t.suspects.Take(suspectHost(c.req)) {
 			out.Close = true // nothing more goes to the connection that takes it
+			limit.closes = true
 		}
 	}
 	resp, err := checkResult(c.t.roundTripper().RoundTrip(out))
 	if limit != nil {
 		resp, err = limit.stop(resp, err)
-		c.judgeConnection(d.http2Conn(), limit.began, err)
+		c.judgeConnection(d, limit.began, err)
 	}
 	if c.idempotent {
 		d = nil // no proof is needed
@@ -223,14 +224,16 @@ func (c *call) send(n int, body io.ReadCloser) (*http.Response, sentState, error
 	return nil, unknown, err
 }
 
-// judgeConnection notes what an attempt that ended with err says about its HTTP/2
-// connection. A nil conn is of another protocol, or unknown.
-func (c *call) judgeConnection(conn net.Conn, began time.Time, err error) {
+// judgeConnection notes the meaning of an attempt that ended with err for its HTTP/2
+// connection. An attempt that the base has sent on a second connection says
+// nothing: the first one was refused, so something has answered.
+func (c *call) judgeConnection(d *delivery, began time.Time, err error) {
+	conn := d.http2Conn()
 	switch {
 	case conn == nil:
 	case err == nil:
 		c.t.suspects.Answered(suspectHost(c.req), conn)
-	case isType[*attemptTimeoutError](err):
+	case isType[*attemptTimeoutError](err) && d.conns.Load() == 1:
 		c.t.suspects.TimedOut(suspectHost(c.req), conn, began)
 	}
 }

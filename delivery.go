@@ -14,8 +14,9 @@ import (
 type delivery struct {
 	sought, connected, wrote atomic.Bool
 	http2                    atomic.Bool
-	keepConn                 bool
-	conn                     atomic.Pointer[net.Conn] // the last one, if keepConn is set
+	limit                    *attemptLimit            // nil: the connection does not matter
+	conns                    atomic.Int32             // how often the base got one
+	conn                     atomic.Pointer[net.Conn] // the last one
 }
 
 func (d *delivery) trace() *httptrace.ClientTrace {
@@ -23,9 +24,10 @@ func (d *delivery) trace() *httptrace.ClientTrace {
 		GetConn: func(string) { d.sought.Store(true) },
 		GotConn: func(i httptrace.GotConnInfo) {
 			d.connected.Store(true)
-			if d.keepConn {
+			if d.limit != nil {
 				conn := i.Conn
 				d.conn.Store(&conn)
+				d.limit.gotConn(d.conns.Add(1))
 			}
 		},
 		// Called when a field is put into the buffer, so before any of the

@@ -16,13 +16,28 @@ type attemptLimit struct {
 	cancel context.CancelCauseFunc
 	timer  *deadline.Timer
 	began  time.Time
+	closes bool // Request.Close is set, see package suspect
 }
+
+// maxConns is how many connections an attempt with Request.Close may use. net/http
+// sends a request again that a server refuses, at once and without an end if it
+// cannot use the same connection, so each time it would dial.
+const maxConns = 2
+
+var errRefused = errors.New("resilient: the server refused the request on every connection")
 
 func newAttemptLimit(parent context.Context, d time.Duration) (*attemptLimit, context.Context) {
 	l := &attemptLimit{began: time.Now()}
 	l.ctx, l.cancel = context.WithCancelCause(parent)
 	l.timer = deadline.Start(d, l.cancel)
 	return l, l.ctx
+}
+
+// gotConn is told how many connections the base has got for the attempt.
+func (l *attemptLimit) gotConn(n int32) {
+	if l.closes && n > maxConns {
+		l.cancel(errRefused)
+	}
 }
 
 // watchBody stops the time while the base reads the body of out, or a body that
@@ -66,8 +81,11 @@ func (l *attemptLimit) stop(resp *http.Response, err error) (*http.Response, err
 		err = timeout
 	}
 	l.cancel(nil) // too late to be the cause if there is one
-	if timeout != nil && errors.Is(context.Cause(l.ctx), timeout) {
+	switch cause := context.Cause(l.ctx); {
+	case timeout != nil && errors.Is(cause, timeout):
 		err = timeout
+	case errors.Is(cause, errRefused):
+		err = errRefused
 	}
 	return nil, err
 }

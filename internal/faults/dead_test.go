@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/net/http2"
 
 	"github.com/resilienthttp/resilient"
 )
@@ -193,4 +194,21 @@ func TestSlowHTTP2Stream(t *testing.T) {
 			require.LessOrEqual(t, f.connections(), 4)
 		})
 	}
+}
+
+// TestHTTP2ServerThatRefuses is a server that does not answer in time, and then
+// refuses every stream. net/http sends a refused request again. The attempt that
+// would replace the connection must not dial each time for that.
+func TestHTTP2ServerThatRefuses(t *testing.T) {
+	leaveNothing(t)
+	srv := serveHTTP2(t, func(s *stream) bool {
+		if s.n > 1 {
+			s.reset(http2.ErrCodeRefusedStream)
+		}
+		return true
+	})
+	got := call(newTransport(srv.base, resilient.WithAttemptTimeout(300*time.Millisecond)), newRequest(t, http.MethodGet, srv.url))
+	// One times out. One is refused by two connections. One is refused twice, and
+	// net/http then pauses for a second.
+	want{seen: 5, tries: 3}.check(t, got, &srv.ledger, http.MethodGet)
 }
