@@ -127,7 +127,9 @@ func TestCloseOfABodyThatHangs(t *testing.T) {
 			read <- end{time.Since(start), err}
 		}()
 		go func() {
-			require.Nil(t, b.Prefix())
+			if got := b.Prefix(); got != nil {
+				t.Errorf("got %q", got)
+			}
 			prefix <- end{time.Since(start), nil}
 		}()
 		synctest.Wait()
