@@ -247,8 +247,14 @@ func (p *Pace) Sent(now time.Time) Stamp {
 }
 
 // Tested takes note of a refusal of an attempt that was sent ahead of the pace, as a
-// test: it says nothing about the pace.
-func (p *Pace) Tested() { p.refused++ }
+// test. It says nothing about the pace, and took no token, so another attempt goes
+// in its place.
+func (p *Pace) Tested() {
+	p.refused++
+	if p.rate > 0 && !p.Advertised() {
+		p.next = p.next.Add(-Seconds(1 / p.rate))
+	}
+}
 
 // Refused takes note of a refusal and reports whether it is news: one of an
 // attempt that was sent before the last one was known is not, nor is one of an
