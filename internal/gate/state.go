@@ -17,12 +17,12 @@ import (
 //	           limit that is still in force costs one refusal, and not one for
 //	           each waiter. It ends when an attempt is accepted and nobody waits,
 //	           or when the pace is known
-//
 //	free       a trial has shown that refusals are by chance: they bind only the
 //	           request they come with, until they become more
 //
-// A refusal without a hint leads from open to reopening, and a hint from any state
-// to paused.
+// A refusal without a hint leads from open to reopening, and a hint leads to paused.
+// A trial that finds chance leads from any state to free. If refusals become more
+// than by chance, free ends as open does.
 type state uint8
 
 const (

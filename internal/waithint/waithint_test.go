@@ -640,7 +640,7 @@ func FuzzWait(f *testing.F) {
 // cost fails the test if f takes more than linear time over size bytes. Linear
 // time is some milliseconds here. An earlier version of this package took a
 // minute. A busy machine does not fail the test: the best of five runs counts, and
-// only if it takes more than half a second and a hundred times as long as a loop
+// only if it takes more than three seconds and a hundred times as long as a loop
 // over the bytes.
 func cost(tb testing.TB, size int, f func()) {
 	tb.Helper()
@@ -649,14 +649,14 @@ func cost(tb testing.TB, size int, f func()) {
 		for range 5 {
 			begin := time.Now()
 			f()
-			if least = min(least, time.Since(begin)); least < 500*time.Millisecond {
+			if least = min(least, time.Since(begin)); least < 3*time.Second {
 				break
 			}
 		}
 		return least
 	}
 	took := best(f)
-	if took < 500*time.Millisecond {
+	if took < 3*time.Second {
 		return
 	}
 	bytes := strings.Repeat(`x`, size)
