@@ -1,18 +1,16 @@
 package resilient
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
-	"sync/atomic"
 	"time"
 
 	"github.com/resilienthttp/resilient/internal/gate"
 	"github.com/resilienthttp/resilient/internal/peek"
+	"github.com/resilienthttp/resilient/internal/suspect"
 )
 
 // attempt is one attempt of a call, from its body to its verdict. It knows nothing
@@ -47,15 +45,15 @@ func (a *AttemptInfo) cost() int {
 	return 1
 }
 
-// letGo closes the response, if it is still ours.
-func (a *attempt) letGo() {
+// discard closes the response, if it is still ours.
+func (a *attempt) discard() {
 	if a.resp != nil {
 		closeBody(a.resp.Body)
 		a.resp = nil
 	}
 }
 
-// try sends the request once and judges what came of it.
+// try sends the request once and judges the outcome.
 func (c *call) try(a *attempt) {
 	if h := c.cfg.hooks; h != nil && h.AttemptStart != nil {
 		h.AttemptStart(a.AttemptInfo)
@@ -66,7 +64,7 @@ func (c *call) try(a *attempt) {
 	}
 	body := a.body
 	a.body = nil
-	resp, f, err := c.send(a.Attempt, body)
+	resp, state, err := c.send(a.Attempt, body)
 	a.resp, a.Err = resp, err
 	inspect := err == nil && (resp.StatusCode >= 400 || c.cfg.profile.mayFail(resp))
 	if c.timed || err != nil || inspect {
@@ -79,13 +77,14 @@ func (c *call) try(a *attempt) {
 	case err != nil && c.over() != nil:
 		a.Verdict = Verdict{Reason: ReasonCanceled}
 	case err != nil:
-		a.Verdict = classifyError(c.req, err, f)
+		a.Verdict = classifyError(c.req, err, state)
 	case inspect:
 		c.judge(a)
 	default:
 		a.StatusCode, a.Verdict.Reason = resp.StatusCode, ReasonSuccess
 	}
 	if a.failed() {
+		a.stopNested()
 		c.askClassifier(a)
 	}
 	if h := c.cfg.hooks; h != nil && h.AttemptDone != nil {
@@ -110,7 +109,7 @@ func (c *call) judge(a *attempt) {
 }
 
 // judgeOwnDoing corrects the verdict on an answer that is final when it comes to
-// a first attempt, but here is about what this call has done itself.
+// a first attempt, but here is about an earlier attempt of the same call.
 func (c *call) judgeOwnDoing(a *attempt) {
 	if _, said := shouldRetry(a.resp.Header); said || a.Verdict.Retry {
 		return
@@ -132,10 +131,10 @@ func (c *call) judgeOwnDoing(a *attempt) {
 	}
 }
 
-// askClassifier settles the verdict on a failed attempt. An attempt that a
-// Transport below this one has given up is final, be it the base by mistake or
-// that of a token source: their attempts would multiply.
-func (c *call) askClassifier(a *attempt) {
+// stopNested makes an attempt final that a Transport below this one has given up,
+// be it the base by mistake or that of a token source: their attempts would
+// multiply.
+func (a *attempt) stopNested() {
 	below := isType[*RetryError](a.Err) || isType[*LimitError](a.Err) || isType[*APIError](a.Err)
 	if a.APIError != nil {
 		if n := lookup(a.resp).attempts; n > 1 {
@@ -146,6 +145,10 @@ func (c *call) askClassifier(a *attempt) {
 	if below && a.Verdict.Retry {
 		a.Verdict.Retry, a.Verdict.Reason = false, ReasonRetriedBelow
 	}
+}
+
+// askClassifier gives the caller's Classifier the last word on a failed attempt.
+func (c *call) askClassifier(a *attempt) {
 	if c.cfg.classifier == nil || c.over() != nil {
 		return
 	}
@@ -167,22 +170,22 @@ func (c *call) sentHeader() http.Header {
 }
 
 // send hands the request to the base. The first attempt is the caller's own
-// *Request if nothing has to be different about it; else a shallow copy, since
-// Request.Clone would copy Trailer, which the caller fills in while the body is
-// read.
-func (c *call) send(n int, body io.ReadCloser) (*http.Response, fate, error) {
+// *Request if nothing has to be different about it. Otherwise it is a shallow
+// copy, because Request.Clone would copy Trailer, which the caller fills in while
+// the body is read.
+func (c *call) send(n int, body io.ReadCloser) (*http.Response, sentState, error) {
 	ctx := c.req.Context()
 	var limit *attemptLimit
 	if c.cfg.attemptTimeout > 0 {
 		limit, ctx = newAttemptLimit(ctx, c.cfg.attemptTimeout)
 	}
 	var d *delivery
-	if !c.idempotent {
-		d = new(delivery)
+	if !c.idempotent || limit != nil {
+		d = &delivery{limit: limit}
 		ctx = httptrace.WithClientTrace(ctx, d.trace())
 	}
 	out := c.req
-	if n > 1 || limit != nil || d != nil || c.header != nil || c.record != nil {
+	if n > 1 || d != nil || c.header != nil || c.record != nil {
 		out = c.req.WithContext(ctx)
 		out.Body = body
 		if c.header != nil {
@@ -192,9 +195,20 @@ func (c *call) send(n int, body io.ReadCloser) (*http.Response, fate, error) {
 			out.GetBody = c.record.Open // HTTP/2 replays through it after GOAWAY
 		}
 	}
+	if limit != nil {
+		limit.watchBody(out)
+		if c.t.suspects.Take(suspectHost(c.req)) {
+			out.Close = true // nothing more goes to the connection that takes it
+			limit.closes = true
+		}
+	}
 	resp, err := checkResult(c.t.roundTripper().RoundTrip(out))
 	if limit != nil {
 		resp, err = limit.stop(resp, err)
+		c.judgeConnection(d, limit.began, err)
+	}
+	if c.idempotent {
+		d = nil // no proof is needed
 	}
 	switch {
 	case err == nil:
@@ -208,6 +222,24 @@ func (c *call) send(n int, body io.ReadCloser) (*http.Response, fate, error) {
 		return nil, neverSent, err
 	}
 	return nil, unknown, err
+}
+
+// judgeConnection notes the meaning of an attempt that ended with err for its HTTP/2
+// connection. An attempt that the base has sent on a second connection says
+// nothing: the first one was refused, so something has answered.
+func (c *call) judgeConnection(d *delivery, began time.Time, err error) {
+	conn := d.http2Conn()
+	switch {
+	case conn == nil:
+	case err == nil:
+		c.t.suspects.Answered(suspectHost(c.req), conn)
+	case isType[*attemptTimeoutError](err) && d.conns.Load() == 1:
+		c.t.suspects.TimedOut(suspectHost(c.req), conn, began)
+	}
+}
+
+func suspectHost(req *http.Request) suspect.Host {
+	return suspect.Host{Scheme: req.URL.Scheme, Addr: req.URL.Host}
 }
 
 // checkResult makes of a base that breaks the contract of http.RoundTripper one that
@@ -232,113 +264,3 @@ func closeBody(body io.Closer) {
 		_ = body.Close()
 	}
 }
-
-// delivery watches whether anything of a request was written, by the hooks of
-// net/http/httptrace. It may be called by other goroutines, and after the
-// attempt.
-type delivery struct{ sought, connected, wrote atomic.Bool }
-
-func (d *delivery) trace() *httptrace.ClientTrace {
-	return &httptrace.ClientTrace{
-		GetConn: func(string) { d.sought.Store(true) },
-		GotConn: func(httptrace.GotConnInfo) { d.connected.Store(true) },
-		// Called when a field is put into the buffer, so before any of the
-		// header can be on the wire.
-		WroteHeaderField: func(string, []string) { d.wrote.Store(true) },
-		WroteHeaders:     func() { d.wrote.Store(true) },
-		WroteRequest: func(i httptrace.WroteRequestInfo) {
-			if i.Err == nil {
-				d.wrote.Store(true)
-			}
-		},
-	}
-}
-
-// provesUnsent reports whether it is certain that the server got nothing of an
-// attempt that ended with err. A nil delivery knows only the error.
-func (d *delivery) provesUnsent(err error) bool {
-	if d != nil && d.wrote.Load() {
-		return false // perhaps by an earlier connection of the base's
-	}
-	if op, ok := errors.AsType[*net.OpError](err); ok && (op.Op == "dial" || op.Op == "proxyconnect") {
-		return true
-	}
-	if d == nil || !d.sought.Load() {
-		return false // the base does not report to httptrace
-	}
-	if isType[*attemptTimeoutError](err) {
-		return !d.connected.Load() // a writer may just have begun
-	}
-	return true
-}
-
-// attemptLimit ends an attempt that has no response headers in time.
-type attemptLimit struct {
-	ctx     context.Context //nolint:containedctx // lives as long as the attempt
-	cancel  context.CancelCauseFunc
-	timer   *time.Timer
-	timeout *attemptTimeoutError
-}
-
-func newAttemptLimit(parent context.Context, d time.Duration) (*attemptLimit, context.Context) {
-	l := &attemptLimit{timeout: &attemptTimeoutError{d}}
-	l.ctx, l.cancel = context.WithCancelCause(parent)
-	l.timer = time.AfterFunc(d, func() { l.cancel(l.timeout) })
-	return l, l.ctx
-}
-
-// stop ends the limit when the base has returned. The context of a response
-// must outlive it until the body is read, or the body would be cut.
-func (l *attemptLimit) stop(resp *http.Response, err error) (*http.Response, error) {
-	inTime := l.timer.Stop()
-	if err == nil && inTime {
-		if resp.Body == http.NoBody {
-			l.cancel(nil)
-			return resp, nil
-		}
-		if _, upgraded := resp.Body.(io.Writer); !upgraded {
-			resp.Body = &releasingBody{resp.Body, l.cancel}
-		}
-		// An upgraded connection is the caller's, body and all, and must keep
-		// its type: the context goes when its parent does.
-		return resp, nil
-	}
-	if err == nil {
-		closeBody(resp.Body)
-		err = l.timeout
-	}
-	l.cancel(nil) // too late to be the cause if there is one
-	if errors.Is(context.Cause(l.ctx), l.timeout) {
-		err = l.timeout
-	}
-	return nil, err
-}
-
-// releasingBody releases the context of an attempt once its body is done with.
-type releasingBody struct {
-	io.ReadCloser
-	cancel context.CancelCauseFunc
-}
-
-func (b *releasingBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err != nil {
-		b.cancel(nil)
-	}
-	return n, err
-}
-
-func (b *releasingBody) Close() error {
-	defer b.cancel(nil)
-	return b.ReadCloser.Close()
-}
-
-// attemptTimeoutError is an attempt that had no response headers in time. It
-// is a net.Error.
-type attemptTimeoutError struct{ after time.Duration }
-
-func (e *attemptTimeoutError) Error() string {
-	return fmt.Sprintf("resilient: no response headers after %v", e.after)
-}
-func (e *attemptTimeoutError) Timeout() bool   { return true }
-func (e *attemptTimeoutError) Temporary() bool { return true }

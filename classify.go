@@ -58,7 +58,7 @@ type Verdict struct {
 //
 // It is not asked about successes, nor once the caller's context has ended. A
 // verdict to retry is still subject to the method, the body, the budget and the
-// time left. What can be said in a table is better said in a [Profile].
+// time left. A [Profile] is better for rules that fit a table.
 type Classifier func(AttemptInfo) Verdict
 
 // classifyStatus is the default verdict on an error response: the table of
@@ -77,8 +77,8 @@ func classifyStatus(status int, kind Kind) Verdict {
 
 // rejects reports whether a rate limit that is told with this status is proof
 // that the request was not acted upon. RFC 6585 section 4 has the 429; the 4xx
-// with the code of a limit are older ways to say the same. A 5xx is also what a
-// server answers whose backend was throttled half-way through the request.
+// with the code of a limit are older ways to say the same. A server whose backend
+// was throttled half-way through the request answers with a 5xx too.
 func rejects(status int) bool {
 	switch status {
 	case http.StatusTooManyRequests, http.StatusBadRequest, http.StatusForbidden:
@@ -87,12 +87,12 @@ func rejects(status int) bool {
 	return false
 }
 
-// temporary reports whether the same request can succeed later. Of the 5xx these
-// are all but the ones that say what the server cannot do (RFC 9110 sections
-// 15.6.2 and 15.6.6, RFC 2295 section 8.1, RFC 5842 section 7.2, RFC 2774 section
-// 7), that its network wants a login (RFC 6585 section 6), or that a certificate
-// is wrong (525 and 526 in Cloudflare's table of 5xx errors). Its 520 to 524, 527
-// and 530 say that a CDN did not get an answer from the origin.
+// temporary reports whether the same request can succeed later. The exceptions
+// among the 5xx say that the server is unable to do it (RFC 9110 sections 15.6.2
+// and 15.6.6, RFC 2295 section 8.1, RFC 5842 section 7.2, RFC 2774 section 7), that
+// its network wants a login (RFC 6585 section 6), or that a certificate is wrong
+// (525 and 526 in Cloudflare's table of 5xx errors). The 520 to 524, 527 and 530 of
+// that table say that a CDN did not get an answer from the origin.
 func temporary(status int) bool {
 	switch status {
 	case http.StatusRequestTimeout, http.StatusTooEarly: // RFC 9110 section 15.5.9, RFC 8470 section 5.2
@@ -122,7 +122,7 @@ func staysAway(status int) bool {
 	return false
 }
 
-// kindOf is what a status means.
+// kindOf returns the meaning of a status.
 func kindOf(status int) Kind {
 	switch status {
 	case http.StatusPaymentRequired:
@@ -137,15 +137,15 @@ func kindOf(status int) Kind {
 		return KindServer
 	}
 	if status < 500 {
-		return KindInvalidRequest // also a success that is none, see Profile.Failed
+		return KindInvalidRequest // a success that Profile.Failed finds to be none, too
 	}
 	return KindServer
 }
 
-// shouldRetryFields are what SDKs made by Stainless and Stripe's go by.
+// shouldRetryFields are the fields that SDKs made by Stainless and Stripe's go by.
 var shouldRetryFields = [...]string{"X-Should-Retry", "Stripe-Should-Retry"} //nolint:gochecknoglobals // a table, which nobody writes to
 
-// shouldRetry returns what the server says outright about another attempt.
+// shouldRetry returns the server's own word about another attempt.
 func shouldRetry(h http.Header) (again, said bool) {
 	for _, name := range shouldRetryFields {
 		switch strings.ToLower(h.Get(name)) {
@@ -158,20 +158,20 @@ func shouldRetry(h http.Header) (again, said bool) {
 	return false, false
 }
 
-// limitKind is what a failure says about a limit beyond its status.
+// limitKind is the kind of limit that a failure names, beyond its status.
 type limitKind int
 
 const (
 	noLimit limitKind = iota
 	rateLimit
 	quota     // used up, and not soon refilled, unless the response says when
-	longQuota // one of a day or longer by its name, whatever the response says
+	longQuota // one of a day or longer by its name, even if there is a hint
 	balance   // money, which does not come by itself
 )
 
-// limitOf looks for a limit in what statuses say that are also used for one.
-// With any other status a word about limits is about something else: 413 with a
-// request that is larger than the limit, 404 for a limit that is not there.
+// limitOf looks for a limit in the codes that come with a status that is also used
+// for limits. A word about limits in another status is about something else: 413
+// with a request that is larger than the limit, 404 for a limit that is not there.
 //
 // Fields that say that nothing remains decide about a 403 and a 503 only, because
 // APIs refuse for a rate with both. The fields are on any other answer too: a 500,
@@ -198,9 +198,9 @@ func limitOf(status int, h http.Header, o *errorobject.Object, units waithint.Un
 	case status == http.StatusTooManyRequests:
 		return rateLimit
 	case status == http.StatusForbidden && !named && waithint.Refused(h):
-		return rateLimit // who may not at all is told so by a code
+		return rateLimit // a missing permission has a code
 	case status == http.StatusServiceUnavailable && waithint.UsedUp(h, units):
-		return rateLimit // whatever the code is, no retry before the reset can succeed
+		return rateLimit // no retry before the reset can succeed
 	}
 	return found
 }
@@ -256,8 +256,12 @@ func foldToken(token string) string {
 // the owner is. The end of another code says less: thinking_budget_exceeded is
 // about a parameter, and disk_insufficient_quota about a volume.
 func limitToken(token string) limitKind {
-	if limit := limitTokens[foldToken(token)]; limit != noLimit || len(token) > maxCode {
+	folded := foldToken(token)
+	if limit := limitTokens[folded]; limit != noLimit || len(token) > maxCode {
 		return limit
+	}
+	if !speaksOfMoney(folded) && !strings.Contains(token, ".") {
+		return noLimit // without being taken apart, which costs a few allocations
 	}
 	tail, money := "", false
 	for _, word := range slices.Backward(wordsOf(token[strings.LastIndexByte(token, '/')+1:])) {
@@ -273,6 +277,11 @@ func limitToken(token string) limitKind {
 const maxCode = 256
 
 var moneyWords = []string{"spend", "spending", "billing", "credit", "credits", "balance", "funds"} //nolint:gochecknoglobals // a table, which nobody writes to
+
+// speaksOfMoney reports whether a folded code may have one of the moneyWords.
+func speaksOfMoney(folded string) bool {
+	return slices.ContainsFunc(moneyWords, func(money string) bool { return strings.Contains(folded, money) })
+}
 
 // isLongQuota reports whether a quota is one of a day or longer by its name, as
 // GenerateRequestsPerDayPerProjectPerModel is. A server sends a hint of some
@@ -293,7 +302,7 @@ func isLongQuota(name string) bool {
 }
 
 // wordsOf returns the words of a name in lower case, whether they are told apart
-// by capitals, as in QuotaExceeded and APIQuota, or by what is no letter or digit.
+// by capitals, as in QuotaExceeded and APIQuota, or by punctuation.
 func wordsOf(name string) []string {
 	var words []string
 	begin := 0

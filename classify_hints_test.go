@@ -133,7 +133,7 @@ func TestUsedUpQuotaOfA503(t *testing.T) {
 		base := newScript(answer(503, "X-RateLimit-Remaining", "0", "X-RateLimit-Reset", "8"), answer(200))
 		start := time.Now()
 		callers(t, resilient.NewTransport(base, every(0)), 1)
-		require.Equal(t, 8*time.Second, base.since(start)[1])
+		require.Equal(t, 8*time.Second, since(base, start)[1])
 	})
 }
 
@@ -142,14 +142,14 @@ func TestQuotaOfTheDayIsFinal(t *testing.T) {
 	resp, err := resilient.NewTransport(base).RoundTrip(get(t))
 	require.NoError(t, err)
 	require.Equal(t, 429, resp.StatusCode)
-	require.Equal(t, 1, base.count())
+	require.Equal(t, 1, base.Count())
 	require.NoError(t, resp.Body.Close())
 
 	rule := resilient.Profile{Rules: []resilient.Rule{{Status: 429, Kind: resilient.KindRateLimit}}}
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(answerWith(429, `{"error":{"details":[{"violations":[{"quotaId":"PerDay"}]},{"retryDelay":"1s"}]}}`), answer(200))
 		callers(t, resilient.NewTransport(base, resilient.WithProfile(rule)), 1)
-		require.Equal(t, 2, base.count(), "unless a rule says otherwise")
+		require.Equal(t, 2, base.Count(), "unless a rule says otherwise")
 	})
 }
 

@@ -17,7 +17,7 @@ import (
 	"github.com/resilienthttp/resilient/internal/redact"
 )
 
-// Kind is what an error response means to the caller. The zero Kind, "none",
+// Kind is the meaning of an error response to the caller. The zero Kind, "none",
 // is not an error response: a success, or no response at all.
 type Kind uint8
 
@@ -27,7 +27,7 @@ const (
 	KindPaymentRequired                 // 402: the account is cancelled or unpaid
 	KindAuthentication                  // 401, 403, 407: the credentials are wrong
 	KindNotFound                        // 404, 410
-	KindRateLimit                       // 429: too many requests
+	KindRateLimit                       // 429, a code that names a limit, a 503 with nothing left of a quota
 	KindServer                          // 5xx, and 408 and 425, which are as temporary
 	KindQuota                           // a quota or a balance is used up: waiting a little does not help
 )
@@ -81,12 +81,13 @@ type APIError struct {
 	// part of one may be empty.
 	Invalid []InvalidParam
 
-	// RetryAfter is what the server asked for, rounded up to the millisecond
-	// and at most 365 days; 0: no hint, or a time that has passed. It comes
-	// from the first of these that can be understood: Retry-After-Ms and
-	// X-Ms-Retry-After-Ms; Retry-After; a hint in the body, such as
-	// "retry_after"; and, on a rate limit, the RateLimit fields and the many
-	// like X-RateLimit-Reset, of quotas of which nothing remains.
+	// RetryAfter is the wait that the server asked for, rounded up to the
+	// millisecond and at most 365 days; 0: no hint, or a time that has passed.
+	// It comes from the first of these that can be understood: Retry-After-Ms
+	// and X-Ms-Retry-After-Ms; Retry-After, in seconds, as a date or as a
+	// duration; a hint in the body, such as "retry_after"; and, on a rate limit,
+	// the RateLimit fields and those like X-RateLimit-Reset, of quotas of which
+	// nothing remains. A 503 with nothing left of a quota is a rate limit.
 	RetryAfter time.Duration
 
 	// RequestID is the server's name for the request, from the first header
@@ -95,7 +96,7 @@ type APIError struct {
 	RequestID string
 
 	// Attempts is how many attempts there had been when this one was answered,
-	// itself included; 0: not known, as the response came from elsewhere.
+	// itself included; 0: not known, because the response came from elsewhere.
 	Attempts int
 
 	Header http.Header
@@ -154,8 +155,8 @@ func (e *APIError) Is(target error) bool {
 	return false
 }
 
-// ErrorType returns what OpenTelemetry calls error.type: the status, or the kind
-// of an error that came as a success.
+// ErrorType returns the error.type of OpenTelemetry: the status, or the kind of an
+// error that came as a success.
 func (e *APIError) ErrorType() string {
 	if e.StatusCode < 400 {
 		return e.Kind.String()
@@ -166,15 +167,14 @@ func (e *APIError) ErrorType() string {
 // ErrorFromResponse returns the parsed error object of a response whose status
 // is 400 or more, or in which a [Profile] found an error, and whether it is such
 // a response. It works on any response, whether or not it came through a
-// [Transport], also on one that an SDK hands out after reading it.
+// [Transport], and even if an SDK hands it out after reading it.
 //
-// It reads at most 64 KiB of the body and puts them back, so that the body
-// still reads from the beginning. A body that says nothing of an error, or is
-// cut short, leaves Code, Type, Message and Invalid empty; a body that was read
-// or closed by somebody else is missing if the response did not come from a
-// Transport. Of the encodings that a caller may ask for itself, gzip and
-// deflate are understood. On a body that is still arriving ErrorFromResponse
-// blocks, as reading it would.
+// It reads at most 64 KiB of the body and puts them back, so that the body still
+// reads from the beginning. A body that says nothing of an error, or is cut short,
+// leaves Code, Type, Message and Invalid empty. A body that was read or closed by
+// somebody else is missing if the response did not come from a Transport. If the
+// caller asked for an encoding itself, gzip and deflate are understood. On a body
+// that is still arriving ErrorFromResponse blocks, as reading it would.
 func ErrorFromResponse(resp *http.Response) (*APIError, bool) {
 	if resp == nil {
 		return nil, false
@@ -199,26 +199,26 @@ func ErrorFromResponse(resp *http.Response) (*APIError, bool) {
 	e, _ := known.profile.read(resp, prefix, errorobject.Decode(resp.Header, prefix), received)
 	if known.attempts > 0 {
 		e.Attempts, e.Kind = known.attempts, known.kind
-		e.RetryAfter = max(e.RetryAfter, known.wait) // a mark may hide what a Rule said
+		e.RetryAfter = max(e.RetryAfter, known.wait) // a mark may hide the wait of a Rule
 	}
 	return e, true
 }
 
-// verdicts holds what a Transport knows of the error responses it returned, as
-// long as they are in use: the way back to it from a response whose body
-// somebody has wrapped, as http.Client does when it has a Timeout, or emptied.
-// It is the one state that is not a Transport's, since a response does not name
-// the Transport it came through, and its Request has to be the caller's own.
-var verdicts sync.Map //nolint:gochecknoglobals // see above; of weak.Pointer[http.Response] to verdict
+// records holds the records of the error responses that Transports have returned,
+// as long as they are in use. They are the way back from a response whose body
+// somebody has wrapped, as http.Client does if it has a Timeout, or emptied. It is
+// the one state that is not a Transport's, because a response does not name the
+// Transport it came through, and its Request has to be the caller's own.
+var records sync.Map //nolint:gochecknoglobals // see above; of weak.Pointer[http.Response] to record
 
-// verdict is what is known of an error response beyond its bytes.
-type verdict struct {
+// record is the knowledge about an error response that is not in its bytes.
+type record struct {
 	status   int
 	attempts int
 	kind     Kind
 	wait     time.Duration
 	profile  *Profile
-	// Weak, since a body often leads back to its response, which would then
+	// Weak, because a body often leads back to its response, which would then
 	// never be let go. It lives as long as something reads from it.
 	body weak.Pointer[peek.Body]
 }
@@ -226,37 +226,37 @@ type verdict struct {
 func remember(resp *http.Response, e *APIError, p *Profile) {
 	key := weak.Make(resp)
 	body, _ := resp.Body.(*peek.Body)
-	known := verdict{e.StatusCode, e.Attempts, e.Kind, e.RetryAfter, p, weak.Make(body)}
-	if _, again := verdicts.Swap(key, known); again {
+	known := record{e.StatusCode, e.Attempts, e.Kind, e.RetryAfter, p, weak.Make(body)}
+	if _, again := records.Swap(key, known); again {
 		return // a base that returns one response again and again has its cleanup already
 	}
-	runtime.AddCleanup(resp, func(key weak.Pointer[http.Response]) { verdicts.Delete(key) }, key)
+	runtime.AddCleanup(resp, func(key weak.Pointer[http.Response]) { records.Delete(key) }, key)
 }
 
-func lookup(resp *http.Response) verdict {
-	v, _ := verdicts.Load(weak.Make(resp))
-	known, _ := v.(verdict)
+func lookup(resp *http.Response) record {
+	v, _ := records.Load(weak.Make(resp))
+	known, _ := v.(record)
 	if known.status != resp.StatusCode {
-		return verdict{} // somebody has made another response of it
+		return record{} // somebody has made another response of it
 	}
 	return known
 }
 
 // RetryError is the end, without a response, of a call that had been attempted
-// more than once or was waiting for another attempt. errors.Is and errors.As
-// find what ended it and, if the attempt before was different, that one's
-// outcome too, so that a context that ended does not hide the server's answer.
+// more than once or was waiting for another attempt. errors.Is and errors.As find
+// the error that ended it and, if the attempt before it was different, the outcome
+// of that one too, so that a context that ended does not hide the server's answer.
 type RetryError struct {
 	finalMark
 
 	Attempts int   // attempts made
-	Err      error // what ended the call: a transport's error, a context's cause, a *LimitError
+	Err      error // that ended the call: a transport's error, a context's cause, a *LimitError
 	Last     error // the outcome of the last attempt before that, an *APIError if there was a response; may be nil
 }
 
-// Error returns the attempts, what ended the call, and the last outcome, in one
-// line of bounded length: errors of a transport may hold what a server sent, and
-// the URL with its query.
+// Error returns the attempts, the error that ended the call, and the last outcome,
+// in one line of bounded length: errors of a transport may hold text that a server
+// sent, and the URL with its query.
 func (e *RetryError) Error() string {
 	msg := fmt.Sprintf("resilient: gave up after attempt %d: %s", e.Attempts, redact.Error(e.Err))
 	if e.Last != nil && e.Last.Error() != e.Err.Error() {
@@ -273,8 +273,8 @@ func (e *RetryError) Unwrap() []error {
 	return []error{e.Err, e.Last}
 }
 
-// Timeout reports whether what ended the call was a timeout, which a
-// [*LimitError] is not. *url.Error asks for it one level down and no further.
+// Timeout reports whether Err is a timeout, which a [*LimitError] is not. *url.Error
+// asks for it one level down and no further.
 func (e *RetryError) Timeout() bool {
 	t, ok := errors.AsType[interface {
 		error
@@ -283,8 +283,8 @@ func (e *RetryError) Timeout() bool {
 	return ok && t.Timeout() && !isType[*LimitError](e.Err)
 }
 
-// ErrorType returns what OpenTelemetry calls error.type, of what ended the call:
-// "limited", "timeout", "canceled", or the Go type of Err.
+// ErrorType returns the error.type of OpenTelemetry, of the error that ended the
+// call: "limited", "timeout", "canceled", or the Go type of Err.
 func (e *RetryError) ErrorType() string {
 	typed, ok := errors.AsType[interface {
 		error
@@ -303,13 +303,13 @@ func (e *RetryError) ErrorType() string {
 
 // LimitError is the refusal to wait for a rate limit or a pause: the wait would
 // have been longer than [WithMaxWait], or than the context lasts. Nothing was
-// sent. It is neither a timeout nor an [*APIError], which are a server's.
+// sent. It is not an [*APIError], which comes from a server, and no timeout.
 type LimitError struct {
 	finalMark
 
-	Reason string        // "rate limit", "pause" or "limiter", as in WaitInfo
+	Reason Reason        // ReasonRateLimit, ReasonPause or ReasonLimiter
 	Wait   time.Duration // the wait that was refused, estimated; 0: not known
-	Err    error         // what the Limiter of WithLimiter returned; else nil
+	Err    error         // of the Limiter of WithLimiter; else nil
 }
 
 // Error returns the reason and the wait.
@@ -330,8 +330,8 @@ func (e *LimitError) Unwrap() error { return e.Err }
 // ErrorType returns "limited", for OpenTelemetry's error.type.
 func (e *LimitError) ErrorType() string { return "limited" }
 
-// finalMark is what SDKs ask an error for before they retry. The retries were made
-// here, or would be refused again.
+// finalMark has the methods that SDKs look for before they retry an error. The
+// retries were made here, or would be refused again.
 type finalMark struct{}
 
 // NonRetriable marks the error as final for the Azure SDK.

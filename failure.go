@@ -11,18 +11,18 @@ import (
 	"strings"
 )
 
-// classifyError is the default verdict on an attempt without a response. What
-// is known to be permanent is listed, by type and never by text; the rest of
-// the network's many errors is taken for temporary, as allow-lists of them grow
-// for years and are never complete.
-func classifyError(req *http.Request, err error, f fate) Verdict {
-	if f == bodyFailed {
+// classifyError is the default verdict on an attempt without a response. Permanent
+// errors are listed, by type and, except for one that net/http gives no type, never
+// by text. The rest of the network's many errors is taken for temporary, because
+// allow-lists of them grow for years and are never complete.
+func classifyError(req *http.Request, err error, s sentState) Verdict {
+	if s == bodyFailed {
 		return Verdict{Reason: ReasonRequestBody}
 	}
 	if why := permanent(req, err); why != "" {
 		return Verdict{Reason: why}
 	}
-	if f == neverSent {
+	if s == neverSent {
 		return Verdict{Retry: true, Unprocessed: true, Reason: ReasonNeverSent}
 	}
 	if isType[*attemptTimeoutError](err) {
@@ -64,13 +64,14 @@ func permanent(req *http.Request, err error) string {
 	return ""
 }
 
-// fate is what is known of a request that got no response.
-type fate int
+// sentState says how much of a request without a response may have reached the
+// server.
+type sentState int
 
 const (
-	unknown    fate = iota
-	neverSent       // proven: the server got nothing of it
-	bodyFailed      // reading its body failed
+	unknown    sentState = iota
+	neverSent            // proven: the server got nothing of it
+	bodyFailed           // reading its body failed
 )
 
 func isType[T error](err error) bool {

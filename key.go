@@ -39,7 +39,7 @@ func (k limitKey) anonymous() limitKey {
 	return k
 }
 
-// keyState is what is known about a limit key.
+// keyState is the state of a limit key.
 type keyState struct {
 	key    limitKey
 	gate   *gate.Gate
@@ -60,7 +60,7 @@ func (s *keyState) snapshot(now time.Time, cfg *sharedConfig) KeySnapshot {
 	g := s.gate.Snapshot(now)
 	k := KeySnapshot{
 		Key: s.key.String(), Tokens: g.Tokens, LearnedLimit: g.Rate, PausedUntil: g.PausedUntil,
-		Reopening: g.Reopening, Waiting: g.Waiting, Budget: s.budget.Balance(now), Totals: s.totals.snapshot(),
+		Reopening: g.Reopening, Chance: g.Chance, Waiting: g.Waiting, Budget: s.budget.Balance(now), Totals: s.totals.snapshot(),
 	}
 	if cfg.limit > 0 {
 		k.Limit, k.Burst = float64(cfg.limit), cfg.burst
@@ -94,7 +94,7 @@ type keyTable struct {
 	overflows    bool              // it was said that one was dropped that was not idle
 }
 
-// host is what is known of the credentials that are used with a host.
+// host counts the credentials that are used with a host.
 type host struct {
 	credentials int
 	only        *keyState // if there is one and has never been another
@@ -231,8 +231,8 @@ func (t *keyTable) count(s *keyState, n int) {
 	}
 }
 
-// snapshot returns the states, that of the key used last first, and fills in what
-// there is to say about all of them.
+// snapshot returns the states, that of the key used last first, and fills in the
+// counts of all keys.
 func (t *keyTable) snapshot(s *Snapshot) []*keyState {
 	t.mu.Lock()
 	defer t.mu.Unlock()

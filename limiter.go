@@ -6,24 +6,18 @@ import (
 	"time"
 )
 
-// Limiter holds a request back until it may be sent. *rate.Limiter is one. An
-// error ends the call without a further attempt; when the context did not end,
-// it reaches the caller as a [*LimitError].
+// Limiter holds a request back until it may be sent. *rate.Limiter is one. An error
+// ends the call without a further attempt. If the context has not ended, the error
+// reaches the caller as a [*LimitError].
 //
-// A Limiter that knows how long it will wait announces that with [ReportWait].
-// One that learns from what the server says has a method
-//
-//	Observe(AttemptInfo)
-//
-// which is called after each attempt that waited for it. To learn is left to it
-// then: a pace that the Transport would learn by itself ([WithLearnedRate]) would
-// be one more on top of it.
+// A Limiter that knows how long it will wait announces that with [ReportWait]. One
+// that learns from the answers is a [LearningLimiter].
 type Limiter interface{ Wait(context.Context) error }
 
-// LearningLimiter is a [Limiter] that learns from what the server says. It is told
-// of each attempt that waited for it. The learning is left to it then: a pace that
-// the Transport would learn by itself ([WithLearnedRate]) would be one more on top
-// of it.
+// LearningLimiter is a [Limiter] that learns from the server's answers. Observe is
+// called after each attempt that waited for it. All learning is left to it: the
+// pace that a Transport learns by itself ([WithLearnedRate]) would be one more on
+// top.
 type LearningLimiter interface {
 	Limiter
 	Observe(AttemptInfo)
@@ -42,7 +36,7 @@ func ReportWait(ctx context.Context, d time.Duration) {
 
 type reportKey struct{}
 
-// waitReport is what a Limiter has announced.
+// waitReport notes whether a Limiter has announced its wait.
 type waitReport struct {
 	wait *wait
 	made bool
@@ -55,7 +49,7 @@ type wait struct {
 	path    string
 	attempt int
 	totals  [2]*counters // of the Transport, and of the key if it is known
-	reason  string       // "": it has not begun
+	reason  Reason       // "": it has not begun
 	begun   time.Time
 }
 

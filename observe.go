@@ -10,7 +10,7 @@ import (
 // a key with more than that.
 const lowQuota = 1000
 
-// news is what an attempt says about its limit key.
+// news are the facts about its limit key that an attempt brings.
 type news struct {
 	limited    bool           // it was refused for its rate
 	learn      bool           // the limit is to be learned
@@ -26,9 +26,9 @@ func (n *news) refused() bool { return n.hinted || n.limited && n.learn }
 // any reports whether the key is worth remembering.
 func (n *news) any() bool { return n.refused() || n.temporary || n.advertised }
 
-// observe tells all who learn from it what came of an attempt: the caller's
-// limiter, the counters, and the gate and the budget of the key. Nothing is
-// remembered of a key that never failed.
+// observe passes the outcome of an attempt on: to the caller's limiter, to the
+// counters, and to the gate and the budget of the key. Nothing is remembered of a
+// key that never failed.
 func (c *call) observe(a *attempt) {
 	if c.learner != nil {
 		c.learner.Observe(a.AttemptInfo)

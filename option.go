@@ -9,8 +9,9 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
-	"github.com/resilienthttp/resilient/internal/redact"
 	"golang.org/x/time/rate"
+
+	"github.com/resilienthttp/resilient/internal/redact"
 )
 
 const (
@@ -54,8 +55,8 @@ type config struct {
 	shared             sharedConfig
 }
 
-// sharedConfig is what holds for all requests of a Transport together and so
-// cannot be set for one of them.
+// sharedConfig holds for all requests of a Transport together, and so cannot be
+// set for one of them.
 type sharedConfig struct {
 	set         bool       // by an option
 	limit       rate.Limit // 0: none
@@ -76,8 +77,8 @@ func (c *config) apply(opts []Option) {
 
 type optionsKey struct{}
 
-// ContextWithOptions returns a context whose requests are sent with opts on top
-// of the Transport's own options, and of those that ctx already carries. It
+// ContextWithOptions returns a context whose requests are sent with opts on top of
+// the Transport's own options and of those that ctx already carries. It
 // reaches through any SDK that passes the context on. Options that hold for all
 // requests of a Transport together cannot be set for one: ContextWithOptions
 // panics if opts has [WithRateLimit], [WithLearnedRate] or [WithRetryBudget].
@@ -100,19 +101,19 @@ func WithMaxAttempts(n int) Option {
 	return func(c *config) { c.maxAttempts = n }
 }
 
-// WithBackOff sets the backoff policy. newBackOff is called once for each
-// request that is retried, since policies keep state; its Reset is called
-// first. A policy that returns backoff.Stop ends the call, as does a nil one.
+// WithBackOff sets the backoff policy. newBackOff is called once for each request
+// that is retried, because policies keep state, and Reset is called on the policy
+// first. A policy that returns backoff.Stop ends the call, as does a nil policy.
 // The MaxInterval of a *backoff.ExponentialBackOff is never exceeded, jitter
-// included; of a policy that is wrapped, it cannot be seen. WithBackOff panics
-// if newBackOff is nil.
+// included; that of a wrapped policy cannot be seen. WithBackOff panics if
+// newBackOff is nil.
 //
 // As long as no retry fails, failures are isolated, and a first retry comes after
 // the smallest interval that a *backoff.ExponentialBackOff has: 250 to 275 ms by
-// default. Once one has failed, the intervals are what the policy says.
+// default. Once a retry has failed, the policy's own intervals hold.
 //
-// After a hint of the server, a random part of the interval is added to it, as
-// far as WithMaxWait and the context's deadline have room.
+// A random part of the interval is added to a hint of the server, as far as
+// WithMaxWait and the context's deadline have room.
 //
 // The default is exponential: 500 ms, doubled each time up to 30 s, each with
 // 50 % jitter.
@@ -121,38 +122,51 @@ func WithBackOff(newBackOff func() backoff.BackOff) Option {
 	return func(c *config) { c.newBackOff = newBackOff }
 }
 
-// WithMaxWait bounds each single wait. When the server asks for a longer one,
-// the call ends at once with its response; when the rate limit or a pause would
-// take longer, with a [*LimitError]. A time in which the server refuses everything
-// is one wait, and the time in line behind it another. A backoff interval that no
-// server asked for is shortened to it. At 0 nothing is ever waited for, so nothing that would
-// need a wait is retried. It panics if d is negative. The default is 1 minute.
+// WithMaxWait bounds each single wait. If the server asks for a longer one, the
+// call ends at once with its response. If the rate limit or a pause would take
+// longer, it ends with a [*LimitError]. A time in which the server refuses
+// everything is one wait, and the time in the queue behind it another. A backoff
+// interval that no server asked for is shortened to WithMaxWait. If d is 0, nothing
+// is ever waited for, so no request is retried that would need a wait. WithMaxWait
+// panics if d is negative. The default is 1 minute.
 func WithMaxWait(d time.Duration) Option {
 	mustBe(d >= 0, "WithMaxWait", "0 or more", d)
 	return func(c *config) { c.maxWait = d }
 }
 
-// WithAttemptTimeout bounds each attempt until its response headers arrive. It
-// never cuts a body that is being read, and the next attempt starts afresh on
-// the caller's context. When the last attempt times out, the error's Timeout
-// method reports true, but it is not context.DeadlineExceeded, which is the
-// caller's own. It panics if d is negative; 0 is the default, no timeout.
+// WithAttemptTimeout bounds how long each attempt waits for its response headers.
+// It never cuts a response body, and the next attempt starts afresh on the
+// caller's context. When the last attempt times out, the error's Timeout method
+// reports true, but it is not context.DeadlineExceeded, which is the caller's own.
+// WithAttemptTimeout panics if d is negative. The default is 0, no timeout.
 //
-// http.Client.Timeout is another thing: it bounds all attempts and waits of a
-// call together, the reading of the body included.
+// The timeout does not cut an upload. The time stands still while the request body
+// is read, and starts anew when the body ends. After an upload over a slow line it
+// is longer by the time that the last of the body may need to arrive. An attempt
+// whose connection takes nothing more of the body ends after 10 seconds, or after d
+// if that is longer.
+//
+// A dead HTTP/2 connection is replaced. If it answered nothing at all while an
+// attempt timed out on it, the next attempt for the host is sent with Request.Close
+// set. net/http then uses another connection for the requests that follow, and the
+// streams that are open on the old one go on. This needs a base that passes the
+// context on to net/http.
+//
+// http.Client.Timeout is another thing: it bounds all attempts and waits of a call
+// together, including the reading of the body.
 func WithAttemptTimeout(d time.Duration) Option {
 	mustBe(d >= 0, "WithAttemptTimeout", "0 or more", d)
 	return func(c *config) { c.attemptTimeout = d }
 }
 
-// WithRetryBudget bounds the retries of temporary failures, for each limit key,
-// to a share of the traffic: from the first failure on, each call that is
-// answered at the first attempt earns ratio tokens, and minPerSecond tokens a second come by themselves, so
-// that a small client can always retry. A retry that fails costs a token, and one
-// that follows or is a timeout two, as the server may still be at work; a call
-// that succeeds in the end gets back what it paid. Without a token a failure is
-// returned at once. Rejections for rate are not counted: the
-// limiter governs those.
+// WithRetryBudget bounds the retries of temporary failures, for each limit key, to
+// a share of the traffic. From the first failure on, each call that is answered at
+// the first attempt earns ratio tokens, and minPerSecond tokens a second come by
+// themselves, so that a small client can always retry. A retry that fails costs a
+// token. A retry that follows a timeout, or is one, costs two, because the server
+// may still be at work. A call that succeeds in the end gets its tokens back.
+// Without a token a failure is returned at once. Refusals for the rate are not
+// counted: the rate limit governs those.
 //
 // It panics if a value is negative or NaN; a ratio of math.Inf(1) switches the
 // budget off. The default is 0.05 and 0.2, and 10 tokens to begin with. It holds
@@ -165,30 +179,33 @@ func WithRetryBudget(ratio, minPerSecond float64) Option {
 	}
 }
 
-// WithRetryNonIdempotent retries, given true, requests of any method after any
-// temporary failure, also if they may have been processed: POSTs are then sent
+// WithRetryNonIdempotent controls whether requests of any method are retried after
+// any temporary failure, even if they may have been processed: POSTs are then sent
 // twice. The default is false.
 func WithRetryNonIdempotent(on bool) Option {
 	return func(c *config) { c.retryNonIdempotent = on }
 }
 
-// WithIdempotencyKey sends an Idempotency-Key header with each request whose
-// method is not idempotent, which may then be retried like one that is. f is
-// called once for each call, and all attempts carry the same key. An
-// Idempotency-Key or X-Idempotency-Key of the caller's is left alone, and if f
-// returns "" there is none. net/http also goes by the header, and may send such
-// a request again by itself when a reused connection turns out dead. The API
-// must honour the key: see draft-ietf-httpapi-idempotency-key-header. It panics
-// if f is nil. The default is none.
+// WithIdempotencyKey sends an Idempotency-Key field with each request whose method
+// is not idempotent, which may then be retried like an idempotent one. f is called
+// once for each call, and all attempts carry the same key. An Idempotency-Key or
+// X-Idempotency-Key of the caller's is left alone, and no field is added if f
+// returns "". An answer to a retry that says a request with this key is in progress
+// (409, 423, 425) is not final: the earlier attempt is the one in progress.
+//
+// net/http also goes by the field, and may send such a request again by itself when
+// a reused connection turns out dead. The API must honour the key, see
+// draft-ietf-httpapi-idempotency-key-header. WithIdempotencyKey panics if f is nil.
+// The default is none.
 func WithIdempotencyKey(f func(*http.Request) string) Option {
 	mustBe(f != nil, "WithIdempotencyKey", "not nil", "nil")
 	return func(c *config) { c.idempotencyKey = f }
 }
 
 // WithReplayBuffer records up to maxBytes of each request body that has no
-// GetBody, as the first attempt reads it, so that it can be sent again. A body
-// that turns out longer is streamed on and sent once. It panics if maxBytes is
-// negative; 0 is the default, nothing is recorded.
+// GetBody, while the first attempt reads it, so that it can be sent again. A body
+// that turns out longer is streamed on and sent once. WithReplayBuffer panics if
+// maxBytes is negative. The default is 0: nothing is recorded.
 func WithReplayBuffer(maxBytes int64) Option {
 	mustBe(maxBytes >= 0, "WithReplayBuffer", "0 or more", maxBytes)
 	return func(c *config) { c.replayBuffer = maxBytes }
@@ -201,10 +218,10 @@ func WithClassifier(f Classifier) Option {
 	return func(c *config) { c.classifier = f }
 }
 
-// WithProfile sets what is special about the API. It panics if a Wait or a unit
-// is negative. The default is the zero [Profile]; of two, the last one counts.
-// It does not bear on connection errors, nor on [ErrorFromResponse] for
-// responses that did not come through a [Transport].
+// WithProfile sets the special traits of the API. It panics if a Wait or a unit is
+// negative. Of two profiles the last one counts. A profile does not bear on
+// connection errors, nor on [ErrorFromResponse] for responses that did not come
+// through a [Transport]. The default is the zero [Profile].
 func WithProfile(p Profile) Option {
 	for _, r := range p.Rules {
 		mustBe(r.Wait >= 0, "WithProfile", "with waits of 0 or more", r.Wait)
@@ -218,37 +235,35 @@ func WithProfile(p Profile) Option {
 	return func(c *config) { c.profile = &p }
 }
 
-// WithStatusErrors makes RoundTrip return, given true, a nil response and an
-// [*APIError] for every status from 400 on, and for what a [Profile] finds in a
-// success. The error holds up to 64 KiB of the
-// body, which is closed. It is meant for code that calls an http.Client itself:
-// generated SDKs expect the response, and some take an error for a lost
-// connection and retry. The default is false.
+// WithStatusErrors controls whether RoundTrip returns an [*APIError] instead of the
+// response for every status from 400 on, and for an error that a [Profile] finds in
+// a success. The error holds up to 64 KiB of the body, which is closed. It is meant
+// for code that calls an http.Client itself: generated SDKs expect the response,
+// and some take an error for a lost connection and retry. The default is false.
 func WithStatusErrors(on bool) Option {
 	return func(c *config) { c.statusErrors = on }
 }
 
-// WithNoRetryMark adds, given true, the fields X-Should-Retry: false and
-// Stripe-Should-Retry: false to every error response that is returned, whether
-// it is final or the retries are over, so that an SDK above does not start over.
-// SDKs made by Stainless, such as openai-go and anthropic-sdk-go, go by the
-// first. Stripe's API says the second, but stripe-go hardly looks at it; those of
-// AWS, Azure, Elasticsearch, MinIO and Vault look at neither, and Kubernetes goes
-// by Retry-After alone. Where the SDK's own retries can be switched off, that is
-// better. The rest of the response stays as it was received. The default is
-// false.
+// WithNoRetryMark controls whether the fields X-Should-Retry: false and
+// Stripe-Should-Retry: false are added to every error response that is returned,
+// final or after the last retry, so that an SDK above does not start over. SDKs made
+// by Stainless, such as openai-go and anthropic-sdk-go, go by the first. Stripe's
+// API sends the second, but stripe-go hardly looks at it. The SDKs of AWS, Azure,
+// Elasticsearch, MinIO and Vault look at neither, and Kubernetes goes by Retry-After
+// alone. It is better to switch the SDK's own retries off if that is possible. The
+// rest of the response stays as it was received. The default is false.
 func WithNoRetryMark(on bool) Option {
 	return func(c *config) { c.noRetryMark = on }
 }
 
 // WithRateLimit puts a token bucket in front of every attempt: limit attempts a
-// second in the long run, burst of them at once. Each limit key has a bucket of
-// its own (see [WithLimitKey]), shared by all requests through the Transport.
-// It panics if limit is not above 0 or burst is less than 1. rate.Inf is no
-// limit, which is the default.
+// second in the long run, burst of them at once. Each limit key has a bucket of its
+// own (see [WithLimitKey]), shared by all requests through the Transport. It panics
+// if limit is not above 0 or burst is less than 1. rate.Inf is no limit, which is
+// the default.
 //
-// It holds for a whole Transport and cannot be set in [ContextWithOptions]. It
-// does not see what net/http sends again by itself.
+// It holds for a whole Transport and cannot be set in [ContextWithOptions]. It does
+// not see the requests that net/http sends again by itself.
 func WithRateLimit(limit rate.Limit, burst int) Option {
 	mustBe(limit > 0, "WithRateLimit", "a limit above 0", limit) // NaN is not above 0
 	mustBe(burst >= 1 || limit == rate.Inf, "WithRateLimit", "a burst of at least 1", burst)
@@ -258,78 +273,85 @@ func WithRateLimit(limit rate.Limit, burst int) Option {
 	return func(c *config) { c.shared.set, c.shared.limit, c.shared.burst = true, limit, burst }
 }
 
-// WithLearnedRate learns the server's limit from its answers, for each limit
-// key, and paces the attempts to it: from RateLimit fields with a policy, or
-// else from what is accepted between two refusals. Nothing is learned, and
-// nothing costs anything, before the server refuses an attempt for its rate or
-// says that little is left of a quota. One attempt in a hundred or so is then
-// refused, to notice when the limit rises; where several clients share a quota,
-// up to three. A rate of [WithRateLimit] is never exceeded.
+// WithLearnedRate controls whether the server's limit is learned from its answers,
+// for each limit key, and the attempts are paced to it: from RateLimit fields with a
+// policy, or from the number of requests accepted between two refusals. Nothing is
+// learned, and nothing costs anything, before the server refuses an attempt for its
+// rate or says that little is left of a quota. About one attempt in a hundred is
+// then refused, to notice when the limit rises; up to three, if several clients
+// share a quota. A rate of [WithRateLimit] is never exceeded.
 //
-// Given false, a key is paused by the server's hints and nothing else, and each
-// refused request comes back after its own wait. The default is true. It holds
-// for a whole Transport and cannot be set in [ContextWithOptions].
+// A limit is told from refusals by chance, such as those of one bad backend of
+// several, by a trial: right after a refusal about four attempts that wait go ahead
+// of the pace. If they are refused there is a limit, and the trial is repeated after
+// 8 seconds and more. If they are accepted, nobody is held back any more, and a
+// refusal binds only the request it comes with, until refusals become more.
+//
+// If on is false, a key is paused by the server's hints and nothing else, and each
+// refused request comes back after its own wait. The default is true. It holds for
+// a whole Transport and cannot be set in [ContextWithOptions].
 func WithLearnedRate(on bool) Option {
 	return func(c *config) { c.shared.set, c.shared.unlearned = true, !on }
 }
 
-// WithLimiter makes every attempt wait for l, before the Transport's own rate
-// limit and pauses. The context l is given ends with the request's, or after
-// [WithMaxWait]. A limiter that has a method Allow() bool, as *rate.Limiter has,
-// is asked by that first. It panics if l is nil. The default is none.
+// WithLimiter makes every attempt wait for l, before the Transport's own rate limit
+// and pauses. The context that l is given ends with the request's, or after
+// [WithMaxWait]. If l has a method Allow() bool, as *rate.Limiter has, that is asked
+// first. WithLimiter panics if l is nil. The default is none.
 func WithLimiter(l Limiter) Option {
 	mustBe(l != nil, "WithLimiter", "not nil", l)
 	return WithLimiterFor(func(*http.Request) Limiter { return l })
 }
 
-// WithLimiterFor is [WithLimiter] with a limiter for each request, such as one
-// for each account. f is called once for each call; if it returns nil, there is
-// none to wait for. What shares a pause and a retry budget is another matter:
-// see [WithLimitKey]. It panics if f is nil. The default is none.
+// WithLimiterFor is [WithLimiter] with a limiter for each request, such as one for
+// each account. f is called once for each call; if it returns nil, there is no
+// limiter to wait for. It does not bear on the requests that share a pause and a
+// retry budget, see [WithLimitKey]. It panics if f is nil. The default is none.
 func WithLimiterFor(f func(*http.Request) Limiter) Option {
 	mustBe(f != nil, "WithLimiterFor", "not nil", "nil")
 	return func(c *config) { c.limiterFor = f }
 }
 
-// WithLimitKey sets what shares a rate limit, a pause and a retry budget: all
-// requests for which f returns the same string. It panics if f is nil.
+// WithLimitKey sets which requests share a rate limit, a pause and a retry budget:
+// all those for which f returns the same string. It panics if f is nil.
 //
 // The default key is made of scheme, host and credential:
 //
 //	scheme, host   in lower case, without a default port and a final dot
 //	userinfo       of the URL
-//	Authorization  the part that is the same each time: of a JSON Web Token the
-//	               claims iss and sub, of a signature the parameters that name
-//	               the account (Credential, keyId, username, oauth_consumer_key
-//	               and the like) or what stands before it, else all of it
+//	Authorization  the part that is the same each time: the claims iss and sub of
+//	               a JSON Web Token, the parameters of a signature that name the
+//	               account (Credential, keyId, username, oauth_consumer_key and
+//	               the like) or the text in front of the signature, and of any
+//	               other credential all of it
 //	API keys       X-Api-Key, Api-Key, X-Goog-Api-Key, X-Auth-Token, Private-Token,
 //	               X-Shopify-Access-Token and other fields of that kind
 //
-// Cookies, parameters of the query and credentials that the base adds are not
-// seen. Credentials are kept as a seeded hash.
+// Cookies, parameters of the query and credentials that the base adds are not seen.
+// Credentials are kept as a seeded hash.
 //
-// An opaque token that was refreshed is another key, since nothing shows that it
-// is the same account's. But if the only other credential of the host is paused,
-// a new one is tried with one request, and the others wait for its answer.
+// An opaque token that was refreshed is another key, because nothing shows that it
+// belongs to the same account. But if the only other credential of the host is
+// paused, a new one is tried with one request, and the others wait for its answer.
 //
-// The 1,024 keys used last are remembered, and all those that hold something: a
-// bucket that is not full, a pause, a learned rate, a budget that was drawn on.
-// More than 65,536 are never kept. If keys are made faster than they are used
-// again, a warning is logged once ([WithLogger]) and [Snapshot] shows it.
+// The 1,024 keys used last are remembered, and in addition every key that holds
+// something: a bucket that is not full, a pause, a learned rate, a budget that was
+// drawn on. More than 65,536 are never kept. If keys are made faster than they are
+// used again, a warning is logged once ([WithLogger]) and [Snapshot] shows it.
 func WithLimitKey(f func(*http.Request) string) Option {
 	mustBe(f != nil, "WithLimitKey", "not nil", "nil")
 	return func(c *config) { c.limitKey = f }
 }
 
-// WithTrace adds hooks that are called for every request. Traces add up: those
-// of the Transport and those of a request's context are all called. It panics
-// if t is nil. The default is none.
+// WithTrace adds hooks that are called for every request. Traces add up: those of
+// the Transport and those of a request's context are all called. It panics if t is
+// nil. The default is none.
 func WithTrace(t *Trace) Option {
 	mustBe(t != nil, "WithTrace", "not nil", t)
 	return func(c *config) { c.trace = c.trace.compose(t) }
 }
 
-// WithLogger writes what a [Trace] would see as records to l:
+// WithLogger writes records to l at the points at which a [Trace] has hooks:
 //
 //	message          level  attributes, after method, host and path
 //	attempt started  debug  attempt
@@ -341,19 +363,19 @@ func WithTrace(t *Trace) Option {
 //	call done        info   attempts, status, duration, why
 //	call done        warn   attempts, status, duration, why
 //
-// An attempt is at warn if there was an error response, whose error object is
-// told by its kind, type, code and request id, or if there was no response. A
-// call is at debug if its first attempt was a success, at info if a later one
-// was, and else at warn. The values are those of [AttemptInfo], [WaitInfo] and
-// [DoneInfo].
+// An attempt is at warn if there was no response, or an error response. The
+// record of an error response has the kind, type, code and request id of the error
+// object. A call is at debug if its first attempt was a success, at info if a later
+// one was, and at warn otherwise. The values are those of [AttemptInfo], [WaitInfo]
+// and [DoneInfo]; why is their Reason. A warning is also written, once, if limit
+// keys are made faster than they are used again, see [WithLimitKey].
 //
-// Never written are other header values, userinfo, query strings and bodies, the
-// quoted parts of an error's text, and segments of a path that look like secrets.
-// These are written as "***": tokens and hashes of 16 characters or more, the
-// tokens of webhooks and bots, and segments behind one such as "key" or
-// "password". A secret that looks like a word, a number or a UUID cannot be told
-// from a name; [WithLogPath] is for APIs that have such paths. The default is
-// nil: silent.
+// Other header values, userinfo, query strings, bodies and the quoted parts of an
+// error's text are never written. Segments of a path that look like secrets are
+// written as "***": tokens and hashes of 16 characters or more, the tokens of
+// webhooks and bots, and segments behind one such as "key" or "password". A secret
+// that looks like a word, a number or a UUID cannot be told from a name;
+// [WithLogPath] is for APIs that have such paths. The default is nil: silent.
 func WithLogger(l *slog.Logger) Option {
 	var hooks *Trace
 	if l != nil {

@@ -12,8 +12,8 @@ import (
 	"github.com/resilienthttp/resilient/internal/waithint"
 )
 
-// Profile is what no rule can know about an API. Package profile has some. The
-// zero Profile is the default.
+// Profile describes the special traits of an API, which the usual rules do not
+// cover. Package profile has some. The zero Profile is the default.
 type Profile struct {
 	// Rules are tried in order on each error response, and the first that
 	// matches is applied.
@@ -25,17 +25,17 @@ type Profile struct {
 
 	// WaitHeaders are names of further header fields that tell how long to
 	// wait, or usual ones that count in another unit, and the unit of a number
-	// in them. With 0, a number counts seconds, or if it is too large for that
-	// it is a point in time. A field with "Reset" in its name counts only on a
-	// rate limit, and only if the field with "Remaining" in its place is 0 or
-	// absent.
+	// in them. If the unit is 0, a number counts seconds, or if it is too large
+	// for that it is a point in time. A field with "Reset" in its name counts
+	// only on a rate limit, and only if the field with "Remaining" in its place
+	// is 0 or absent. Items of two such fields belong together by position.
 	WaitHeaders map[string]time.Duration
 
 	// Failed reports whether the body of a 2xx response is an error all the
 	// same. If it is nil, the default, these bodies are not looked at. It is
 	// asked about JSON (application/json, or a type ending in +json) of up to
-	// 64 KiB, of which it gets what arrives within a second: cut short, it is
-	// no valid JSON. Failed is never asked about event streams and other types,
+	// 64 KiB, of which it gets the part that arrives within a second: cut
+	// short, it is no valid JSON. Failed is never asked about event streams and other types,
 	// nor about a response with a greater Content-Length. An error found so is
 	// an [*APIError] of KindInvalidRequest, unless its code or a Rule says more.
 	Failed func(body []byte) bool
@@ -54,7 +54,7 @@ type Rule struct {
 	// kind as it is.
 	Kind Kind
 
-	// Wait is how long to wait where the server does not say; 0: the backoff.
+	// Wait is how long to wait if the server does not say; 0: the backoff.
 	Wait time.Duration
 }
 

@@ -1,8 +1,7 @@
 package resilient
 
-// Reason says in a word or two why something happened: why an attempt failed and
-// what becomes of it ([Verdict]), why a call ended ([DoneInfo]), or what is waited
-// for ([WaitInfo]). It is an alias of string, because a [Classifier] may give
+// Reason says in a word or two why an attempt failed and is or is not retried
+// ([Verdict]), why a call ended ([DoneInfo]), or why a request waits ([WaitInfo]). It is an alias of string, because a [Classifier] may give
 // reasons of its own; the ones that this package gives are constants, and their
 // values do not change.
 type Reason = string

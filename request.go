@@ -58,7 +58,7 @@ func expectsContinue(h http.Header) bool {
 
 func hasBody(req *http.Request) bool { return req.Body != nil && req.Body != http.NoBody }
 
-// malformed reports whether net/http refuses req whatever the network does.
+// malformed reports whether net/http refuses req before it uses the network.
 func malformed(req *http.Request) bool {
 	if req.URL.Scheme != "http" && req.URL.Scheme != "https" || req.URL.Host == "" {
 		return true

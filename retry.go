@@ -14,8 +14,8 @@ import (
 	"github.com/resilienthttp/resilient/internal/replay"
 )
 
-// call is one RoundTrip: the loop of attempts, and all that they share. What
-// belongs to one of them is in its attempt.
+// call is one RoundTrip: the loop of attempts, and all that they share. The state
+// of a single attempt is in its attempt.
 type call struct {
 	t          *Transport
 	cfg        *config
@@ -78,8 +78,8 @@ func (c *call) init(t *Transport, cfg *config, req *http.Request) {
 	c.attempt.Request, c.attempt.Path, c.attempt.Attempt = req, c.path, 1
 }
 
-// run is the loop: wait, send, judge, and again. Whatever ends it, there is one
-// Done, and end closes what is left open.
+// run is the loop: wait, send, judge, and again. However it ends, there is one Done,
+// and end closes the bodies that are left open.
 func (c *call) run() (*http.Response, error) {
 	for {
 		if err := c.admit(); err != nil {
@@ -98,7 +98,7 @@ func (c *call) run() (*http.Response, error) {
 		c.unsure = c.unsure || !a.Verdict.Unprocessed
 		c.last = a.outcome()
 		hinted, from := a.Verdict.RetryAfter > 0, a.ended
-		a.letGo() // what is worth reading of the response has been read
+		a.discard() // its beginning has been read, see judge
 		c.attempt = next
 		if err := c.sleep(wait, from, hinted); err != nil {
 			return c.failed(err)
@@ -109,7 +109,7 @@ func (c *call) run() (*http.Response, error) {
 // end lets go of all that a call still holds, even if a hook, a limiter or a policy
 // of the caller's has panicked.
 func (c *call) end() {
-	c.attempt.letGo()
+	c.attempt.discard()
 	closeBody(c.attempt.body)
 	if c.record != nil {
 		c.record.End()
@@ -346,7 +346,7 @@ func (c *call) sleep(d time.Duration, from time.Time, hinted bool) error {
 	}
 }
 
-// wait returns whom a wait of the attempt is told to.
+// wait returns the hook and the counters that are told of a wait of the attempt.
 func (c *call) wait() wait {
 	w := wait{req: c.req, path: c.path, attempt: c.attempt.Attempt, totals: c.totals()}
 	if c.cfg.hooks != nil {
@@ -388,7 +388,7 @@ func (c *call) done(why Reason) (*http.Response, error) {
 	switch {
 	case a.APIError == nil:
 	case c.cfg.statusErrors:
-		a.letGo()
+		a.discard()
 		resp, err = nil, a.APIError
 	default:
 		if c.cfg.noRetryMark {

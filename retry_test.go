@@ -1,37 +1,30 @@
 package resilient_test
 
 import (
-	"bytes"
-	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
-	"math/rand/v2"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"net/http/httptrace"
-	"net/url"
-	"os"
-	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
-	"unicode"
 
 	"github.com/cenkalti/backoff/v4"
 	"github.com/stretchr/testify/require"
 
 	"github.com/resilienthttp/resilient"
+	"github.com/resilienthttp/resilient/resilienttest"
 )
 
+// TestAttempts: WithMaxAttempts is exact, and the last response is whole.
 func TestAttempts(t *testing.T) {
 	for n := 1; n <= 5; n++ {
 		t.Run(strconv.Itoa(n), func(t *testing.T) {
@@ -40,7 +33,7 @@ func TestAttempts(t *testing.T) {
 				base := newScript(answer(500))
 				resp, err := resilient.NewTransport(base, resilient.WithMaxAttempts(n), resilient.WithTrace(r.trace())).RoundTrip(get(t))
 				require.NoError(t, err, "exhaustion does not lose the response")
-				require.Equal(t, n, base.count())
+				require.Equal(t, n, base.Count())
 				require.Equal(t, "out of attempts", r.why(t))
 				require.Contains(t, readAll(t, resp), `"message":"m"`, "the last body is whole")
 			})
@@ -48,6 +41,8 @@ func TestAttempts(t *testing.T) {
 	}
 }
 
+// TestBackOffIntervals: a policy without jitter is exact, and there is one for
+// each call that is retried.
 func TestBackOffIntervals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		made := 0
@@ -64,10 +59,10 @@ func TestBackOffIntervals(t *testing.T) {
 		resp, err := transport.RoundTrip(get(t))
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
-		require.Equal(t, []time.Duration{1 * time.Second, 3 * time.Second, 5 * time.Second, 5 * time.Second}, base.gaps())
+		require.Equal(t, []time.Duration{1 * time.Second, 3 * time.Second, 5 * time.Second, 5 * time.Second}, base.Gaps())
 		require.Equal(t, 1, made, "one policy for each request that is retried: they keep state")
 
-		base.steps = []step{answer(200)}
+		base.Reset(resilienttest.Status(200))
 		resp, err = transport.RoundTrip(get(t))
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
@@ -75,8 +70,10 @@ func TestBackOffIntervals(t *testing.T) {
 	})
 }
 
+// TestBackOffMaxIntervalIncludesJitter: jitter stays within its bounds, and a
+// wait below the maximum, at the hundredth attempt too. backoff/v4 applies its
+// jitter after MaxInterval: 1 s became 1.498 s.
 func TestBackOffMaxIntervalIncludesJitter(t *testing.T) {
-	// backoff/v4 applies its jitter after MaxInterval: 1 s became 1.498 s.
 	synctest.Test(t, func(t *testing.T) {
 		policy := resilient.WithBackOff(func() backoff.BackOff {
 			return backoff.NewExponentialBackOff(backoff.WithInitialInterval(time.Second), backoff.WithMaxInterval(time.Second))
@@ -86,7 +83,7 @@ func TestBackOffMaxIntervalIncludesJitter(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
 		distinct := map[time.Duration]bool{}
-		for _, gap := range base.gaps() {
+		for _, gap := range base.Gaps() {
 			require.LessOrEqual(t, gap, time.Second)
 			require.GreaterOrEqual(t, gap, time.Second/2)
 			distinct[gap] = true
@@ -95,6 +92,8 @@ func TestBackOffMaxIntervalIncludesJitter(t *testing.T) {
 	})
 }
 
+// TestDefaultBackOff: the wait after a 429 without a hint is within the jitter
+// of the default policy, and never zero.
 func TestDefaultBackOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for range 50 {
@@ -102,7 +101,7 @@ func TestDefaultBackOff(t *testing.T) {
 			resp, err := resilient.NewTransport(base).RoundTrip(get(t))
 			require.NoError(t, err)
 			require.NoError(t, resp.Body.Close())
-			for i, gap := range base.gaps() {
+			for i, gap := range base.Gaps() {
 				mean := 500 * time.Millisecond << i
 				require.InDelta(t, mean, gap, float64(mean)/2+1, "never zero after a 429")
 			}
@@ -119,7 +118,7 @@ func TestIsolatedFailureIsRetriedSoon(t *testing.T) {
 			resp, err := resilient.NewTransport(base).RoundTrip(get(t))
 			require.NoError(t, err)
 			require.NoError(t, resp.Body.Close())
-			require.InDelta(t, 262500*time.Microsecond, base.gaps()[0], float64(12500*time.Microsecond))
+			require.InDelta(t, 262500*time.Microsecond, base.Gaps()[0], float64(12500*time.Microsecond))
 		}
 
 		longest := time.Duration(0)
@@ -131,31 +130,36 @@ func TestIsolatedFailureIsRetriedSoon(t *testing.T) {
 				require.NoError(t, err)
 				require.NoError(t, resp.Body.Close())
 			}
-			require.Equal(t, 4, base.count())
-			longest = max(longest, base.gaps()[2])
+			require.Equal(t, 4, base.Count())
+			longest = max(longest, base.Gaps()[2])
 		}
 		require.Greater(t, longest, 275*ms, "once a retry has failed, the intervals are what the policy says")
 	})
 }
 
 func TestBackOffStops(t *testing.T) {
-	for name, f := range map[string]func() backoff.BackOff{
-		"stop":        func() backoff.BackOff { return &backoff.StopBackOff{} },
-		"no policy":   func() backoff.BackOff { return nil },
-		"max retries": func() backoff.BackOff { return backoff.WithMaxRetries(&backoff.ZeroBackOff{}, 0) },
+	for _, tt := range []struct {
+		name   string
+		policy func() backoff.BackOff
+	}{
+		{"stop", func() backoff.BackOff { return &backoff.StopBackOff{} }},
+		{"no policy", func() backoff.BackOff { return nil }},
+		{"max retries", func() backoff.BackOff { return backoff.WithMaxRetries(&backoff.ZeroBackOff{}, 0) }},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(tt.name, func(t *testing.T) {
 			var r recorder
 			base := newScript(answer(429, "Retry-After", "1"))
-			resp, err := resilient.NewTransport(base, resilient.WithBackOff(f), resilient.WithTrace(r.trace())).RoundTrip(get(t))
+			resp, err := resilient.NewTransport(base, resilient.WithBackOff(tt.policy), resilient.WithTrace(r.trace())).RoundTrip(get(t))
 			require.NoError(t, err)
 			require.NoError(t, resp.Body.Close())
-			require.Equal(t, 1, base.count(), "Stop is -1 and must not reach a timer")
+			require.Equal(t, 1, base.Count(), "Stop is -1 and must not reach a timer")
 			require.Equal(t, "backoff stopped", r.why(t))
 		})
 	}
 }
 
+// TestHintIsAFloor: a hint holds on a 500 as on a 429. A wait is never shorter
+// than the hint, and never longer than WithMaxWait.
 func TestHintIsAFloor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, tt := range []struct {
@@ -171,13 +175,34 @@ func TestHintIsAFloor(t *testing.T) {
 				resp, err := resilient.NewTransport(base, every(tt.policy)).RoundTrip(get(t))
 				require.NoError(t, err)
 				require.NoError(t, resp.Body.Close())
-				require.GreaterOrEqual(t, base.gaps()[0], tt.least, tt.why)
-				require.LessOrEqual(t, base.gaps()[0], tt.most, tt.why)
+				require.GreaterOrEqual(t, base.Gaps()[0], tt.least, tt.why)
+				require.LessOrEqual(t, base.Gaps()[0], tt.most, tt.why)
 			}
 		}
 	})
 }
 
+// TestHugeHintDoesNotOverflow: the jitter was added to a hint of 292 years,
+// which made the wait negative and the retry immediate.
+func TestHugeHintDoesNotOverflow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		forever := resilient.WithClassifier(func(a resilient.AttemptInfo) resilient.Verdict {
+			a.Verdict.RetryAfter = math.MaxInt64
+			return a.Verdict
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		base := newScript(answer(429))
+		resp, err := resilient.NewTransport(base, every(time.Second), forever, resilient.WithMaxWait(math.MaxInt64)).RoundTrip(get(t).WithContext(ctx))
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, 1, base.Count())
+	})
+}
+
+// TestWaitsThatCannotSucceedAreNotBegun: a wait that outlasts the deadline or
+// WithMaxWait is not begun, and the caller gets the response with its hint at
+// once.
 func TestWaitsThatCannotSucceedAreNotBegun(t *testing.T) {
 	for _, tt := range []struct {
 		name, hint string
@@ -219,64 +244,10 @@ func TestWaitsThatCannotSucceedAreNotBegun(t *testing.T) {
 				require.Equal(t, 429, resp.StatusCode)
 				require.Equal(t, tt.hint, resp.Header.Get("Retry-After"), "with the full hint")
 				require.NoError(t, resp.Body.Close())
-				require.Equal(t, tt.attempts, base.count())
+				require.Equal(t, tt.attempts, base.Count())
 				require.Equal(t, tt.took, time.Since(start))
 				require.Equal(t, tt.why, r.why(t))
 			})
-		})
-	}
-}
-
-func TestMethodGate(t *testing.T) {
-	for _, tt := range []struct {
-		method, header string
-		value          string // of the header; "-": none
-		opts           []resilient.Option
-		want           int
-	}{
-		{method: "", want: 4},
-		{method: "GET", want: 4},
-		{method: "HEAD", want: 4},
-		{method: "OPTIONS", want: 4},
-		{method: "TRACE", want: 4},
-		{method: "PUT", want: 4},
-		{method: "DELETE", want: 4},
-		{method: "POST", want: 1},
-		{method: "PATCH", want: 1},
-		{method: "CONNECT", want: 1},
-		{method: "LOCK", want: 1},
-		{method: "get", want: 1}, // methods are case-sensitive, RFC 9110 section 9.1
-		{method: "PURGE", want: 1},
-		{method: "QUERY", want: 4},
-		{method: "PROPFIND", want: 4},
-		{method: "REPORT", want: 4},
-		{method: "SEARCH", want: 4},
-		{method: "MKCOL", want: 4},
-		{method: "MOVE", want: 4},
-		{method: "UNLOCK", want: 4},
-		{method: "VERSION-CONTROL", want: 4},
-		{method: "UPDATEREDIRECTREF", want: 4},
-		{method: "POST", header: "Idempotency-Key", want: 4},
-		{method: "POST", header: "X-Idempotency-Key", want: 4},
-		{method: "POST", header: "Idempotency-Key", value: "-", want: 1},
-		{method: "POST", opts: []resilient.Option{resilient.WithRetryNonIdempotent(true)}, want: 4},
-		{method: "CONNECT", opts: []resilient.Option{resilient.WithRetryNonIdempotent(true)}, want: 1},
-		{method: "POST", opts: []resilient.Option{resilient.WithRetryNonIdempotent(true), resilient.WithRetryNonIdempotent(false)}, want: 1},
-	} {
-		t.Run(tt.method+tt.header, func(t *testing.T) {
-			for _, failure := range []step{answer(500), answer(503), fails(io.EOF)} {
-				base := newScript(failure)
-				req := get(t)
-				req.Method = tt.method
-				if tt.header != "" {
-					req.Header.Set(tt.header, strings.TrimPrefix(cmp.Or(tt.value, "k"), "-"))
-				}
-				resp, err := resilient.NewTransport(base, append(tt.opts, every(0), unbounded())...).RoundTrip(req)
-				if err == nil {
-					require.NoError(t, resp.Body.Close())
-				}
-				require.Equal(t, tt.want, base.count())
-			}
 		})
 	}
 }
@@ -293,6 +264,8 @@ func traced(err error, hooks ...func(*httptrace.ClientTrace)) step {
 	}
 }
 
+// TestNeverSentIsProven: a POST of which provably nothing was sent is sent
+// again, and one that may have been sent is not.
 func TestNeverSentIsProven(t *testing.T) {
 	seek := func(c *httptrace.ClientTrace) { c.GetConn("api.test:80") }
 	connect := func(c *httptrace.ClientTrace) { c.GotConn(httptrace.GotConnInfo{}) }
@@ -319,11 +292,12 @@ func TestNeverSentIsProven(t *testing.T) {
 			base := newScript(tt.base)
 			_, err := resilient.NewTransport(base, every(0), unbounded()).RoundTrip(post(t))
 			require.Error(t, err)
-			require.Equal(t, tt.want, base.count())
+			require.Equal(t, tt.want, base.Count())
 		})
 	}
 }
 
+// TestRealDialFailureRetriesPost: a failed dial proves that nothing was sent.
 func TestRealDialFailureRetriesPost(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -338,6 +312,8 @@ func TestRealDialFailureRetriesPost(t *testing.T) {
 	require.Equal(t, "never sent", r.attempts[0].Verdict.Reason)
 }
 
+// TestRealLostPostIsSentOnce: a POST whose connection ended without an answer
+// may have been acted upon.
 func TestRealLostPostIsSentOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hits := 0
@@ -352,284 +328,101 @@ func TestRealLostPostIsSentOnce(t *testing.T) {
 	})
 }
 
-func TestIdempotencyKey(t *testing.T) {
-	made := 0
-	option := resilient.WithIdempotencyKey(func(*http.Request) string {
-		made++
-		return fmt.Sprint("key", made)
-	})
-	base := newScript(answer(500), answer(500), answer(200))
-	transport := resilient.NewTransport(base, option, every(0), resilient.WithMaxAttempts(3))
-	req := post(t)
-	resp, err := transport.RoundTrip(req)
-	require.NoError(t, err)
-	require.NoError(t, resp.Body.Close())
-	require.Equal(t, 3, base.count(), "a POST with a key may be sent again")
-	for _, s := range base.sent {
-		require.Equal(t, "key1", s.header.Get("Idempotency-Key"), "one key for each call")
-		require.Equal(t, "payload", s.body)
-	}
-	require.Empty(t, req.Header, "the caller's header map is not written to")
-
-	base.sent = nil
-	req = post(t)
-	req.Header.Set("Idempotency-Key", "mine")
-	resp, err = transport.RoundTrip(req)
-	require.NoError(t, err)
-	require.NoError(t, resp.Body.Close())
-	require.Equal(t, "mine", base.sent[2].header.Get("Idempotency-Key"), "never over the caller's")
-
-	resp, err = transport.RoundTrip(get(t))
-	require.NoError(t, err)
-	require.NoError(t, resp.Body.Close())
-	require.Equal(t, 1, made, "not made for idempotent methods")
-
-	none := resilient.WithIdempotencyKey(func(*http.Request) string { return "" })
-	base = newScript(answer(500))
-	resp, err = resilient.NewTransport(base, none).RoundTrip(post(t))
-	require.NoError(t, err)
-	require.NoError(t, resp.Body.Close())
-	require.Equal(t, 1, base.count())
-	require.NotContains(t, base.sent[0].header, "Idempotency-Key")
-}
-
-func TestBodies(t *testing.T) {
-	file := func(t *testing.T) io.Reader {
-		t.Helper()
-		f, err := os.CreateTemp(t.TempDir(), "")
-		require.NoError(t, err)
-		_, err = f.WriteString("payload")
-		require.NoError(t, err)
-		_, err = f.Seek(0, io.SeekStart)
-		require.NoError(t, err)
-		return f
-	}
-	pipe := func(*testing.T) io.Reader {
-		r, w := io.Pipe()
-		go func() { _, _ = io.WriteString(w, "payload"); _ = w.Close() }()
-		return r
-	}
+// TestAnswersToOurOwnRetry: a POST that had timed out was told, when it came
+// again, that a request with its key is in progress, and that was final.
+func TestAnswersToOurOwnRetry(t *testing.T) {
+	lost := fails(&net.OpError{Op: "read", Err: io.EOF})
 	for _, tt := range []struct {
-		name   string
-		body   func(*testing.T) io.Reader
-		buffer int64
-		want   []string
-		why    string
+		name  string
+		steps []step
+		key   bool
+		want  int
+		final int
+		why   string
 	}{
-		{"nil", func(*testing.T) io.Reader { return nil }, 0, []string{"", "", ""}, "success"},
-		{"NoBody", func(*testing.T) io.Reader { return http.NoBody }, 0, []string{"", "", ""}, "success"},
-		{"bytes.Reader", func(*testing.T) io.Reader { return bytes.NewReader([]byte("payload")) }, 0, []string{"payload", "payload", "payload"}, "success"},
-		{"bytes.Buffer", func(*testing.T) io.Reader { return bytes.NewBufferString("payload") }, 0, []string{"payload", "payload", "payload"}, "success"},
-		{"file, no buffer", file, 0, []string{"payload"}, "body not replayable"},
-		{"file, buffer", file, 7, []string{"payload", "payload", "payload"}, "success"},
-		{"file, buffer too small", file, 6, []string{"payload"}, "body not replayable"},
-		{"pipe, no buffer", pipe, 0, []string{"payload"}, "body not replayable"},
-		{"pipe, buffer", pipe, 1 << 20, []string{"payload", "payload", "payload"}, "success"},
+		{"409", []step{lost, answer(409), answer(409), answer(201)}, true, 4, 201, "an earlier attempt is in progress"},
+		{"423", []step{lost, answer(423), answer(201)}, true, 3, 201, "the same with another status"},
+		{"425", []step{lost, answer(425), answer(201)}, true, 3, 201, "the same with another status"},
+		{"after a 504", []step{answer(504), answer(409), answer(201)}, true, 3, 201, "a gateway gave up, its upstream did not"},
+		{"out of attempts", []step{lost, answer(409)}, true, 4, 409, "within its attempts"},
+		{"at the first attempt", []step{answer(409)}, true, 1, 409, "somebody else's"},
+		{"after a rejection", []step{answer(429), answer(409)}, true, 2, 409, "nothing of ours is in progress"},
+		{"after a failed dial", []step{fails(&net.OpError{Op: "dial", Err: io.EOF}), answer(409)}, true, 2, 409, "nothing of ours is in progress"},
+		{"the server says no", []step{lost, answer(409, "X-Should-Retry", "false")}, true, 2, 409, "it knows better"},
+		{"another status", []step{lost, answer(422)}, true, 2, 422, "the key was used with another body"},
+		{"without a key", []step{lost, answer(409)}, false, 2, 409, "a conflict of states"},
 	} {
-		for name, failure := range map[string]func(http.ResponseWriter){
-			"status":  func(w http.ResponseWriter) { w.WriteHeader(http.StatusInternalServerError) },
-			"EOF":     func(http.ResponseWriter) { panic(http.ErrAbortHandler) },
-			"timeout": func(http.ResponseWriter) { time.Sleep(2 * time.Second) },
-		} {
-			t.Run(tt.name+"/"+name, func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					var mu sync.Mutex
-					var got []string
-					base := serve(t, func(w http.ResponseWriter, r *http.Request) {
-						b, _ := io.ReadAll(r.Body)
-						mu.Lock()
-						got = append(got, string(b))
-						n := len(got)
-						mu.Unlock()
-						if n < 3 {
-							failure(w)
-						}
-					})
-					var r recorder
-					transport := resilient.NewTransport(base, every(3*time.Second), unbounded(), resilient.WithTrace(r.trace()),
-						resilient.WithReplayBuffer(tt.buffer), resilient.WithAttemptTimeout(time.Second))
-					req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://api.test/", tt.body(t))
-					require.NoError(t, err)
-					resp, err := transport.RoundTrip(req)
-					if err == nil {
-						require.NoError(t, resp.Body.Close())
-					}
-					time.Sleep(time.Minute) // the handlers that hang have ended
-					mu.Lock()
-					defer mu.Unlock()
-					require.Equal(t, tt.want, got)
-					require.Equal(t, tt.why, r.why(t))
-				})
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				base := newScript(tt.steps...)
+				opt := resilient.WithRetryNonIdempotent(true)
+				if tt.key {
+					opt = resilient.WithIdempotencyKey(func(*http.Request) string { return "k" })
+				}
+				resp, err := resilient.NewTransport(base, opt, unbounded()).RoundTrip(post(t))
+				require.NoError(t, err)
+				require.NoError(t, resp.Body.Close())
+				require.Equal(t, tt.want, base.Count(), tt.why)
+				require.Equal(t, tt.final, resp.StatusCode)
 			})
+		})
+	}
+}
+
+// TestExpectationFailed: RFC 9110 section 10.1.1 has the request repeated without
+// the expectation.
+func TestExpectationFailed(t *testing.T) {
+	refuses := func(req *http.Request) (*http.Response, error) {
+		if req.Header.Get("Expect") != "" {
+			return answer(417)(req)
 		}
+		return answer(201)(req)
 	}
-}
-
-func TestReplayBufferIsGivenToTheBase(t *testing.T) {
-	// HTTP/2 replays through GetBody after a GOAWAY.
-	src := &trackedBody{Reader: strings.NewReader("payload")}
-	req := post(t)
-	req.Body, req.GetBody = src, nil
-	base := step(func(out *http.Request) (*http.Response, error) {
-		for range 2 {
-			half := make([]byte, 3)
-			_, err := io.ReadFull(out.Body, half)
-			require.NoError(t, err)
-			body, err := out.GetBody()
-			require.NoError(t, err)
-			all, err := io.ReadAll(body)
-			require.NoError(t, err)
-			require.Equal(t, "payload", string(all))
-			require.NoError(t, body.Close())
-			require.NoError(t, body.Close(), "a second Close is harmless")
-			_, err = body.Read(half)
-			require.ErrorIs(t, err, http.ErrBodyReadAfterClose)
-		}
-		require.Zero(t, src.closes(), "not while it may be needed")
-		require.NoError(t, out.Body.Close())
-		return answer(200)(out)
-	})
-	resp, err := resilient.NewTransport(base, resilient.WithReplayBuffer(7)).RoundTrip(req)
-	require.NoError(t, err)
-	require.NoError(t, resp.Body.Close())
-	require.Nil(t, req.GetBody, "the caller's request is not written to")
-	require.Equal(t, 1, src.closes())
-}
-
-func TestAbandonedReaderOfARecordedBody(t *testing.T) {
-	// The first attempt was answered while the base was still reading: it read
-	// on, past the limit, and left nothing for the second.
-	const payload = "0123456789abcdefghij"
-	var old io.ReadCloser
-	got := ""
-	base := newSteps(
-		func(out *http.Request) (*http.Response, error) {
-			old = out.Body
-			_, err := io.ReadFull(old, make([]byte, 3))
-			require.NoError(t, err)
-			return answer(429)(out)
-		},
-		func(out *http.Request) (*http.Response, error) {
-			_, err := io.ReadAll(old)
-			require.ErrorContains(t, err, "later attempt")
-			require.NoError(t, old.Close())
-			all, err := io.ReadAll(out.Body)
-			require.NoError(t, err)
-			got = string(all)
-			require.NoError(t, out.Body.Close())
-			return answer(200)(out)
-		})
-	req := post(t)
-	req.Body, req.GetBody = io.NopCloser(strings.NewReader(payload)), nil
-	resp, err := resilient.NewTransport(base, every(0), resilient.WithReplayBuffer(10)).RoundTrip(req)
-	require.NoError(t, err)
-	require.NoError(t, resp.Body.Close())
-	require.Equal(t, payload, got)
-}
-
-// newSteps is a base that answers with its steps in turn and leaves the body to
-// them.
-func newSteps(steps ...step) http.RoundTripper {
-	n := 0
-	return step(func(req *http.Request) (*http.Response, error) {
-		n++
-		return steps[n-1](req)
-	})
-}
-
-func TestGetBodyFails(t *testing.T) {
-	for name, f := range map[string]func() (io.ReadCloser, error){
-		"error": func() (io.ReadCloser, error) { return nil, errors.New("gone") },
-		"nil":   func() (io.ReadCloser, error) { return nil, nil },
-	} {
-		t.Run(name, func(t *testing.T) {
-			var r recorder
-			base := newScript(answer(429))
-			req := post(t)
-			req.GetBody = f
-			resp, err := resilient.NewTransport(base, resilient.WithTrace(r.trace())).RoundTrip(req)
-			require.NoError(t, err, "the response is not lost")
-			require.NoError(t, resp.Body.Close())
-			require.Equal(t, 1, base.count())
-			require.Equal(t, "body error", r.why(t))
-		})
-	}
-}
-
-func TestRequestBodyReadErrorIsFinal(t *testing.T) {
-	gone := errors.New("disk gone")
-	for _, buffer := range []int64{0, 100} {
-		synctest.Test(t, func(t *testing.T) {
-			base := serve(t, func(_ http.ResponseWriter, r *http.Request) { _, _ = io.ReadAll(r.Body) })
-			var r recorder
-			req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://api.test/",
-				io.MultiReader(strings.NewReader("half"), failingReader{gone}))
-			require.NoError(t, err)
-			_, err = resilient.NewTransport(base, resilient.WithReplayBuffer(buffer), resilient.WithTrace(r.trace())).
-				RoundTrip(req)
-			require.ErrorIs(t, err, gone)
-			require.Len(t, r.attempts, 1, "half a body is never sent again")
-		})
-	}
-}
-
-func TestStreamingUploadIsNotHeldBack(t *testing.T) {
-	// Nor is one that is recorded, past the end of the buffer.
 	synctest.Test(t, func(t *testing.T) {
-		opts := []resilient.Option{resilient.WithReplayBuffer(1), resilient.WithAttemptTimeout(time.Minute)}
-		streamsBothWays(contractTest{t, configuration{opts: opts}})
+		base, start := newScript(refuses), time.Now()
+		req := post(t)
+		req.Header.Set("Expect", "100-continue")
+		resp, err := resilient.NewTransport(base).RoundTrip(req)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, 201, resp.StatusCode, "of any method: the request was refused by its header")
+		require.Equal(t, "payload", string(base.Attempts()[1].Body))
+		require.Equal(t, 2, base.Count())
+		require.Zero(t, time.Since(start), "there is nothing to wait for")
+		require.Equal(t, "100-continue", req.Header.Get("Expect"), "the caller's request is not written to")
+
+		base = newScript(answer(417))
+		resp, err = resilient.NewTransport(base).RoundTrip(req)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, 2, base.Count(), "a second one is about something else")
+		base = newScript(answer(417))
+		resp, err = resilient.NewTransport(base).RoundTrip(post(t))
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, 1, base.Count(), "nothing was expected")
 	})
 }
 
-func TestUploadAnsweredEarly(t *testing.T) {
-	// The server answers before it has read the 8 MiB: the base may still be
-	// reading the first body while the second attempt begins. Run with -race.
-	payload := bytes.Repeat([]byte("0123456789abcdef"), 8<<20/16)
-	for name, buffer := range map[string]int64{"GetBody": 0, "replay buffer": 16 << 20} {
-		t.Run(name, func(t *testing.T) {
-			var mu sync.Mutex
-			hits := 0
-			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				mu.Lock()
-				hits++
-				n := hits
-				mu.Unlock()
-				if n < 3 {
-					w.WriteHeader(http.StatusServiceUnavailable)
-					return
-				}
-				got, _ := io.ReadAll(r.Body)
-				if !bytes.Equal(payload, got) {
-					w.WriteHeader(http.StatusTeapot)
-				}
-			}))
-			defer srv.Close()
-			base := &http.Transport{}
-			defer base.CloseIdleConnections()
-			req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, srv.URL, bytes.NewReader(payload))
-			require.NoError(t, err)
-			if buffer > 0 {
-				req.GetBody = nil
-			}
-			resp, err := resilient.NewTransport(base, every(0), resilient.WithMaxAttempts(10), resilient.WithReplayBuffer(buffer)).RoundTrip(req)
-			require.NoError(t, err)
-			require.NoError(t, resp.Body.Close())
-			require.Equal(t, http.StatusOK, resp.StatusCode)
-		})
-	}
-}
-
+// TestConnectionIsReused: retries share one connection. 1,000 retries over
+// connections that were not drained took a peer 1,001.
 func TestConnectionIsReused(t *testing.T) {
-	// 1,000 retries over connections that were not drained took a peer 1,001.
-	for name, body := range map[string]string{"empty": "", "16 KiB": strings.Repeat("x", 16<<10), "chunked": strings.Repeat("x", 60<<10)} {
-		t.Run(name, func(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		body string
+	}{
+		{"empty", ""},
+		{"16 KiB", strings.Repeat("x", 16<<10)},
+		{"chunked", strings.Repeat("x", 60<<10)},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				hits := 0
 				conns := map[string]bool{}
 				base := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 					if hits++; hits < 100 {
 						w.WriteHeader(http.StatusInternalServerError)
-						_, _ = io.WriteString(w, body)
+						_, _ = io.WriteString(w, tt.body)
 					}
 				})
 				base.MaxConnsPerHost = 1 // a body left open would block for ever
@@ -648,31 +441,8 @@ func TestConnectionIsReused(t *testing.T) {
 	}
 }
 
-// drip gives a byte a minute, for ever, and unblocks when it is closed.
-type drip struct {
-	done chan struct{}
-	once sync.Once
-}
-
-func (d *drip) Read(p []byte) (int, error) {
-	select {
-	case <-time.After(time.Minute): //nolint:forbidigo // the test's clock is virtual
-		p[0] = 'x'
-		return 1, nil
-	case <-d.done:
-		return 0, net.ErrClosed
-	}
-}
-
-func (d *drip) Close() error { d.once.Do(func() { close(d.done) }); return nil }
-
-func dripping(status int) (*drip, step) {
-	d := &drip{done: make(chan struct{})}
-	return d, func(*http.Request) (*http.Response, error) {
-		return &http.Response{StatusCode: status, Header: http.Header{}, Body: d, ContentLength: -1}, nil
-	}
-}
-
+// TestSlowErrorBodyNeverHoldsARetry: a retried response is read for at most a
+// second, and that second is part of the wait.
 func TestSlowErrorBodyNeverHoldsARetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		body, slow := dripping(500)
@@ -703,6 +473,8 @@ func TestSlowErrorBodyIsNotCountedTwiceAgainstTheDeadline(t *testing.T) {
 	})
 }
 
+// TestSlowErrorBodyOfTheLastResponse: a second is the most that the parsing of
+// an error object takes, and the caller reads on from the first byte.
 func TestSlowErrorBodyOfTheLastResponse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		body, slow := dripping(404)
@@ -723,6 +495,7 @@ func TestSlowErrorBodyOfTheLastResponse(t *testing.T) {
 	})
 }
 
+// TestEndlessErrorBodyIsBounded: at most 64 KiB of a retried response are read.
 func TestEndlessErrorBodyIsBounded(t *testing.T) {
 	read := 0
 	endless := func(*http.Request) (*http.Response, error) {
@@ -737,10 +510,32 @@ func TestEndlessErrorBodyIsBounded(t *testing.T) {
 	require.NoError(t, resp.Body.Close())
 }
 
-type readerFunc func([]byte) (int, error)
+// TestPanickingBodyIsAnError: a body that panics is an error of reading it. The
+// beginning of an error body is read in a goroutine, and a panic there would
+// end the process.
+func TestPanickingBodyIsAnError(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		read readerFunc
+	}{
+		{"panic", func([]byte) (int, error) { panic("body") }},
+		{"impossible", func(p []byte) (int, error) { return len(p) + 1, nil }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			resp, err := resilient.NewTransport(step(func(*http.Request) (*http.Response, error) {
+				return &http.Response{StatusCode: 404, Header: http.Header{}, Body: io.NopCloser(tt.read)}, nil
+			})).RoundTrip(get(t))
+			require.NoError(t, err)
+			_, err = io.ReadAll(resp.Body)
+			require.ErrorContains(t, err, "resilient: ")
+			require.NoError(t, resp.Body.Close())
+		})
+	}
+}
 
-func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
-
+// TestAttemptTimeout: the timeout of an attempt ends a connection that never
+// answers, which nothing else ends if there is no deadline. It stops at the
+// headers: a peer cut the body.
 func TestAttemptTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var hits atomic.Int32
@@ -765,6 +560,8 @@ func TestAttemptTimeout(t *testing.T) {
 	})
 }
 
+// TestAttemptTimeoutIsToldFromTheCallers: the timeout of an attempt is told
+// from the caller's own, and is retried if the request is idempotent.
 func TestAttemptTimeoutIsToldFromTheCallers(t *testing.T) {
 	hang := func(req *http.Request) (*http.Response, error) {
 		<-req.Context().Done()
@@ -778,7 +575,7 @@ func TestAttemptTimeoutIsToldFromTheCallers(t *testing.T) {
 		require.True(t, timeout.Timeout())
 		require.NotErrorIs(t, err, context.DeadlineExceeded)
 		require.NotErrorIs(t, err, context.Canceled)
-		require.Equal(t, 4, base.count())
+		require.Equal(t, 4, base.Count())
 		var retried *resilient.RetryError
 		require.ErrorAs(t, err, &retried)
 		require.Equal(t, 4, retried.Attempts)
@@ -789,15 +586,17 @@ func TestAttemptTimeoutIsToldFromTheCallers(t *testing.T) {
 		base = newScript(hang)
 		_, err = resilient.NewTransport(base, resilient.WithAttemptTimeout(time.Second)).RoundTrip(get(t).WithContext(ctx))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-		require.Equal(t, 1, base.count())
+		require.Equal(t, 1, base.Count())
 
 		base = newScript(hang)
 		_, err = resilient.NewTransport(base, resilient.WithAttemptTimeout(time.Second)).RoundTrip(post(t))
 		require.Error(t, err)
-		require.Equal(t, 1, base.count(), "a POST that timed out may have been processed")
+		require.Equal(t, 1, base.Count(), "a POST that timed out may have been processed")
 	})
 }
 
+// TestAttemptTimeoutBeforeAConnectionIsProvenUnsent: an attempt that timed out
+// before it had a connection has sent nothing.
 func TestAttemptTimeoutBeforeAConnectionIsProvenUnsent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var dials atomic.Int32
@@ -813,21 +612,29 @@ func TestAttemptTimeoutBeforeAConnectionIsProvenUnsent(t *testing.T) {
 	})
 }
 
+// TestAttemptTimeoutReleasesItsContext: the context of an attempt ends with its
+// body, closed or not.
 func TestAttemptTimeoutReleasesItsContext(t *testing.T) {
-	for name, body := range map[string]string{"body": "x", "no body": ""} {
-		t.Run(name, func(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		body string
+	}{
+		{"body", "x"},
+		{"no body", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
 			var attempt context.Context
 			base := step(func(req *http.Request) (*http.Response, error) {
 				attempt = req.Context()
-				resp, _ := answerWith(200, body)(req)
-				if body == "" {
+				resp, _ := answerWith(200, tt.body)(req)
+				if tt.body == "" {
 					resp.Body = http.NoBody
 				}
 				return resp, nil
 			})
 			resp, err := resilient.NewTransport(base, resilient.WithAttemptTimeout(time.Hour)).RoundTrip(get(t))
 			require.NoError(t, err)
-			if body == "" {
+			if tt.body == "" {
 				require.Equal(t, http.NoBody, resp.Body, "net/http looks for it")
 			} else {
 				require.NoError(t, attempt.Err(), "not before the body is read")
@@ -840,6 +647,8 @@ func TestAttemptTimeoutReleasesItsContext(t *testing.T) {
 	}
 }
 
+// TestLateHeadersAreATimeout: a base that ignores its context is held to the
+// timeout too, and its late response is closed.
 func TestLateHeadersAreATimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		body := &trackedBody{Reader: strings.NewReader("")}
@@ -853,6 +662,9 @@ func TestLateHeadersAreATimeout(t *testing.T) {
 	})
 }
 
+// TestContextEndsWhileWaiting: a wait ends with the context. The error has the
+// cause of the context and the outcome of the attempt before the wait, and
+// neither hides the other.
 func TestContextEndsWhileWaiting(t *testing.T) {
 	cause := errors.New("shutting down")
 	for _, tt := range []struct {
@@ -877,7 +689,7 @@ func TestContextEndsWhileWaiting(t *testing.T) {
 				require.Equal(t, 3*time.Second, time.Since(start))
 				require.ErrorIs(t, err, cause)
 				require.True(t, tt.last(err), "neither hides the other: %v", err)
-				require.Equal(t, 1, base.count())
+				require.Equal(t, 1, base.Count())
 				require.Equal(t, "canceled", r.why(t))
 				require.Contains(t, err.Error(), "resilient: gave up after attempt 1: shutting down (before: ")
 			})
@@ -885,29 +697,8 @@ func TestContextEndsWhileWaiting(t *testing.T) {
 	}
 }
 
-// What ended a call was printed as it was: with the escape sequences a server
-// had sent, and with the query of a base that is made of an http.Client.
-func TestRetryErrorTextIsTame(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		cause := errors.New("got \x1b[31m\r\nlevel=ERROR \xff\u2028 " + strings.Repeat("x", 1<<20))
-		base := newScript(
-			fails(&url.Error{Op: "Get", URL: "http://api.test/?token=s3cr3t", Err: io.ErrUnexpectedEOF}),
-			fails(&url.Error{Op: "Get", URL: "http://api.test/?token=s3cr3t", Err: cause}),
-		)
-		_, err := resilient.NewTransport(base, resilient.WithMaxAttempts(2)).RoundTrip(get(t))
-		require.ErrorIs(t, err, cause, "the error itself is there, whole")
-		require.ErrorIs(t, err, io.ErrUnexpectedEOF)
-		text := err.Error()
-		require.True(t, strings.HasPrefix(text, "resilient: gave up after attempt 2: got  [31m"), "%q", text)
-		require.True(t, strings.HasSuffix(text, "(before: unexpected EOF)"), "%q", text)
-		require.NotContains(t, text, "s3cr3t")
-		require.Less(t, len(text), 2<<10)
-		for _, r := range text {
-			require.True(t, r == unicode.ReplacementChar || unicode.IsPrint(r), "%q", r)
-		}
-	})
-}
-
+// TestContextEndsDuringAnAttempt: the error of the context is found, and there
+// is no other attempt.
 func TestContextEndsDuringAnAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -920,6 +711,8 @@ func TestContextEndsDuringAnAttempt(t *testing.T) {
 	})
 }
 
+// TestContextEndsDuringTheErrorBody: reading an error body ends with the
+// context, and the caller gets the response.
 func TestContextEndsDuringTheErrorBody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, slow := dripping(500)
@@ -931,217 +724,12 @@ func TestContextEndsDuringTheErrorBody(t *testing.T) {
 		require.NoError(t, err, "there is a response")
 		require.NoError(t, resp.Body.Close())
 		require.Equal(t, time.Millisecond, time.Since(start))
-		require.Equal(t, 1, base.count())
+		require.Equal(t, 1, base.Count())
 	})
 }
 
-func TestLastErrorOfSeveral(t *testing.T) {
-	base := newScript(answer(503), fails(io.ErrUnexpectedEOF))
-	_, err := (&http.Client{Transport: resilient.NewTransport(base, every(0), resilient.WithMaxAttempts(2))}).Do(get(t))
-	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
-	require.ErrorIs(t, err, resilient.ErrServer, "the answer before it is not lost")
-	var retried *resilient.RetryError
-	require.ErrorAs(t, err, &retried)
-	require.Equal(t, 2, retried.Attempts)
-	require.False(t, retried.Timeout())
-	require.Equal(t, []error{io.EOF}, (&resilient.RetryError{Err: io.EOF}).Unwrap())
-}
-
-func TestRetryBudget(t *testing.T) {
-	run := func(t *testing.T, transport http.RoundTripper, calls int, pause time.Duration) {
-		t.Helper()
-		for range calls {
-			resp, err := transport.RoundTrip(get(t))
-			require.NoError(t, err)
-			require.NoError(t, resp.Body.Close())
-			time.Sleep(pause)
-		}
-	}
-	t.Run("an outage is not amplified", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			base := newScript(answer(503))
-			transport := resilient.NewTransport(base, every(0))
-			run(t, transport, 300, 100*time.Millisecond) // 10 calls a second for 30 s
-			require.LessOrEqual(t, base.count(), 330)
-			require.Greater(t, base.count(), 300, "some are tried")
-		})
-	})
-	t.Run("a timeout costs two", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			base := newScript(func(req *http.Request) (*http.Response, error) {
-				<-req.Context().Done()
-				return nil, req.Context().Err()
-			})
-			transport := resilient.NewTransport(base, every(0), resilient.WithAttemptTimeout(time.Second),
-				resilient.WithRetryBudget(0, 0), resilient.WithMaxAttempts(2))
-			for range 100 {
-				_, err := transport.RoundTrip(get(t))
-				require.Error(t, err)
-			}
-			require.Equal(t, 105, base.count(), "the server may still be at work: the 10 it begins with are 5")
-		})
-	})
-	t.Run("a small client always retries", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			base := newScript(answer(503))
-			run(t, resilient.NewTransport(base), 10, time.Minute)
-			require.Equal(t, 40, base.count())
-		})
-	})
-	t.Run("retries that succeed cost nothing", func(t *testing.T) {
-		n := 0
-		base := newScript(func(req *http.Request) (*http.Response, error) {
-			if n++; n%3 == 0 {
-				return answer(200)(req)
-			}
-			return answer(500)(req)
-		})
-		run(t, resilient.NewTransport(base, every(0)), 1000, 0)
-		require.Equal(t, 3000, base.count())
-	})
-	t.Run("a burst of isolated failures is retried whole", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			var mu sync.Mutex
-			hits := 0
-			base := step(func(req *http.Request) (*http.Response, error) {
-				mu.Lock()
-				defer mu.Unlock()
-				if hits++; hits <= 64 {
-					return answer(500)(req)
-				}
-				return answer(200)(req)
-			})
-			transport := resilient.NewTransport(base)
-			var wg sync.WaitGroup
-			for range 64 {
-				wg.Go(func() {
-					resp, err := transport.RoundTrip(get(t))
-					if err != nil || resp.StatusCode != 200 {
-						t.Errorf("got %v, %v", resp, err)
-						return
-					}
-					_ = resp.Body.Close()
-				})
-			}
-			wg.Wait()
-		})
-	})
-	t.Run("random failures are all retried", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			rng := rand.New(rand.NewPCG(1, 2))
-			calls, lost := 5000, 0
-			base := newScript(func(req *http.Request) (*http.Response, error) {
-				if rng.Float64() < 0.2 {
-					return answer(500)(req)
-				}
-				return answer(200)(req)
-			})
-			transport := resilient.NewTransport(base)
-			for range calls {
-				resp, err := transport.RoundTrip(get(t))
-				require.NoError(t, err)
-				require.NoError(t, resp.Body.Close())
-				if resp.StatusCode != 200 {
-					lost++
-				}
-			}
-			require.LessOrEqual(t, lost, calls/100, "0.2^4 of them, and a margin")
-		})
-	})
-	t.Run("refused before sleeping, with the response", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			var r recorder
-			transport := resilient.NewTransport(newScript(answer(503)), every(time.Millisecond), resilient.WithRetryBudget(0, 0))
-			run(t, transport, 100, 0)
-			start := time.Now()
-			ctx := resilient.ContextWithOptions(t.Context(), resilient.WithTrace(r.trace()))
-			resp, err := transport.RoundTrip(get(t).WithContext(ctx))
-			require.NoError(t, err)
-			require.Equal(t, 503, resp.StatusCode)
-			require.NoError(t, resp.Body.Close())
-			require.Zero(t, time.Since(start))
-			require.Equal(t, "budget", r.why(t))
-			require.Empty(t, r.waits)
-
-			resp, err = transport.RoundTrip(newRequest(t, http.MethodGet, "http://other.test/", ""))
-			require.NoError(t, err)
-			require.NoError(t, resp.Body.Close())
-			require.Equal(t, 3*time.Millisecond, time.Since(start), "another host has a budget of its own")
-		})
-	})
-	t.Run("rejections are not its business", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			base := newScript(answer(429))
-			run(t, resilient.NewTransport(base, every(time.Millisecond), resilient.WithRetryBudget(0, 0)), 100, 0)
-			require.Equal(t, 400, base.count())
-		})
-	})
-	t.Run("what was earned fades", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			fine, down := newScript(answer(200)), newScript(answer(503))
-			failing := newScript(answer(503), answer(200)) // so that the key is known
-			base := &switching{to: failing}
-			transport := resilient.NewTransport(base, every(0), resilient.WithRetryBudget(1, 0), resilient.WithMaxAttempts(2))
-			run(t, transport, 1, 0)
-			base.to = fine
-			run(t, transport, 100, 0)
-			time.Sleep(time.Hour)
-			base.to = down
-			run(t, transport, 200, 0)
-			require.InDelta(t, 210, down.count(), 1, "the 10 it began with")
-		})
-	})
-}
-
-type switching struct{ to http.RoundTripper }
-
-func (s *switching) RoundTrip(req *http.Request) (*http.Response, error) { return s.to.RoundTrip(req) }
-
-func TestMemoryOfAHugeBodyWithoutGetBody(t *testing.T) {
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	base := step(func(req *http.Request) (*http.Response, error) {
-		_, _ = io.Copy(io.Discard, req.Body)
-		_ = req.Body.Close()
-		return answer(429)(req)
-	})
-	for _, buffer := range []int64{0, 1 << 10} {
-		var r recorder
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://api.test/",
-			io.LimitReader(readerFunc(func(p []byte) (int, error) { return len(p), nil }), 1<<30))
-		require.NoError(t, err)
-		resp, err := resilient.NewTransport(base, resilient.WithReplayBuffer(buffer), resilient.WithTrace(r.trace())).RoundTrip(req)
-		require.NoError(t, err)
-		require.NoError(t, resp.Body.Close())
-		require.Equal(t, "body not replayable", r.why(t))
-	}
-	runtime.ReadMemStats(&after)
-	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(1<<20))
-}
-
-func TestTimersAreStopped(t *testing.T) {
-	// A timer that is not stopped holds on to its attempt until it fires.
-	const calls = 10_000
-	transport := resilient.NewTransport(answer(200), resilient.WithAttemptTimeout(time.Hour))
-	heap := func() uint64 {
-		var m runtime.MemStats
-		runtime.GC()
-		runtime.ReadMemStats(&m)
-		return m.HeapAlloc
-	}
-	call := func() {
-		for range calls {
-			resp, err := transport.RoundTrip(get(t))
-			require.NoError(t, err)
-			require.NoError(t, resp.Body.Close())
-		}
-	}
-	call()
-	before := heap()
-	call()
-	require.Less(t, heap(), before+100*calls, "100 bytes a call")
-}
-
+// TestPanicsLeaveNothingBehind: a panic of the base leaves no lock and no token
+// behind.
 func TestPanicsLeaveNothingBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := 0
@@ -1161,56 +749,29 @@ func TestPanicsLeaveNothingBehind(t *testing.T) {
 	})
 }
 
-func TestHugeHintDoesNotOverflow(t *testing.T) {
-	// The jitter was added to a hint of 292 years, which made the wait negative
-	// and the retry immediate.
-	synctest.Test(t, func(t *testing.T) {
-		forever := resilient.WithClassifier(func(a resilient.AttemptInfo) resilient.Verdict {
-			a.Verdict.RetryAfter = math.MaxInt64
-			return a.Verdict
-		})
-		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
-		defer cancel()
-		base := newScript(answer(429))
-		resp, err := resilient.NewTransport(base, every(time.Second), forever, resilient.WithMaxWait(math.MaxInt64)).RoundTrip(get(t).WithContext(ctx))
-		require.NoError(t, err)
-		require.NoError(t, resp.Body.Close())
-		require.Equal(t, 1, base.count())
-	})
-}
-
-type timeoutOnlyError struct{ error }
-
-func (timeoutOnlyError) Timeout() bool { return true }
-
-func TestTimeoutIsKept(t *testing.T) {
-	// *url.Error asks for Timeout alone; a net.Error has Temporary too.
-	_, err := (&http.Client{Transport: resilient.NewTransport(newScript(fails(timeoutOnlyError{io.EOF})), every(0))}).Do(get(t))
-	var u *url.Error
-	require.ErrorAs(t, err, &u)
-	require.True(t, u.Timeout())
-	require.False(t, (&resilient.RetryError{Err: &resilient.LimitError{Err: timeoutOnlyError{io.EOF}}}).Timeout(), "nothing was sent")
-}
-
+// TestPanickingHooksLeaveNoBodyOpen: a panic of a hook leaves no body open.
 func TestPanickingHooksLeaveNoBodyOpen(t *testing.T) {
 	boom := func() { panic("hook") }
-	for name, opt := range map[string]resilient.Option{
-		"AttemptDone": resilient.WithTrace(&resilient.Trace{AttemptDone: func(resilient.AttemptInfo) { boom() }}),
-		"Done":        resilient.WithTrace(&resilient.Trace{Done: func(resilient.DoneInfo) { boom() }}),
-		"classifier":  resilient.WithClassifier(func(resilient.AttemptInfo) resilient.Verdict { boom(); return resilient.Verdict{} }),
-		"backoff":     resilient.WithBackOff(func() backoff.BackOff { boom(); return nil }),
+	for _, tt := range []struct {
+		name string
+		opt  resilient.Option
+	}{
+		{"AttemptDone", resilient.WithTrace(&resilient.Trace{AttemptDone: func(resilient.AttemptInfo) { boom() }})},
+		{"Done", resilient.WithTrace(&resilient.Trace{Done: func(resilient.DoneInfo) { boom() }})},
+		{"classifier", resilient.WithClassifier(func(resilient.AttemptInfo) resilient.Verdict { boom(); return resilient.Verdict{} })},
+		{"backoff", resilient.WithBackOff(func() backoff.BackOff { boom(); return nil })},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(tt.name, func(t *testing.T) {
 			body := &trackedBody{Reader: strings.NewReader("x")}
 			base := step(func(*http.Request) (*http.Response, error) {
 				return &http.Response{StatusCode: 500, Header: http.Header{}, Body: body}, nil
 			})
 			attempts := resilient.WithMaxAttempts(1)
-			if name == "backoff" {
+			if tt.name == "backoff" {
 				attempts = nil
 			}
 			for i, asErrors := range []bool{false, true} {
-				transport := resilient.NewTransport(base, opt, attempts, resilient.WithStatusErrors(asErrors))
+				transport := resilient.NewTransport(base, tt.opt, attempts, resilient.WithStatusErrors(asErrors))
 				require.PanicsWithValue(t, "hook", func() { _, _ = transport.RoundTrip(get(t)) })
 				require.Equal(t, i+1, body.closes(), "once each")
 			}
@@ -1241,7 +802,7 @@ func TestAPanicBeforeTheAttemptClosesTheBody(t *testing.T) {
 				transport := resilient.NewTransport(base, resilient.WithRateLimit(1, 1), resilient.WithReplayBuffer(buffer), tt.opt)
 				require.PanicsWithValue(t, "hook", func() { _, _ = transport.RoundTrip(req) })
 				require.Equal(t, 1, body.closes())
-				require.Zero(t, base.count())
+				require.Zero(t, base.Count())
 			})
 		}
 	}
@@ -1264,169 +825,72 @@ func TestAPanicBeforeTheAttemptClosesTheBody(t *testing.T) {
 	})
 }
 
-// TestGetBodyThatFailsHalfway: the body that came with an error was lost open.
-func TestGetBodyThatFailsHalfway(t *testing.T) {
-	body := &trackedBody{Reader: strings.NewReader("x")}
-	req := post(t)
-	req.GetBody = func() (io.ReadCloser, error) { return body, io.ErrUnexpectedEOF }
-	resp, err := resilient.NewTransport(newScript(answer(429)), every(0)).RoundTrip(req)
-	require.NoError(t, err)
-	require.NoError(t, resp.Body.Close())
-	require.Equal(t, 1, body.closes())
-}
-
-// TestRequestCancelEndsAWait: the deprecated field ended attempts, and no wait.
-func TestRequestCancelEndsAWait(t *testing.T) {
-	for _, tt := range []struct {
-		name string
-		base *script
-		opts []resilient.Option
-		sent int
-	}{
-		{"backoff", newScript(answer(429)), []resilient.Option{every(time.Minute)}, 1},
-		{"rate limit", newScript(answer(200)), []resilient.Option{resilient.WithRateLimit(0.1, 1)}, 1},
-		{"limiter", newScript(answer(200)), []resilient.Option{resilient.WithLimiter(limiterFunc(func(ctx context.Context) error {
-			<-ctx.Done()
-			return ctx.Err()
-		}))}, 0},
-		{"before an attempt", newScript(fails(io.EOF)), []resilient.Option{every(0)}, 1},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				transport, start := resilient.NewTransport(tt.base, tt.opts...), time.Now()
-				if tt.name == "rate limit" {
-					resp, err := transport.RoundTrip(get(t))
-					require.NoError(t, err)
-					require.NoError(t, resp.Body.Close())
-				}
-				req, canceled := get(t), make(chan struct{})
-				req.Cancel = canceled //nolint:staticcheck // SA1019: deprecated, and promised to work
-				if tt.name == "before an attempt" {
-					tt.base.steps = []step{func(*http.Request) (*http.Response, error) {
-						close(canceled)
-						return nil, io.EOF
-					}}
-				} else {
-					time.AfterFunc(3*time.Second, func() { close(canceled) })
-				}
-				resp, err := transport.RoundTrip(req)
-				require.Nil(t, resp)
-				require.Error(t, err)
-				if tt.name == "before an attempt" {
-					require.ErrorIs(t, err, io.EOF)
-				} else {
-					require.ErrorIs(t, err, context.Canceled)
-					require.Equal(t, 3*time.Second, time.Since(start))
-				}
-				require.Equal(t, tt.sent, tt.base.count())
-			})
-		})
-	}
-}
-
-// TestHugeBudgetIsJSON: a balance of infinity cannot be encoded.
-func TestHugeBudgetIsJSON(t *testing.T) {
-	for _, ratio := range []float64{math.MaxFloat64, inf} {
-		transport := resilient.NewTransport(newScript(answer(500), answer(200)), resilient.WithRetryBudget(ratio, 0), every(0))
-		for range 3 {
-			resp, err := transport.RoundTrip(get(t))
-			require.NoError(t, err)
-			require.NoError(t, resp.Body.Close())
-		}
-		_, err := json.Marshal(transport.Snapshot())
-		require.NoError(t, err)
-	}
-}
-
-func TestPanickingBodyIsAnError(t *testing.T) {
-	// The beginning of an error body is read in a goroutine, where a panic
-	// would end the process.
-	for name, read := range map[string]readerFunc{
-		"panic":      func([]byte) (int, error) { panic("body") },
-		"impossible": func(p []byte) (int, error) { return len(p) + 1, nil },
-	} {
-		t.Run(name, func(t *testing.T) {
-			resp, err := resilient.NewTransport(step(func(*http.Request) (*http.Response, error) {
-				return &http.Response{StatusCode: 404, Header: http.Header{}, Body: io.NopCloser(read)}, nil
-			})).RoundTrip(get(t))
-			require.NoError(t, err)
-			_, err = io.ReadAll(resp.Body)
-			require.ErrorContains(t, err, "resilient: ")
-			require.NoError(t, resp.Body.Close())
-		})
-	}
-}
-
-func TestBudgetOfRetriesThatWereNotMade(t *testing.T) {
-	// A token paid in advance was lost when the context ended in the backoff,
-	// or the retry was rejected for rate.
-	synctest.Test(t, func(t *testing.T) {
-		down, limited := newScript(answer(503)), newScript(answer(503), answer(429))
-		base := &switching{to: down}
-		transport := resilient.NewTransport(base, every(time.Second), resilient.WithRetryBudget(0, 0), resilient.WithMaxAttempts(2))
-		resp, err := transport.RoundTrip(get(t)) // from here on retries are paid for
-		require.NoError(t, err)
-		require.NoError(t, resp.Body.Close())
-		for i := range 20 {
-			ctx, cancel := context.WithCancel(t.Context())
-			if i%2 == 0 {
-				base.to = down
-				time.AfterFunc(ms, cancel)
-			} else {
-				limited.sent = nil
-				base.to = limited
-			}
-			if resp, err := transport.RoundTrip(get(t).WithContext(ctx)); err == nil {
-				require.Equal(t, 429, resp.StatusCode, "call %d was retried", i)
-				require.NoError(t, resp.Body.Close())
-			}
-			cancel()
-		}
-	})
-}
-
-// TestErrorMarkers is what SDKs look for on an error, by the interfaces that they
-// write down on their side.
-func TestErrorMarkers(t *testing.T) {
-	apiError := &resilient.APIError{StatusCode: 429, Kind: resilient.KindRateLimit}
+// TestNoRetryMark looks at what an SDK above is told, and at the header that the
+// base still holds.
+func TestNoRetryMark(t *testing.T) {
+	marks := http.Header{"X-Should-Retry": {"false"}, "Stripe-Should-Retry": {"false"}}
 	tests := []struct {
-		name      string
-		err       error
-		errorType string
-		why       string
+		name   string
+		answer step
+		method string
+		sent   int
+		marked bool
+		why    string
 	}{
-		{"error status", apiError, "429", "what OpenTelemetry's conventions say of HTTP"},
-		{
-			"error in a success", &resilient.APIError{StatusCode: 200, Kind: resilient.KindRateLimit}, "rate limit",
-			"200 is no type of error",
-		},
-		{"client-side limit", &resilient.LimitError{Reason: "pause"}, "limited", "DoneInfo calls it so"},
-		{"limit before a retry", &resilient.RetryError{Err: &resilient.LimitError{}, Last: apiError}, "limited", "what ended the call"},
-		{"deadline before a retry", &resilient.RetryError{Err: context.DeadlineExceeded, Last: apiError}, "timeout", "the same"},
-		{"canceled", &resilient.RetryError{Err: context.Canceled, Last: apiError}, "canceled", "the same"},
-		{"connection", &resilient.RetryError{Err: &net.OpError{Op: "read", Err: io.EOF}}, "*net.OpError", "there is no better name"},
+		{"final", answer(404), "GET", 1, true, "an SDK may take another view of it"},
+		{"out of attempts", answer(500), "GET", 4, true, "all attempts there are to be were made"},
+		{"not idempotent", answer(500), "POST", 1, true, "an SDK that sends it again may do it twice"},
+		{"the server says to retry", answer(500, "X-Should-Retry", "true"), "GET", 4, true, "it was done"},
+		{"success", answer(200), "GET", 1, false, "it is the base's response, untouched"},
+		{"redirect", answer(304), "GET", 1, false, "the same"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			above := &url.Error{Op: "Get", URL: "http://api.test/", Err: tt.err} // as http.Client returns it
-			azure, ok := errors.AsType[interface {
-				error
-				NonRetriable()
-			}](above)
-			require.True(t, ok)
-			azure.NonRetriable()
-			aws, ok := errors.AsType[interface {
-				error
-				RetryableError() bool
-			}](above)
-			require.True(t, ok)
-			require.False(t, aws.RetryableError(), "it was retried here, or is final")
-			otel, ok := errors.AsType[interface {
-				error
-				ErrorType() string
-			}](above)
-			require.True(t, ok)
-			require.Equal(t, tt.errorType, otel.ErrorType(), tt.why)
+			for _, on := range []bool{true, false} {
+				var kept http.Header // as a base does that answers from a cache
+				base := newScript(func(req *http.Request) (*http.Response, error) {
+					resp, err := tt.answer(req)
+					resp.Header.Set("X-Other", "o")
+					kept = resp.Header
+					return resp, err
+				})
+				resp, err := resilient.NewTransport(base, every(0), resilient.WithNoRetryMark(on)).
+					RoundTrip(newRequest(t, tt.method, "http://api.test/v1", ""))
+				require.NoError(t, err)
+				require.Equal(t, tt.sent, base.Count())
+				want := kept.Clone()
+				if on && tt.marked {
+					maps.Copy(want, marks)
+					require.NotEqual(t, "false", kept.Get("X-Should-Retry"), "written into the base's header")
+				}
+				require.Equal(t, want, resp.Header, tt.why)
+				readAll(t, resp)
+			}
 		})
 	}
+
+	t.Run("no header at all", func(t *testing.T) {
+		base := newScript(func(req *http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 404, Request: req}, nil
+		})
+		resp, err := resilient.NewTransport(base, resilient.WithNoRetryMark(true)).RoundTrip(get(t))
+		require.NoError(t, err)
+		require.Equal(t, marks, resp.Header)
+	})
+
+	t.Run("the error object", func(t *testing.T) {
+		p := resilient.Profile{Rules: []resilient.Rule{{Status: 500, Kind: resilient.KindRateLimit, Wait: time.Second}}}
+		var seen *resilient.APIError
+		transport := resilient.NewTransport(newScript(answer(500)), resilient.WithMaxAttempts(1),
+			resilient.WithProfile(p), resilient.WithNoRetryMark(true),
+			resilient.WithTrace(&resilient.Trace{AttemptDone: func(a resilient.AttemptInfo) { seen = a.APIError }}))
+		resp, err := transport.RoundTrip(get(t))
+		require.NoError(t, err)
+		got, ok := resilient.ErrorFromResponse(resp)
+		require.True(t, ok)
+		require.Equal(t, time.Second, got.RetryAfter, "the mark is for SDKs: it says nothing new of the error")
+		got.Header = seen.Header
+		require.Equal(t, seen, got)
+		require.NotContains(t, seen.Header, "X-Should-Retry", "as received")
+	})
 }

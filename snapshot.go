@@ -44,15 +44,16 @@ type KeySnapshot struct {
 	Burst        int       `json:"burst,omitzero"`         // of WithRateLimit
 	Tokens       float64   `json:"tokens"`                 // in the bucket of WithRateLimit
 	LearnedLimit float64   `json:"learned_limit,omitzero"` // the pace that was learned, attempts a second; 0: none is known
-	PausedUntil  time.Time `json:"paused_until,omitzero"`  // when attempts may go again, by what the server said; zero: now
+	PausedUntil  time.Time `json:"paused_until,omitzero"`  // when attempts may go again, by the server's word; zero: now
 	Reopening    bool      `json:"reopening,omitzero"`     // one attempt may go at first, and more as they are accepted
-	Waiting      int       `json:"waiting"`                // attempts that stand in line
+	Chance       float64   `json:"chance,omitzero"`        // the part of the attempts that is refused by chance, as a trial found; then a refusal binds only its own request
+	Waiting      int       `json:"waiting"`                // attempts in the queue
 	Budget       float64   `json:"budget"`                 // tokens of the retry budget; -1: it is switched off
 	Totals       Totals    `json:"totals"`                 // since the key is remembered
 }
 
-// Totals are counters. The maps have at most 64 entries each; what further
-// reasons a [Classifier] may give is counted as "other".
+// Totals are counters. The maps have at most 64 entries each; further reasons of a
+// [Classifier] are counted as "other".
 type Totals struct {
 	Calls    int64                `json:"calls"`    // that have ended
 	Attempts int64                `json:"attempts"` // that have ended
@@ -62,16 +63,16 @@ type Totals struct {
 	Waits    map[string]WaitTotal `json:"waits"`    // waits that have ended, by WaitInfo.Reason
 }
 
-// WaitTotal is how often and how long in all it was waited for one reason. In
+// WaitTotal counts the waits for one reason, and the time they took together. In
 // JSON the time is in nanoseconds.
 type WaitTotal struct {
 	Count int64         `json:"count"`
 	Time  time.Duration `json:"time_ns"`
 }
 
-// Snapshot returns the state as it is now. Each key is looked at under its lock,
-// one after the other, and requests go on meanwhile. Of a call that succeeds at
-// once, one addition is all that is done for it.
+// Snapshot returns the state as it is now. Each key is looked at under its lock, one
+// after the other, and requests go on meanwhile. The counting costs a call that
+// succeeds at once one addition.
 func (t *Transport) Snapshot() Snapshot {
 	s := Snapshot{Totals: t.totals.snapshot(), Keys: []KeySnapshot{}}
 	now := time.Now()
@@ -81,13 +82,13 @@ func (t *Transport) Snapshot() Snapshot {
 	return s
 }
 
-// counters count what Totals hold. A call that succeeds at once is the common
+// counters are the counters of Totals. A call that succeeds at once is the common
 // case, and costs one addition. attempt, call and wait may be called on nil.
 type counters struct {
 	plain atomic.Int64 // calls that were one attempt and a success
 
 	mu                       sync.Mutex
-	calls, attempts, retries int64 // but for the plain ones
+	calls, attempts, retries int64 // without the plain ones
 	ended, failures, waits   tallies
 }
 

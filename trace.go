@@ -23,9 +23,9 @@ type Trace struct {
 	// attempt was made, because the limiter refused or the context had ended.
 	AttemptDone func(AttemptInfo)
 
-	// Wait is called before each wait, never after the decision to give up. For
-	// a [Limiter] of the caller's that does not announce its waits with
-	// [ReportWait], it is called when the wait is over.
+	// Wait is called before each wait, never after the decision to give up. If a
+	// [Limiter] of the caller's does not announce its waits with [ReportWait],
+	// it is called when the wait is over.
 	Wait func(WaitInfo)
 
 	// Done is called last, once for each call, before RoundTrip returns. It is
@@ -33,7 +33,7 @@ type Trace struct {
 	Done func(DoneInfo)
 }
 
-// AttemptInfo is one attempt and what was made of it.
+// AttemptInfo is one attempt and its outcome.
 type AttemptInfo struct {
 	Request    *http.Request // the caller's
 	Path       string        // of the URL, as it may be shown, see WithLogPath
@@ -55,9 +55,9 @@ type WaitInfo struct {
 	// ReasonLimiter.
 	Reason Reason
 
-	// Duration is how long the wait will be. For "rate limit" and "pause" it
-	// is an estimate: others may go first. 0: it depends on what the server
-	// answers to those who go ahead.
+	// Duration is how long the wait will be. For ReasonRateLimit and ReasonPause
+	// it is an estimate, because others may go first. 0: it depends on the
+	// answers to the attempts that go ahead.
 	Duration time.Duration
 }
 
@@ -67,7 +67,7 @@ type DoneInfo struct {
 	Path       string        // of the URL, as it may be shown, see WithLogPath
 	Attempts   int           // attempts made; 0: nothing was sent
 	StatusCode int           // of the response; 0: none
-	Err        error         // what RoundTrip returns
+	Err        error         // the error that RoundTrip returns
 
 	// Reason is why there is no further attempt: ReasonSuccess, the reason of a
 	// Verdict that is final, or one of ReasonOutOfAttempts, ReasonNotIdempotent,

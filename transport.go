@@ -16,103 +16,111 @@
 //
 // # Retries
 //
-// 429 and 500 are retried, like 408, 425, 502, 503, 504 and 529; every other
-// status from 400 on is final after one attempt, and statuses below 400 pass
-// through untouched, whatever headers they carry. Two things are more exact than
-// a status: a code in the body that speaks of a limit, by which a 400 or a 403
-// can be a rate limit and a 429 a quota that does not come back, and a field by
-// which the server says outright whether to retry (X-Should-Retry,
-// Stripe-Should-Retry). What may be sent twice is decided by what is known about
-// the first time:
+// 429, 408, 425 and most 5xx are retried. The exceptions are 501, 505, 506, 508,
+// 510, 511, 525 and 526. Every other status from 400 on is final after one
+// attempt, and statuses below 400 pass through untouched, whatever headers they
+// carry. Two things are more exact than a status. A code in the body that names a
+// limit makes a rate limit of a 400 or 403, and a final quota of a 429. The
+// fields X-Should-Retry and Stripe-Should-Retry say outright whether to retry.
 //
-//   - rejected unprocessed (429 and other rate limits; 503 with Retry-After, RFC
-//     9110 section 15.6.4): any method;
-//   - provably never sent (the dial failed, or net/http/httptrace shows that
-//     nothing was written): any method;
-//   - anything else (500, a lost connection, an attempt that timed out): the
-//     idempotent methods of RFC 9110 section 9.2.2, and requests that carry an
-//     Idempotency-Key or X-Idempotency-Key header.
+// A request is sent again only if that does no harm:
 //
-// Certificates that do not verify, unknown hosts, malformed requests and the
-// caller's own cancellation are never retried. The wait is the server's hint,
-// to which jitter only adds, or the interval of a backoff policy
+//   - A request that was refused for its rate is sent again whatever its method:
+//     a 429, or a 400 or 403 with the code of a limit.
+//   - So is a request of which provably nothing was sent, because the dial failed
+//     or net/http/httptrace shows that nothing was written.
+//   - So is a request of which the server says X-Should-Retry: true, or a [Rule]
+//     that it was refused for its rate.
+//   - After anything else (500, 503, a lost connection, an attempt that timed
+//     out) only idempotent requests are: those of a method that the IANA HTTP
+//     Method Registry calls idempotent, and those with an Idempotency-Key or
+//     X-Idempotency-Key field.
+//
+// A 503 with Retry-After belongs to the last group. The server wants to be asked
+// again later, and that holds for everybody, but it is no proof that this request
+// was not acted upon: a cache sends a 503 when the origin took the request and was
+// slow.
+//
+// Certificates that do not verify, unknown hosts, malformed requests, a proxy that
+// refuses, and the caller's own cancellation are never retried. The wait is the
+// server's hint, to which jitter only adds, or the interval of a backoff policy
 // ([WithBackOff]). A wait that cannot end well, because it is longer than
-// [WithMaxWait] or than the context's deadline, is not begun: the caller gets
-// the response at once, hint included. Retries are bounded by [WithMaxAttempts]
-// and by a budget ([WithRetryBudget]), so that an outage is not amplified. As
-// long as no retry fails, failures are isolated, and the first retry comes after
-// the smallest interval there is.
+// [WithMaxWait] or than the context's deadline, is not begun: the caller gets the
+// response at once, hint included. Retries are bounded by [WithMaxAttempts] and by
+// a budget ([WithRetryBudget]), so that an outage is not amplified. As long as no
+// retry fails, failures are isolated, and the first retry comes after the smallest
+// interval there is.
 //
 // # Rate limits
 //
-// [WithRateLimit] puts a token bucket in front of every attempt, retries
-// included, for each limit key: scheme, host and credential, unless
-// [WithLimitKey] says otherwise. Waiters are served in order, first attempts
-// before retries, of which a ninth goes nevertheless; what was refused for its
-// rate goes back to where it stood. A
-// rejection that names a wait pauses its key for all goroutines, and the release
-// is paced: one request goes ahead, and each one that is accepted lets two more
-// follow. A wait that would be too long is refused at once with a [*LimitError],
-// and nothing is sent.
+// [WithRateLimit] puts a token bucket in front of every attempt, retries included,
+// for each limit key: scheme, host and credential, unless [WithLimitKey] says
+// otherwise. Waiters are served in order. First attempts go before retries, but
+// every ninth place is a retry's, and a request that was refused for its rate
+// keeps its place. A server that names a wait pauses the key for all goroutines,
+// and the release is paced: one request goes ahead, and each one that is accepted
+// lets two more follow. A wait that would be too long is refused at once with a
+// [*LimitError], and nothing is sent.
 //
-// The server's limit need not be known: from the second refusal on it is
-// measured by what is accepted, and the key is paced to it, so that a backlog
+// The server's limit need not be known. From the second refusal on it is measured
+// by the requests that are accepted, and the key is paced to it, so that a backlog
 // uses the whole of it and about one request in a hundred is refused
-// ([WithLearnedRate]). RateLimit fields with a policy are used before anything
-// is refused, by a client that is seen to be alone with its quota. What is learned
-// holds for one Transport; several that share a quota find shares of it that are
-// about alike, and a limit in Redis, module redislimit, does it exactly.
+// ([WithLearnedRate]). A trial tells a limit from refusals by chance, which hold
+// nobody back. RateLimit fields with a policy are used before anything is
+// refused, by a client that finds itself alone with its quota. A learned limit
+// holds for one Transport. Several Transports that share a quota find shares of it
+// that are about alike. A limit in Redis, module redislimit, does it exactly.
 //
 // # Errors
 //
 // By default an error status is a response with a nil error, as the contract of
-// http.RoundTripper asks and generated SDKs expect; the last response arrives
-// as it was received, its body whole. The parsed error object is had in three
-// ways: [ErrorFromResponse]; [WithStatusErrors], which turns statuses from 400
+// http.RoundTripper asks and generated SDKs expect. The last response arrives as
+// it was received, its body whole. There are three ways to the parsed error
+// object: [ErrorFromResponse]; [WithStatusErrors], which turns statuses from 400
 // on into Go errors; and a [Trace] in the request's context
-// ([ContextWithOptions]), which works through any SDK that passes the context
-// on. All three give an [*APIError], which matches [ErrRateLimit] and its
-// sisters with errors.Is.
+// ([ContextWithOptions]), which works through any SDK that passes the context on.
+// All three give an [*APIError], which matches [ErrRateLimit] and the other
+// sentinels with errors.Is.
 //
-// An SDK that retries by itself is best told not to, or attempts multiply. Some
-// can be told that what was given up here is final: by [WithNoRetryMark], and by
-// methods of the error types that those of Azure and AWS look for.
+// Switch the retries of an SDK above off, or attempts multiply. Some SDKs can be
+// told that an error is final: by [WithNoRetryMark], and by methods of the error
+// types that those of Azure and AWS look for.
 //
-// The error object may have any of the shapes that are usual: the documented
+// The error object may have any of the usual shapes: the documented
 // {"code","type","message","invalid"}, problem+json, an "error" object or word,
 // lists and maps of "errors", a Kubernetes Status, the names that AWS puts into
-// headers, plain text. Message text decides nothing. What is special about one
-// API, such as errors in a 200, is a [Profile] ([WithProfile]); package profile
-// has some.
+// headers, plain text. No rule of this package reads the text of a message. The
+// special traits of one API, such as errors in a 200, are a [Profile]
+// ([WithProfile]), whose rules may; package profile has some.
 //
 // A call that ends without a response returns the base's own error after one
-// attempt, and a [*RetryError] around it after several. http.Client wraps both
-// in a *url.Error, whose text holds the URL with its query: a transport cannot
-// redact that.
+// attempt, and a [*RetryError] around it after several. http.Client wraps both in
+// a *url.Error, whose text holds the URL with its path and query: a transport
+// cannot redact that.
 //
 // # Bodies
 //
-// A request body is replayed from Request.GetBody, which http.NewRequest sets
-// for the in-memory readers; else from up to [WithReplayBuffer] bytes recorded
-// while the first attempt reads them; else the request is sent once. Every
-// attempt reads its own copy, since the base may still be reading the last
-// one. A discarded response is read up to 64 KiB and for at most a second,
-// which overlaps the wait, then closed, so that its connection is reused.
+// A request body is replayed from Request.GetBody, which http.NewRequest sets for
+// the in-memory readers, or from up to [WithReplayBuffer] bytes recorded while the
+// first attempt reads them. Otherwise the request is sent once. Every attempt reads
+// its own copy, because the base may still be reading the last one. A discarded
+// response is read up to 64 KiB and for at most a second, which overlaps the wait,
+// and then closed, so that its connection is reused.
 //
 // # Compatibility
 //
 // The caller's request is never written to. The first attempt of an idempotent
-// request is the caller's own *Request and costs nothing: no allocation, copy
-// or goroutine. Streams, upgraded connections (101), trailers, redirects and
-// cookies are left alone; the cookies of a retried response go with it. A
-// ClientTrace of net/http/httptrace sees every attempt. Over another Transport,
-// what that one has retried in vain is final, so attempts do not multiply.
+// request is the caller's own *Request and costs nothing: no allocation, copy or
+// goroutine. Streams, upgraded connections (101), trailers, redirects and cookies
+// are left alone; the cookies of a retried response go with it. A ClientTrace of
+// net/http/httptrace sees every attempt. If base is, or wraps, another Transport,
+// requests it has given up on are not retried again.
 //
 // net/http may send a request again by itself, below this package and unseen by
-// its counters and limits: on a reused connection that turns out dead (also a
-// POST, if it has an idempotency key), and after an HTTP/2 GOAWAY or
-// REFUSED_STREAM, without pause until the context ends (go.dev/issue/52459). Set
-// a deadline or [WithAttemptTimeout].
+// its counters and limits: on a reused connection that turns out dead (a POST too,
+// if it has an idempotency key), and after an HTTP/2 GOAWAY or REFUSED_STREAM,
+// without pause until the context ends (go.dev/issue/52459). Set a deadline or
+// [WithAttemptTimeout].
 package resilient
 
 import (
@@ -120,6 +128,8 @@ import (
 	"errors"
 	"net/http"
 	"sync/atomic"
+
+	"github.com/resilienthttp/resilient/internal/suspect"
 )
 
 var _ http.RoundTripper = (*Transport)(nil)
@@ -132,11 +142,12 @@ var _ http.RoundTripper = (*Transport)(nil)
 // limits, pauses and retry budgets hold across all requests that go through it.
 // It must not be copied after first use.
 type Transport struct {
-	base   http.RoundTripper
-	cfg    config
-	traced atomic.Pointer[config] // cfg with the hooks of AddTrace; nil: there are none
-	keys   keyTable
-	totals counters
+	base     http.RoundTripper
+	cfg      config
+	traced   atomic.Pointer[config] // cfg with the hooks of AddTrace; nil: there are none
+	keys     keyTable
+	totals   counters
+	suspects suspect.Set // HTTP/2 connections on which an attempt timed out
 }
 
 // NewTransport returns a Transport that sends its requests through base. A nil
@@ -156,9 +167,9 @@ func NewTransport(base http.RoundTripper, opts ...Option) *Transport {
 	return &Transport{base: base, cfg: cfg}
 }
 
-// RoundTrip implements http.RoundTripper. It returns the last response as it
-// was received, also when its status is an error (but see [WithStatusErrors]),
-// or the error that left the call without one: never both, never neither.
+// RoundTrip implements http.RoundTripper. It returns the last response as it was
+// received, even if its status is an error (but see [WithStatusErrors]), or the
+// error that left the call without one: never both, never neither.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err := checkRequest(req); err != nil {
 		closeBody(req.Body)
@@ -186,7 +197,7 @@ func (t *Transport) roundTripper() http.RoundTripper {
 	return t.base
 }
 
-// checkRequest refuses what cannot be looked at without a panic. Everything
+// checkRequest refuses a request that cannot be looked at without a panic. All
 // else that may be wrong with a request is the base's to say.
 func checkRequest(req *http.Request) error {
 	if req.URL == nil {

@@ -329,6 +329,27 @@ func TestWhatIsRemembered(t *testing.T) {
 	})
 }
 
+// TestKeyChurn: a stranger sees on the page that each request has a key of its own.
+func TestKeyChurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := 0
+		nonce := resilient.WithLimitKey(func(*http.Request) string { n++; return strconv.Itoa(n) })
+		transport := resilient.NewTransport(resilienttest.New(resilienttest.Status(200)), nonce, resilient.WithRateLimit(1, 1))
+		h := debugpage.Handler(transport)
+		for _, want := range []bool{false, true} {
+			require.Equal(t, want, strings.Contains(body(t, get(t, h, "")), "no limit is shared"))
+			for range 1025 {
+				req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://api.test/", nil)
+				require.NoError(t, err)
+				resp, err := transport.RoundTrip(req)
+				require.NoError(t, err)
+				require.NoError(t, resp.Body.Close())
+			}
+		}
+		require.Contains(t, body(t, get(t, h, "")), "2,050 keys were made, and 0 of them used by a second call: see WithLimitKey.")
+	})
+}
+
 // The numbers on the page are those of the Transport, and the plot follows the limit.
 func TestNumbers(t *testing.T) {
 	var page string
@@ -744,18 +765,24 @@ func TestContrast(t *testing.T) {
 	require.NoError(t, err)
 	light, dark, found := strings.Cut(string(css), "@media (prefers-color-scheme: dark)")
 	require.True(t, found)
-	for scheme, rules := range map[string]string{"light": light, "dark": dark} {
+	for _, tt := range []struct {
+		scheme string
+		rules  string
+	}{
+		{"light", light},
+		{"dark", dark},
+	} {
 		colour := map[string]string{}
-		for _, m := range regexp.MustCompile(`--([a-z-]+): #([0-9a-f]{6});`).FindAllStringSubmatch(rules, -1) {
+		for _, m := range regexp.MustCompile(`--([a-z-]+): #([0-9a-f]{6});`).FindAllStringSubmatch(tt.rules, -1) {
 			colour[m[1]] = m[2]
 		}
 		for _, name := range []string{"text", "muted", "link", "ok", "retried", "refused", "failed", "wait"} {
 			for _, back := range []string{"page", "card"} {
-				require.GreaterOrEqual(t, contrast(t, colour[name], colour[back]), 4.5, "%s: %s on %s", scheme, name, back)
+				require.GreaterOrEqual(t, contrast(t, colour[name], colour[back]), 4.5, "%s: %s on %s", tt.scheme, name, back)
 			}
 		}
 		for _, name := range []string{"failed-fill", "retried-fill", "line"} {
-			require.GreaterOrEqual(t, contrast(t, colour[name], colour["card"]), 3.0, "%s: %s on card", scheme, name)
+			require.GreaterOrEqual(t, contrast(t, colour[name], colour["card"]), 3.0, "%s: %s on card", tt.scheme, name)
 		}
 	}
 }
@@ -789,21 +816,24 @@ func BenchmarkCall(b *testing.B) {
 		AttemptStart: func(resilient.AttemptInfo) {}, AttemptDone: func(resilient.AttemptInfo) {},
 		Wait: func(resilient.WaitInfo) {}, Done: func(resilient.DoneInfo) {},
 	}
-	for name, prepare := range map[string]func(*resilient.Transport){
-		"no hooks":    func(*resilient.Transport) {},
-		"empty hooks": func(t *resilient.Transport) { t.AddTrace(nothing) },
-		"page":        func(t *resilient.Transport) { debugpage.Handler(t) },
+	for _, tt := range []struct {
+		name    string
+		prepare func(*resilient.Transport)
+	}{
+		{"no hooks", func(*resilient.Transport) {}},
+		{"empty hooks", func(t *resilient.Transport) { t.AddTrace(nothing) }},
+		{"page", func(t *resilient.Transport) { debugpage.Handler(t) }},
 	} {
 		transport := resilient.NewTransport(&quick{})
-		prepare(transport)
-		b.Run(name, func(b *testing.B) {
+		tt.prepare(transport)
+		b.Run(tt.name, func(b *testing.B) {
 			req := newRequest(b, http.MethodGet, people)
 			b.ReportAllocs()
 			for b.Loop() {
 				_, _ = transport.RoundTrip(req)
 			}
 		})
-		b.Run(name+", parallel", func(b *testing.B) {
+		b.Run(tt.name+", parallel", func(b *testing.B) {
 			b.RunParallel(func(pb *testing.PB) {
 				req := newRequest(b, http.MethodGet, people)
 				for pb.Next() {

@@ -35,6 +35,7 @@ type page struct {
 	Plot     *plot
 	Keys     []keyView
 	MoreKeys int
+	Churn    string // that keys are made faster than they are used again; "": they are not
 	InFlight []callView
 	MoreOpen int
 	Slow     []callView
@@ -70,6 +71,10 @@ func (r *recorder) mainPage(refresh int) page {
 		p.Keys = append(p.Keys, newKeyView(&snapshot.Keys[i], r.start.Add(now)))
 	}
 	p.MoreKeys = len(snapshot.Keys) - len(p.Keys)
+	if churn := snapshot.KeyChurn; churn != nil {
+		p.Churn = fmt.Sprintf("%s keys were made, and %s of them used by a second call: see WithLimitKey.",
+			number(churn.Made), number(churn.Reused))
+	}
 	p.InFlight, p.MoreOpen = r.views(inFlight, now, p.Paused), open-len(inFlight)
 	p.Slow = r.views(slow, now, p.Paused)
 	if len(p.Slow) > shownSlow {
@@ -187,6 +192,8 @@ func newKeyView(k *resilient.KeySnapshot, now time.Time) keyView {
 		v.State, v.Class = "paused, "+duration(left)+" left", "refused"
 	case k.Reopening:
 		v.State, v.Class = "reopening", "refused"
+	case k.Chance > 0:
+		v.State = share(k.Chance, 1) + " refused by chance"
 	}
 	return v
 }

@@ -127,11 +127,9 @@ func testMetricAttributes(t *testing.T) {
 			for _, a := range set.ToSlice() {
 				all[string(a.Key)] = a.Value.AsInterface()
 			}
-			for key, want := range map[string]any{
+			require.Subset(t, all, map[string]any{
 				"peer": "billing", "http.request.method": "_OTHER", "server.address": "api.example.com", "server.port": int64(8080),
-			} {
-				require.Equal(t, want, all[key], "%s of %s", key, m.Name)
-			}
+			}, m.Name)
 			require.NotContains(t, all, "url.full", "each would be a series of its own")
 		}
 	}
@@ -355,16 +353,19 @@ func TestCallbackIsUnregistered(t *testing.T) {
 func TestExemplars(t *testing.T) {
 	tel := newTelemetry()
 	get(t, tel.transport(resilienttest.New(resilienttest.Status(204))), api)
-	for name, span := range map[string]tracetest.SpanStub{
-		"http.client.request.duration": tel.attempts()[0],
-		"resilient.call.duration":      tel.call(t),
+	for _, tt := range []struct {
+		name string
+		span tracetest.SpanStub
+	}{
+		{"http.client.request.duration", tel.attempts()[0]},
+		{"resilient.call.duration", tel.call(t)},
 	} {
-		data, ok := tel.metrics(t, name).(metricdata.Histogram[float64])
-		require.True(t, ok, name)
+		data, ok := tel.metrics(t, tt.name).(metricdata.Histogram[float64])
+		require.True(t, ok, tt.name)
 		require.Len(t, data.DataPoints, 1)
-		require.Len(t, data.DataPoints[0].Exemplars, 1, name)
-		id := span.SpanContext.SpanID()
-		require.Equal(t, id[:], data.DataPoints[0].Exemplars[0].SpanID, name)
+		require.Len(t, data.DataPoints[0].Exemplars, 1, tt.name)
+		id := tt.span.SpanContext.SpanID()
+		require.Equal(t, id[:], data.DataPoints[0].Exemplars[0].SpanID, tt.name)
 	}
 }
 

@@ -863,14 +863,17 @@ func TestTransportMethods(t *testing.T) {
 }
 
 func TestOptionsPanic(t *testing.T) {
-	for name, option := range map[string]func(){
-		"WithTracerProvider": func() { otelresilient.WithTracerProvider(nil) },
-		"WithMeterProvider":  func() { otelresilient.WithMeterProvider(nil) },
-		"WithPropagators":    func() { otelresilient.WithPropagators(nil) },
-		"WithURL":            func() { otelresilient.WithURL(nil) },
-		"WithKeyName":        func() { otelresilient.WithKeyName(nil) },
+	for _, tt := range []struct {
+		name   string
+		option func()
+	}{
+		{"WithTracerProvider", func() { otelresilient.WithTracerProvider(nil) }},
+		{"WithMeterProvider", func() { otelresilient.WithMeterProvider(nil) }},
+		{"WithPropagators", func() { otelresilient.WithPropagators(nil) }},
+		{"WithURL", func() { otelresilient.WithURL(nil) }},
+		{"WithKeyName", func() { otelresilient.WithKeyName(nil) }},
 	} {
-		require.PanicsWithValue(t, "otelresilient: "+name+" must not be nil", option)
+		require.PanicsWithValue(t, "otelresilient: "+tt.name+" must not be nil", tt.option)
 	}
 	require.NotPanics(t, func() { otelresilient.NewTransport(nil, nil, with(nil)) }, "nil options are skipped")
 }

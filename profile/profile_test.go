@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,14 +12,8 @@ import (
 
 	"github.com/resilienthttp/resilient"
 	"github.com/resilienthttp/resilient/profile"
+	"github.com/resilienthttp/resilient/resilienttest"
 )
-
-// answers is an API that gives one answer after the other, and then repeats the
-// last one.
-type answers struct {
-	list []answer
-	sent int
-}
 
 type answer struct {
 	status int
@@ -28,17 +21,10 @@ type answer struct {
 	header []string
 }
 
-func (a *answers) RoundTrip(req *http.Request) (*http.Response, error) {
-	next := a.list[min(a.sent, len(a.list)-1)]
-	a.sent++
-	h := http.Header{"Content-Type": {"application/json"}}
-	for i := 0; i < len(next.header); i += 2 {
-		h.Set(next.header[i], next.header[i+1])
-	}
-	return &http.Response{
-		StatusCode: next.status, Header: h, Request: req, ContentLength: -1,
-		Body: io.NopCloser(strings.NewReader(next.body)),
-	}, nil
+func (a answer) scripted() resilienttest.Answer {
+	scripted := resilienttest.Status(a.status, a.header...)
+	scripted.Body = a.body
+	return scripted
 }
 
 // TestProfiles sends a GET that gets each answer of each API. It checks how often
@@ -165,7 +151,7 @@ func TestProfiles(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%d %s", tt.answer.status, tt.why), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				base := &answers{list: []answer{tt.answer, {status: 200, body: ok}}}
+				base := resilienttest.New(tt.answer.scripted(), resilienttest.Answer{Body: ok})
 				var first resilient.AttemptInfo
 				tr := resilient.NewTransport(base, resilient.WithProfile(tt.profile), resilient.WithTrace(&resilient.Trace{
 					AttemptDone: func(a resilient.AttemptInfo) {
@@ -190,13 +176,13 @@ func TestProfiles(t *testing.T) {
 					require.Equal(t, tt.code, first.APIError.Code)
 				}
 				if !tt.retried {
-					require.Equal(t, 1, base.sent)
+					require.Equal(t, 1, base.Count())
 					require.Equal(t, tt.answer.body, string(body), "as it was received")
 					_, failed := resilient.ErrorFromResponse(resp)
 					require.Equal(t, tt.kind != 0, failed)
 					return
 				}
-				require.Equal(t, 2, base.sent)
+				require.Equal(t, 2, base.Count())
 				require.Equal(t, tt.wait, first.APIError.RetryAfter)
 				require.GreaterOrEqual(t, waited, max(tt.wait, 250*time.Millisecond))
 				require.JSONEq(t, ok, string(body))

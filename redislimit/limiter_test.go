@@ -647,16 +647,19 @@ func TestForeignKeyIsLeftAlone(t *testing.T) {
 func TestNonsensePanics(t *testing.T) {
 	client := redis.NewClient(&redis.Options{})
 	defer client.Close()
-	for want, f := range map[string]func(){
-		"redislimit: client must be not nil, got nil":         func() { redislimit.New(nil, "k", 1, 1) },
-		"redislimit: limit must be above 0 and finite, got 0": func() { redislimit.New(client, "k", 0, 1) },
-		"redislimit: burst must be at least 1, got 0":         func() { redislimit.New(client, "k", 1, 0) },
-		"redislimit: WithTimeout must be above 0, got 0s":     func() { redislimit.WithTimeout(0) },
-		"redislimit: WithMaxPause must be above 0, got -1s":   func() { redislimit.WithMaxPause(-time.Second) },
-		"redislimit: WithLogger must be not nil, got nil":     func() { redislimit.WithLogger(nil) },
-		"redislimit: LocalShare must be at least 1, got 0":    func() { redislimit.LocalShare(0) },
+	for _, tt := range []struct {
+		want string
+		make func()
+	}{
+		{"redislimit: client must be not nil, got nil", func() { redislimit.New(nil, "k", 1, 1) }},
+		{"redislimit: limit must be above 0 and finite, got 0", func() { redislimit.New(client, "k", 0, 1) }},
+		{"redislimit: burst must be at least 1, got 0", func() { redislimit.New(client, "k", 1, 0) }},
+		{"redislimit: WithTimeout must be above 0, got 0s", func() { redislimit.WithTimeout(0) }},
+		{"redislimit: WithMaxPause must be above 0, got -1s", func() { redislimit.WithMaxPause(-time.Second) }},
+		{"redislimit: WithLogger must be not nil, got nil", func() { redislimit.WithLogger(nil) }},
+		{"redislimit: LocalShare must be at least 1, got 0", func() { redislimit.LocalShare(0) }},
 	} {
-		require.PanicsWithValue(t, want, f)
+		require.PanicsWithValue(t, tt.want, tt.make)
 	}
 	for _, limit := range []rate.Limit{rate.Inf, -1, rate.Limit(math.NaN())} {
 		require.Panics(t, func() { redislimit.New(client, "k", limit, 1) })

@@ -307,20 +307,23 @@ func TestRealFailover(t *testing.T) {
 }
 
 func TestRealAnotherServerAnswers(t *testing.T) {
-	for name, answer := range map[string]server.Cmd{
-		"a command unknown":     func(c *server.Peer, _ string, _ []string) { c.WriteError("ERR unknown command") },
-		"not a list":            func(c *server.Peer, _ string, _ []string) { c.WriteBulk("1") },
-		"a list too short":      func(c *server.Peer, _ string, _ []string) { c.WriteStrings([]string{"1", "0", "0"}) },
-		"not numbers":           func(c *server.Peer, _ string, _ []string) { c.WriteStrings([]string{"1", "0", "0", "soon"}) },
-		"numbers out of bounds": func(c *server.Peer, _ string, _ []string) { c.WriteStrings([]string{"1", "NaN", "0", "Inf"}) },
-		"a lost connection":     func(c *server.Peer, _ string, _ []string) { c.Close() },
-		"nonsense":              func(c *server.Peer, _ string, _ []string) { c.WriteRaw("HTTP/1.1 400 Bad Request\r\n\r\n") },
+	for _, tt := range []struct {
+		name   string
+		answer server.Cmd
+	}{
+		{"a command unknown", func(c *server.Peer, _ string, _ []string) { c.WriteError("ERR unknown command") }},
+		{"not a list", func(c *server.Peer, _ string, _ []string) { c.WriteBulk("1") }},
+		{"a list too short", func(c *server.Peer, _ string, _ []string) { c.WriteStrings([]string{"1", "0", "0"}) }},
+		{"not numbers", func(c *server.Peer, _ string, _ []string) { c.WriteStrings([]string{"1", "0", "0", "soon"}) }},
+		{"numbers out of bounds", func(c *server.Peer, _ string, _ []string) { c.WriteStrings([]string{"1", "NaN", "0", "Inf"}) }},
+		{"a lost connection", func(c *server.Peer, _ string, _ []string) { c.Close() }},
+		{"nonsense", func(c *server.Peer, _ string, _ []string) { c.WriteRaw("HTTP/1.1 400 Bad Request\r\n\r\n") }},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(tt.name, func(t *testing.T) {
 			s, err := server.NewServer("127.0.0.1:0")
 			require.NoError(t, err)
 			defer s.Close()
-			require.NoError(t, s.Register("EVALSHA", answer))
+			require.NoError(t, s.Register("EVALSHA", tt.answer))
 			log, _ := logger()
 			o := options(s.Addr().String())
 			l := redislimit.New(newClient(t, o), "k", 10, 1, redislimit.WithLogger(log), patient)

@@ -1,7 +1,8 @@
 // Package resilienttest is the other side of a conversation, for tests of code
 // that calls an API: a [Script] of answers such as 503, then 429 with
 // Retry-After: 5, then 200, with connections that are lost and bodies that take
-// their time. It notes what it was sent, and how long was waited in between.
+// their time. It notes every attempt that it is sent: when it came, with which
+// header and body, and how long the client waited for it.
 //
 // A Script is a base for a Transport. In a bubble of testing/synctest time is
 // virtual, so that a wait of an hour is over at once, and is exact:
@@ -18,7 +19,20 @@
 //	})
 //
 // It is an http.Handler too, for httptest.NewServer: over real connections, and
-// in real time, as a bubble cannot hold those.
+// in real time, because a bubble cannot hold those.
+//
+// An [Answer] is a value for the usual cases. Its Err is an error of your own, and
+// its Func makes whatever no field can say:
+//
+//	resilienttest.New(
+//		resilienttest.Answer{Err: io.ErrUnexpectedEOF},
+//		resilienttest.Answer{Func: func(req *http.Request) (*http.Response, error) {
+//			if req.Header.Get("Authorization") == "" {
+//				return resilienttest.Status(401).Response(req)
+//			}
+//			return resilienttest.Status(200).Response(req)
+//		}},
+//	)
 package resilienttest
 
 import (
@@ -41,13 +55,16 @@ type Answer struct {
 	// Status is the status; 0 is 200.
 	Status int
 
-	// Header is sent with it. Without a Content-Type there, it is
-	// application/json.
+	// Header is sent with it. If there is no Content-Type in it, a body has
+	// application/json; a Content-Type of nil stands for none at all.
 	Header http.Header
 
 	// Body is the body. If it is empty, an error status has the documented
 	// error object, {"code","type","message","invalid"}, and others have {}.
 	Body string
+
+	// NoBody leaves the body out.
+	NoBody bool
 
 	// Delay is how long the answer takes, once the request was read.
 	Delay time.Duration
@@ -60,6 +77,16 @@ type Answer struct {
 	// Status, in place of the second half of its body. If the connection had
 	// been used before, net/http may then send the request again by itself.
 	Lost bool
+
+	// Err is returned in place of the answer. A server has no way to send an
+	// error, and breaks the connection.
+	Err error
+
+	// Func makes the response or the error, and all fields but Delay have no
+	// effect then. It may be called by several goroutines at once. When a Script
+	// calls it, the body of the request has been read and closed: it is the Body
+	// of the [Attempt].
+	Func func(req *http.Request) (*http.Response, error)
 }
 
 // Status returns an Answer with this status and these header fields: names and
@@ -75,62 +102,22 @@ func Status(code int, header ...string) Answer {
 	return Answer{Status: code, Header: h}
 }
 
-// Attempt is a request that a [Script] was sent.
-type Attempt struct {
-	At     time.Time
-	Method string
-	URL    string // as it was sent: to a server, without the host
-	Header http.Header
-	Body   []byte // what arrived of it
-}
-
-// Script answers requests with its answers in turn, and with the last one ever
-// after. It is a base for a Transport and a handler for a server. Make it with
-// [New]; it is safe for concurrent use.
-type Script struct {
-	answers []Answer
-
-	mu       sync.Mutex
-	attempts []Attempt
-	waits    []time.Duration
-	open     int       // requests that have no answer yet
-	answered time.Time // when the last answer began
-}
-
-// New returns a Script of these answers. It panics if there are none.
-func New(answers ...Answer) *Script {
-	if len(answers) == 0 {
-		panic("resilienttest: New without an answer")
-	}
-	return &Script{answers: slices.Clone(answers)}
-}
-
-// Attempts returns what was sent so far, in the order of arrival.
-func (s *Script) Attempts() []Attempt {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.attempts)
-}
-
-// Waits returns how long it took from each answer to the next attempt: one wait
-// less than there were attempts. One that came while another had no answer yet
-// did not wait.
-func (s *Script) Waits() []time.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.waits)
-}
-
-// RoundTrip implements http.RoundTripper. It returns an error if the connection
-// is to be lost, if the request's context ends, or if its body cannot be read.
-func (s *Script) RoundTrip(req *http.Request) (*http.Response, error) {
-	a, err := s.answer(req)
-	if req.Body != nil {
-		_ = req.Body.Close() // what matters is whether it could be read
-	}
-	if err != nil {
+// Response makes the answer to a request, once its Delay has passed: the response
+// of a base, or the error in its place. It leaves the request's body alone. A Func
+// calls it to answer in one way or another.
+func (a Answer) Response(req *http.Request) (*http.Response, error) {
+	if err := sleep(req.Context(), nil, a.Delay); err != nil {
 		return nil, err
 	}
+	switch {
+	case a.Func != nil:
+		return a.Func(req)
+	case a.Err != nil:
+		return nil, a.Err
+	case a.Lost && a.Status == 0:
+		return nil, errLost
+	}
+	a = a.complete()
 	resp := &http.Response{
 		Status:     strconv.Itoa(a.Status) + " " + http.StatusText(a.Status),
 		StatusCode: a.Status,
@@ -146,54 +133,162 @@ func (s *Script) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
+// Attempt is a request that a [Script] was sent.
+type Attempt struct {
+	At     time.Time
+	Method string
+	URL    string // as it was sent: to a server, without the host
+	Header http.Header
+	Body   []byte // what arrived of it
+
+	// Request is the request itself, to be asked for its context, or which one
+	// it is. Its body was read, and whoever sent it may have changed it since.
+	Request *http.Request
+}
+
+// Script answers requests with its answers in turn, and with the last one ever
+// after. It is a base for a Transport and a handler for a server. Make it with
+// [New]; it is safe for concurrent use.
+type Script struct {
+	mu       sync.Mutex
+	answers  []Answer
+	attempts []*Attempt
+	waits    []time.Duration
+	open     int       // requests that have no answer yet
+	answered time.Time // when the last answer began
+}
+
+// New returns a Script of these answers. It panics if there are none.
+func New(answers ...Answer) *Script {
+	if len(answers) == 0 {
+		panic("resilienttest: New without an answer")
+	}
+	return &Script{answers: slices.Clone(answers)}
+}
+
+// Reset forgets what was sent and begins again with the first answer: of these, or
+// if there are none, of those it had. A request that has no answer yet gets the
+// one it came for.
+func (s *Script) Reset(answers ...Answer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(answers) > 0 {
+		s.answers = slices.Clone(answers)
+	}
+	s.attempts, s.waits = nil, nil
+}
+
+// Attempts returns what was sent so far, in the order of arrival.
+func (s *Script) Attempts() []Attempt {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]Attempt, len(s.attempts))
+	for i, a := range s.attempts {
+		all[i] = *a
+	}
+	return all
+}
+
+// Count returns how many attempts there were so far.
+func (s *Script) Count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.attempts)
+}
+
+// Gaps returns the times from each attempt to the next: one less than there were
+// attempts. The time that an answer took is part of a gap, and not of a wait.
+func (s *Script) Gaps() []time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var gaps []time.Duration
+	for i := 1; i < len(s.attempts); i++ {
+		gaps = append(gaps, s.attempts[i].At.Sub(s.attempts[i-1].At))
+	}
+	return gaps
+}
+
+// Waits returns how long it took from each answer to the next attempt: one wait
+// less than there were attempts. One that came while another had no answer yet
+// did not wait.
+func (s *Script) Waits() []time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.waits)
+}
+
+// RoundTrip implements http.RoundTripper. It returns an error if the answer is
+// one, or the connection is to be lost, if the request's context ends, or if its
+// body cannot be read.
+func (s *Script) RoundTrip(req *http.Request) (*http.Response, error) {
+	a, err := s.begin(req)
+	defer s.end()
+	if req.Body != nil {
+		_ = req.Body.Close() // it counts whether it could be read
+	}
+	if err != nil {
+		return nil, err
+	}
+	return a.Response(req)
+}
+
 // ServeHTTP implements http.Handler.
 func (s *Script) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	a, err := s.answer(r)
+	resp, err := s.serve(r)
 	if err != nil {
 		panic(http.ErrAbortHandler) // closes the connection
 	}
-	maps.Copy(w.Header(), a.Header)
-	w.WriteHeader(a.Status)
-	if r.Method == http.MethodHead || a.Body == "" {
+	defer resp.Body.Close()
+	maps.Copy(w.Header(), resp.Header)
+	if _, ok := w.Header()["Content-Type"]; !ok {
+		w.Header()["Content-Type"] = nil // or net/http would guess one
+	}
+	w.WriteHeader(resp.StatusCode)
+	if r.Method == http.MethodHead {
 		return
 	}
-	half := len(a.Body) / 2
-	_, _ = io.WriteString(w, a.Body[:half]) // fails only if the client has gone
-	if a.BodyDelay > 0 || a.Lost {
-		_ = http.NewResponseController(w).Flush()
-		if sleep(r.Context(), nil, a.BodyDelay) != nil || a.Lost {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := resp.Body.Read(buf)
+		_, _ = w.Write(buf[:n]) // fails only if the client has gone
+		switch {
+		case err == io.EOF:
+			return
+		case err != nil:
 			panic(http.ErrAbortHandler)
 		}
+		_ = http.NewResponseController(w).Flush()
 	}
-	_, _ = io.WriteString(w, a.Body[half:])
 }
 
-// answer notes a request, reads it, and returns the answer to it in full when
-// it is due.
-func (s *Script) answer(req *http.Request) (Answer, error) {
-	n := s.begin(req)
+// serve makes the response that ServeHTTP writes.
+func (s *Script) serve(r *http.Request) (*http.Response, error) {
+	a, err := s.begin(r)
 	defer s.end()
-	if req.Body != nil {
-		b, err := io.ReadAll(req.Body)
-		s.mu.Lock()
-		s.attempts[n].Body = b
-		s.mu.Unlock()
-		if err != nil {
-			return Answer{}, err
-		}
+	if err != nil {
+		return nil, err
 	}
-	a := s.answers[min(n, len(s.answers)-1)]
-	if err := sleep(req.Context(), nil, a.Delay); err != nil {
-		return Answer{}, err
+	resp, err := a.Response(r)
+	if err == nil && resp.Body == nil {
+		resp.Body = http.NoBody // of a Func
 	}
-	if a.Lost && a.Status == 0 {
-		return Answer{}, errLost
-	}
-	return a.complete(), nil
+	return resp, err
 }
 
-// begin notes a request, and returns how many there were before.
-func (s *Script) begin(req *http.Request) int {
+// begin notes a request and reads its body. It returns the answer that is its.
+func (s *Script) begin(req *http.Request) (Answer, error) {
+	attempt, a := s.note(req)
+	if req.Body == nil {
+		return a, nil
+	}
+	b, err := io.ReadAll(req.Body)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	attempt.Body = b
+	return a, err
+}
+
+func (s *Script) note(req *http.Request) (*Attempt, Answer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
@@ -206,10 +301,11 @@ func (s *Script) begin(req *http.Request) int {
 		s.waits = append(s.waits, wait)
 	}
 	s.open++
-	s.attempts = append(s.attempts, Attempt{
-		At: now, Method: req.Method, URL: req.URL.String(), Header: req.Header.Clone(),
-	})
-	return n
+	attempt := &Attempt{
+		At: now, Method: req.Method, URL: req.URL.String(), Header: req.Header.Clone(), Request: req,
+	}
+	s.attempts = append(s.attempts, attempt)
+	return attempt, s.answers[min(n, len(s.answers)-1)]
 }
 
 func (s *Script) end() {
@@ -224,17 +320,24 @@ func (a Answer) complete() Answer {
 	if a.Status == 0 {
 		a.Status = http.StatusOK
 	}
-	if a.Body == "" {
+	switch {
+	case a.NoBody:
+		a.Body = ""
+	case a.Body == "":
 		a.Body = defaultBody(a.Status)
 	}
 	h := a.Header.Clone() // each response has its own
 	if h == nil {
 		h = http.Header{}
 	}
+	typ, ok := h["Content-Type"]
+	switch {
+	case ok && typ == nil:
+		delete(h, "Content-Type")
+	case !ok && a.Body != "":
+		h.Set("Content-Type", "application/json")
+	}
 	if a.Body != "" {
-		if h.Get("Content-Type") == "" {
-			h.Set("Content-Type", "application/json")
-		}
 		h.Set("Content-Length", strconv.Itoa(len(a.Body)))
 	}
 	a.Header = h

@@ -80,10 +80,12 @@ func TestAnswersInTurn(t *testing.T) {
 
 		attempts := s.Attempts()
 		require.Len(t, attempts, 4)
+		require.Equal(t, 4, s.Count())
 		for _, a := range attempts {
 			require.Equal(t, http.MethodPut, a.Method)
 			require.True(t, strings.HasSuffix(a.URL, "/v1?q=1"), a.URL)
 			require.Equal(t, "payload", string(a.Body), "whole at each attempt")
+			require.Equal(t, http.MethodPut, a.Request.Method)
 		}
 		waits := s.Waits()
 		require.Len(t, waits, 3)
@@ -97,6 +99,126 @@ func TestAnswersInTurn(t *testing.T) {
 			require.Equal(t, "{}", string(b))
 			require.Equal(t, "application/json", resp.Header.Get("Content-Type"))
 		}
+	})
+}
+
+// TestFunc has an answer that depends on the request, and one that no field can
+// say.
+func TestFunc(t *testing.T) {
+	both(t, func(t side) {
+		s, base, url := t.start(resilienttest.Answer{Delay: 20 * time.Millisecond, Func: func(req *http.Request) (*http.Response, error) {
+			switch req.URL.Path {
+			case "/ok":
+				return resilienttest.Answer{Body: "by a field"}.Response(req)
+			case "/own":
+				return &http.Response{StatusCode: 599, Header: http.Header{"X-Own": {"1"}}, Body: io.NopCloser(strings.NewReader("of its own"))}, nil
+			case "/bare":
+				return &http.Response{StatusCode: 200}, nil
+			}
+			return nil, io.ErrUnexpectedEOF
+		}})
+		for _, tt := range []struct {
+			path   string
+			status int
+			body   string
+			typ    string
+			why    string
+		}{
+			{"/ok", 200, "by a field", "application/json", "another Answer may make it"},
+			{"/own", 599, "of its own", "", "nothing is added to what the function made"},
+			{"/bare", 200, "", "", "a response without a body has none"},
+			{"/lost", 0, "", "", "an error in place of a response"},
+		} {
+			begin := time.Now()
+			resp, err := base.RoundTrip(newRequest(t, http.MethodPost, url+tt.path, "payload"))
+			require.GreaterOrEqual(t, time.Since(begin), 20*time.Millisecond, "the delay is the script's")
+			if tt.status == 0 {
+				require.Error(t, err, tt.why)
+				continue
+			}
+			require.NoError(t, err)
+			require.Equal(t, tt.status, resp.StatusCode)
+			require.Equal(t, tt.typ, resp.Header.Get("Content-Type"), tt.why)
+			if resp.Body != nil {
+				b, err := io.ReadAll(resp.Body)
+				require.NoError(t, err)
+				require.NoError(t, resp.Body.Close())
+				require.Equal(t, tt.body, string(b), tt.why)
+			}
+		}
+		require.Equal(t, 4, s.Count())
+		require.Equal(t, "payload", string(s.Attempts()[3].Body), "the script has read it")
+	})
+}
+
+func TestErr(t *testing.T) {
+	gone := errors.New("gone")
+	both(t, func(t side) {
+		s, base, url := t.start(resilienttest.Answer{Status: 200, Err: gone}, resilienttest.Answer{})
+		_, err := base.RoundTrip(newRequest(t, http.MethodGet, url, ""))
+		require.Error(t, err)
+		if base == http.RoundTripper(s) {
+			require.Equal(t, gone, err, "the error itself, wrapped in nothing")
+		} else {
+			require.ErrorIs(t, err, io.EOF, "a server can only break the connection")
+		}
+		resp, err := base.RoundTrip(newRequest(t, http.MethodGet, url, ""))
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+	})
+}
+
+// TestResponse shows an Answer at work without a Script.
+func TestResponse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		req := newRequest(t, http.MethodPut, "http://api.test", "payload")
+		begin := time.Now()
+		resp, err := resilienttest.Answer{Status: 201, Delay: time.Hour}.Response(req)
+		require.NoError(t, err)
+		require.Equal(t, "201 Created", resp.Status)
+		require.Same(t, req, resp.Request)
+		require.Equal(t, time.Hour, time.Since(begin))
+		b, err := io.ReadAll(req.Body)
+		require.NoError(t, err)
+		require.Equal(t, "payload", string(b), "the request's body is left alone")
+		_, err = resilienttest.Answer{Lost: true}.Response(req)
+		require.Error(t, err)
+	})
+}
+
+func TestReset(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		script := resilienttest.New(resilienttest.Status(201), resilienttest.Status(202))
+		statuses := func() (all [2]int) {
+			for i := range all {
+				resp, err := script.RoundTrip(newRequest(t, http.MethodGet, "http://api.test", ""))
+				require.NoError(t, err)
+				all[i] = resp.StatusCode
+				time.Sleep(time.Second)
+			}
+			return all
+		}
+		require.Equal(t, [2]int{201, 202}, statuses())
+		script.Reset()
+		require.Zero(t, script.Count())
+		require.Empty(t, script.Attempts())
+		require.Empty(t, script.Waits())
+		require.Empty(t, script.Gaps())
+		require.Equal(t, [2]int{201, 202}, statuses(), "the same answers from the first on")
+		script.Reset(resilienttest.Status(203))
+		require.Equal(t, [2]int{203, 203}, statuses(), "others in their place")
+		require.Equal(t, []time.Duration{time.Second}, script.Waits(), "none was waited for from before")
+	})
+}
+
+func TestResetWhileARequestIsOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		script := resilienttest.New(resilienttest.Answer{Status: 201, Delay: time.Minute})
+		time.AfterFunc(time.Second, func() { script.Reset(resilienttest.Status(202)) })
+		resp, err := script.RoundTrip(newRequest(t, http.MethodGet, "http://api.test", ""))
+		require.NoError(t, err)
+		require.Equal(t, 201, resp.StatusCode, "the answer that it came for")
+		require.Zero(t, script.Count())
 	})
 }
 
@@ -154,16 +276,48 @@ func TestLostAndSlowBodies(t *testing.T) {
 	})
 }
 
-// TestNoBody is what may not have a body, as a Client would stumble over one.
 func TestNoBody(t *testing.T) {
 	both(t, func(t side) {
-		_, base, url := t.start(resilienttest.Status(404), resilienttest.Status(204), resilienttest.Status(304))
-		for _, method := range []string{http.MethodHead, http.MethodGet, http.MethodGet} {
-			resp, err := base.RoundTrip(newRequest(t, method, url, ""))
+		for _, tt := range []struct {
+			name   string
+			method string
+			answer resilienttest.Answer
+			length int64
+		}{
+			{"the answer to a HEAD", http.MethodHead, resilienttest.Answer{Status: 404, Body: "12345"}, 5},
+			{"a status without content", http.MethodGet, resilienttest.Status(204), 0},
+			{"not modified", http.MethodGet, resilienttest.Status(304), 0},
+			{"left out", http.MethodGet, resilienttest.Answer{Status: 404, NoBody: true}, 0},
+			{"left out, of text", http.MethodGet, resilienttest.Answer{Body: "text", NoBody: true}, 0},
+		} {
+			_, base, url := t.start(tt.answer)
+			resp, err := base.RoundTrip(newRequest(t, tt.method, url, ""))
 			require.NoError(t, err)
 			b, err := io.ReadAll(resp.Body)
 			require.NoError(t, err)
-			require.Empty(t, b)
+			require.Empty(t, b, tt.name)
+			require.Equal(t, tt.length, resp.ContentLength, tt.name)
+			require.Equal(t, tt.length > 0, resp.Header.Get("Content-Type") != "", "%s: the type is that of a body", tt.name)
+		}
+	})
+}
+
+func TestContentType(t *testing.T) {
+	both(t, func(t side) {
+		for _, tt := range []struct {
+			name   string
+			header http.Header
+			want   []string
+		}{
+			{"not given", nil, []string{"application/json"}},
+			{"given", http.Header{"Content-Type": {"text/plain"}}, []string{"text/plain"}},
+			{"nil", http.Header{"Content-Type": nil}, nil},
+		} {
+			_, base, url := t.start(resilienttest.Answer{Header: tt.header, Body: "<html>"})
+			resp, err := base.RoundTrip(newRequest(t, http.MethodGet, url, ""))
+			require.NoError(t, err)
+			require.NoError(t, resp.Body.Close())
+			require.Equal(t, tt.want, resp.Header["Content-Type"], tt.name)
 		}
 	})
 }
@@ -181,6 +335,7 @@ func TestExactWaits(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
 		require.Equal(t, []time.Duration{0, 5 * time.Second}, script.Waits(), "an answer's delay is no wait")
+		require.Equal(t, []time.Duration{time.Hour, 5 * time.Second}, script.Gaps(), "it is part of a gap")
 		attempts := script.Attempts()
 		require.Equal(t, begin, attempts[0].At)
 		require.Equal(t, time.Hour+5*time.Second, attempts[2].At.Sub(begin))

@@ -3,6 +3,7 @@ package main
 import (
 	"flag"
 	"math"
+	"math/rand/v2"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -11,7 +12,8 @@ import (
 // params are the parameters of a run. Each variant of a scenario has its own, and a
 // flag that is set overrides them all.
 type params struct {
-	server   string // "bucket" or "window"
+	server   string  // "bucket", "window", "chance" or "backend"
+	share    float64 // of the requests that are refused by chance, or by a bad backend
 	rate     float64
 	burst    int
 	period   time.Duration // of a window
@@ -41,6 +43,7 @@ func defaults() params {
 // flags registers a flag for each parameter.
 func (p *params) flags(fs *flag.FlagSet) {
 	fs.StringVar(&p.server, "server", p.server, "limit of the server: bucket or window")
+	fs.Float64Var(&p.share, "share", p.share, "part of the requests that is refused (g)")
 	fs.Float64Var(&p.rate, "rate", p.rate, "limit of the server, requests a `second` (d: the first of three)")
 	fs.IntVar(&p.burst, "burst", p.burst, "size of the server's bucket")
 	fs.DurationVar(&p.period, "period", p.period, "length of a window, which accepts rate x period")
@@ -82,6 +85,10 @@ func (p *params) newLimit(now time.Time) limit {
 	switch p.server {
 	case "bucket":
 		return &tokenBucket{rate: p.rate, burst: float64(p.burst), costly: p.costly, tokens: float64(p.burst), at: now}
+	case "chance":
+		return &chance{share: p.share, rng: rand.New(rand.NewPCG(p.seed, 5))}
+	case "backend":
+		return &chance{every: int(1 / p.share)}
 	case "window":
 		return &fixedWindow{size: windowSize(p.rate, p.period), period: p.period, costly: p.costly, begin: now}
 	}

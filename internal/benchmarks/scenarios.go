@@ -102,5 +102,5 @@ func quantile(d []time.Duration, q float64) time.Duration {
 func all(*call) bool { return true }
 
 func scenarios() []scenario {
-	return []scenario{drain(), outage(), isolated(), change(), fleet(), cost()}
+	return []scenario{drain(), outage(), isolated(), change(), fleet(), cost(), noLimit()}
 }

@@ -31,8 +31,8 @@ const (
 // fails. A burst of 64 unlucky requests is then retried whole. Once a retry has
 // failed, failures look correlated, and each retry is charged ahead, so an outage
 // soon uses up the balance and is left to the tokens that come with time. Above
-// its start the balance fades within about a window: what was earned in a good
-// hour is not there to be spent on a bad minute.
+// its start the balance fades within about a window: the earnings of a good hour
+// are not there to be spent on a bad minute.
 type Budget struct {
 	ratio float64 // tokens for each call that is answered at once
 	floor float64 // tokens a second
@@ -78,7 +78,7 @@ func (b *Budget) Correlated(now time.Time) bool {
 	return now.Before(b.correlated)
 }
 
-// Failed charges for a retry that failed what was not charged ahead.
+// Failed charges a retry that failed for the tokens that were not charged ahead.
 func (b *Budget) Failed(now time.Time, due int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -89,8 +89,8 @@ func (b *Budget) Failed(now time.Time, due int) {
 // Answered earns the ratio for a call that was answered at its first attempt.
 func (b *Budget) Answered(now time.Time) { b.Deposit(now, b.ratio) }
 
-// Recovered gives a call that was answered by a retry back what it was charged:
-// failures are isolated again.
+// Recovered gives the tokens back to a call that was answered by a retry: failures
+// are isolated again.
 func (b *Budget) Recovered(now time.Time, charged int) {
 	b.Deposit(now, float64(charged))
 	b.mu.Lock()

@@ -3,8 +3,8 @@
 // another without keeping the credential.
 //
 // A credential is often made anew for each request: a signature covers the date
-// and a nonce, a JSON Web Token is minted with another time and identifier. What
-// names the account in it does not change:
+// and a nonce, a JSON Web Token is minted with another time and identifier. The part
+// that names the account does not change:
 //
 //	credential                                      part that stays
 //	a JSON Web Token of RFC 7519, wherever it is    the claims iss and sub, read without verifying
@@ -29,7 +29,7 @@ import (
 
 // IsField reports whether a header field of this canonical name usually holds a
 // credential. Authorization is the standard's (RFC 9110 section 11.6.2). The
-// others are what APIs with keys of their own use, as their documentation names
+// others are those of APIs with keys of their own, as their documentation names
 // them. Cookie is none: a session changes more often than its account.
 func IsField(name string) bool {
 	switch name {
@@ -119,7 +119,7 @@ func write(h *maphash.Hash, s string) {
 	_ = h.WriteByte(0)
 }
 
-// names are the parameters that say who is asking, and signs those that are a
+// names are the parameters that name the account, and signs those that are a
 // signature.
 var (
 	names = [...]string{
@@ -239,7 +239,7 @@ func (c *claims) read(text []byte) {
 		case b == '\\' || c.depth == 1 && (!c.value || c.length == 3):
 			c.escaped = b == '\\'
 			c.keep(b)
-		default: // of a string that is not kept, up to what may end it
+		default: // skip a string that is not kept, up to its end or an escape
 			for i+1 < len(text) && text[i+1] != '"' && text[i+1] != '\\' {
 				i++
 			}

@@ -25,7 +25,7 @@ func sum(field, value string) uint64 {
 // jwt makes a token with this payload.
 func jwt(payload string) string {
 	enc := base64.RawURLEncoding.EncodeToString
-	return enc([]byte(`{"alg":"none"}`)) + "." + enc([]byte(payload)) + "." + enc([]byte(fmt.Sprint("signature of ", payload)))
+	return enc([]byte(`{"alg":"none"}`)) + "." + enc([]byte(payload)) + "." + enc(fmt.Append(nil, "signature of ", payload))
 }
 
 func TestWrite(t *testing.T) {
@@ -88,6 +88,8 @@ func TestWrite(t *testing.T) {
 		{"FCM", "key=AAAA:b", "key=AAAA:c", false, "a key alone, with a name"},
 		{"unknown parameters", "Own a=1&sig=1", "Own a=1&sig=2", true, "what stands in front of the signature"},
 		{"unknown parameters of another", "Own a=1&sig=1", "Own a=2&sig=1", false, "what stands in front of the signature"},
+		{"a colon first", "Own :sig1", "Own :sig2", true, "nothing stands in front of it"},
+		{"an escape cut short", "Own a=1%2", "Own a=1%2", true, "it is read as it is"},
 		{"a signature first", "Own sig=1&a=1", "Own sig=2&a=1", true, "then the scheme is all there is"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -429,6 +430,8 @@ type model struct {
 	waiting bool     // the call ended between attempts
 	read    bool     // the body has been read by the base
 	wrong   string   // the description of an unexpected wait
+
+	inProgress bool // the server may still process an attempt with the same key
 }
 
 // run follows the call to its end, and sets why to the reason.
@@ -541,12 +544,18 @@ func (m *model) attempt() {
 		hint = 0
 	}
 	switch {
-	case a.err == nil && unprocessed && hint > 0:
+	case a.err == nil && hint > 0 && staysAway(a.status):
 		m.gate.reject(m.now, hint-m.now.Sub(answered), m.maxWait)
 	case a.status != http.StatusTooManyRequests:
 		m.gate.ended(sent, a.err == nil)
 	}
 	m.next(retry, unprocessed, why, hint, answered)
+	m.inProgress = m.inProgress || m.key && !unprocessed
+}
+
+// staysAway reports whether a hint with this status holds for the whole key.
+func staysAway(status int) bool {
+	return slices.Contains([]int{418, 420, 429, 430, 503, 509, 529}, status)
 }
 
 // errTimedOut stands for the error of an attempt timeout, which is not exported.
@@ -573,13 +582,20 @@ func (m *model) verdict(a scripted) (retry, unprocessed bool, why string) {
 	switch a.status {
 	case 429:
 		return true, true, "rate limited"
-	case 503:
-		return true, a.hint >= 0, "unavailable"
-	case 500, 502, 504, 408, 425:
+	case 408, 425:
 		return true, false, "temporary status"
+	case 409, 423:
+		if m.inProgress {
+			return true, false, "earlier attempt in progress"
+		}
+	case 501, 505, 506, 508, 510, 511, 525, 526:
+		return false, false, "final status"
 	}
-	if a.status < 400 {
+	switch {
+	case a.status < 400:
 		return false, false, "success"
+	case a.status >= 500 && a.status <= 599:
+		return true, false, "temporary status"
 	}
 	return false, false, "final status"
 }

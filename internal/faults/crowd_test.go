@@ -91,14 +91,14 @@ type crowdAttempt struct {
 	answer     scripted // its err may also be the end of the call's context
 }
 
-// rejected reports whether the server refused the request unprocessed, with a hint.
+// rejected reports whether the server gave a hint that holds for the whole key.
 func (a *crowdAttempt) rejected() bool {
 	return a.answer.err == nil && a.answer.hint > 0 && (a.answer.status == 429 || a.answer.status == 503)
 }
 
 // processed reports whether the server may have processed the request.
 func (a *crowdAttempt) processed() bool {
-	return a.answer.status != 429 && (a.answer.status != 503 || a.answer.hint < 0)
+	return a.answer.status != 429
 }
 
 // run makes the calls, and checks the promises.

@@ -124,7 +124,8 @@ func requireTame(tb testing.TB, text string) {
 }
 
 // TestHostileErrorBody sends error bodies that are meant to exhaust memory, stack or
-// time. No more than the prefix is read.
+// time. Parsing reads at most 64 KiB and takes at most a second, however long, slow
+// or deep the body is.
 func TestHostileErrorBody(t *testing.T) {
 	for name, body := range map[string]func() io.Reader{
 		"endless blanks":            then("", " "),
@@ -224,8 +225,8 @@ func TestHostileErrorBodyOverTheNetwork(t *testing.T) {
 }
 
 // TestHostileCompression sends an error body of some KiB that decompresses to a GiB.
-// If net/http decompresses it, the reading of the result is bounded. If the caller
-// asked for the encoding, the body is not decompressed.
+// If net/http decompresses it, no more than 64 KiB are read. If the caller asked for
+// the encoding, the body is not decompressed.
 func TestHostileCompression(t *testing.T) {
 	// A gzip file may have several parts, so a GiB is compressed quickly.
 	pack := func(data []byte, times int) []byte {
@@ -304,7 +305,8 @@ func (d dripping) Read(p []byte) (int, error) {
 }
 
 // TestHostileHeaders sends an error with header values of 1 MiB, or with very many
-// of them.
+// of them. If there are many hints, the first one counts or none. The work of reading
+// them is bounded.
 func TestHostileHeaders(t *testing.T) {
 	const size = 1 << 20
 	many := func(line string) string { return strings.Repeat(line, size/len(line)) }
@@ -357,8 +359,8 @@ func nasty() []string {
 	}
 }
 
-// TestHostileText puts such texts wherever a server can. They must not appear in any
-// error text or log record.
+// TestHostileText puts such texts wherever a server can. Errors and log records must
+// be one short line that can be printed.
 func TestHostileText(t *testing.T) {
 	for _, text := range nasty() {
 		name := text[:min(len(text), 12)]

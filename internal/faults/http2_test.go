@@ -121,9 +121,10 @@ func serveHTTP2(tb testing.TB, answer func(*stream) (keep bool)) *http2Server {
 	return s
 }
 
-// TestHTTP2 tests a server that ends streams and connections. net/http itself sends
-// a request again if the server certainly did not process it. The Transport does not
-// see this, and only in this way a POST may be seen twice.
+// TestHTTP2 tests a server that ends streams and connections. net/http itself sends a
+// refused stream again. The Transport does not see this, and only in this way a POST
+// may be seen twice. If a stream is reset in a body, reading the body returns an
+// error.
 func TestHTTP2(t *testing.T) {
 	timeout := resilient.WithAttemptTimeout(300 * time.Millisecond)
 	first := func(refuse func(*stream)) func(*stream) bool {
@@ -275,7 +276,8 @@ func TestHTTP2(t *testing.T) {
 }
 
 // TestHTTP2RefusedByEveryConnection tests go.dev/issue/52459: net/http dials and
-// sends without pause. Only the attempt timeout limits this.
+// sends without pause. The Transport does not see these repetitions, and they end with
+// the attempt timeout.
 func TestHTTP2RefusedByEveryConnection(t *testing.T) {
 	for method, tries := range map[string]int{http.MethodGet: 3, http.MethodPost: 1} {
 		t.Run(method, func(t *testing.T) {

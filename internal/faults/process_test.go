@@ -157,7 +157,8 @@ func TestKilledInARequest(t *testing.T) {
 }
 
 // TestKilledInAnAnswer kills the server in the middle of a body. The caller gets the
-// part that was received, and an error because it is not complete.
+// part that was received, and an error because it is not complete. Later calls reach
+// the server when it is back.
 func TestKilledInAnAnswer(t *testing.T) {
 	for _, method := range []string{http.MethodGet, http.MethodPost} {
 		t.Run(method, func(t *testing.T) {

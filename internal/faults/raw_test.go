@@ -132,9 +132,12 @@ const (
 	bad = "HTTP/1.1 500 Internal Server Error\r\n"
 )
 
-// TestRaw tests servers that violate HTTP or TCP. If there is no answer, a GET is
-// tried three times. A POST is tried once, because the server has read it. A request
-// is never repeated once its answer has begun.
+// TestRaw tests servers that violate HTTP or TCP. An answer that is not HTTP is an
+// error, after a bounded time and number of attempts. If there is no answer, a GET is
+// tried three times. A POST is tried once, because the server has read it. Reading a
+// body that was cut short returns an error, and a request is never repeated once its
+// answer has begun. A retried response is closed even if its body fails. Only the
+// attempt timeout or a deadline ends a connection that never answers.
 func TestRaw(t *testing.T) {
 	timeout := resilient.WithAttemptTimeout(200 * time.Millisecond)
 	longer := resilient.WithAttemptTimeout(time.Second) // for answers that must arrive in time on any machine
@@ -307,8 +310,9 @@ func TestRawNoiseAfterAnAnswer(t *testing.T) {
 }
 
 // TestRawKeptConnectionIsDead closes a kept connection when the next request comes.
-// net/http itself sends a GET again, within one attempt. Neither net/http nor the
-// Transport sends a POST again, because it may have been read.
+// net/http itself repeats a request that it considers idempotent, within one attempt.
+// A POST that may have been read is not sent again, which is why no key is added to it
+// unless the caller asks for that.
 func TestRawKeptConnectionIsDead(t *testing.T) {
 	for method, want := range map[string]want{
 		http.MethodGet:  {seen: 3, status: 200, body: "ok"},
@@ -332,7 +336,7 @@ func TestRawKeptConnectionIsDead(t *testing.T) {
 }
 
 // TestRawUploadCutShort answers while the body is still being sent. The answer is
-// returned without waiting for the rest of the body.
+// returned without waiting for the rest of the body, even if writing the body fails.
 func TestRawUploadCutShort(t *testing.T) {
 	for _, tt := range []struct {
 		name   string

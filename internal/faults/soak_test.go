@@ -283,7 +283,8 @@ func (s *soakRun) settle(tb testing.TB, before footprint) footprint {
 }
 
 // TestSoak calls a server that fails in all documented ways, thousands of times a
-// second. No resource grows, and each call is accounted for.
+// second. The numbers of goroutines and descriptors and the heap do not grow, and each
+// call is accounted for.
 func TestSoak(t *testing.T) {
 	leaveNothing(t)
 	run := newSoakRun(t)

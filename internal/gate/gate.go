@@ -4,7 +4,8 @@
 //
 //   - a pause, because the server said until when it refuses everything;
 //   - the reopening after a pause or a refusal, see the states;
-//   - the pace, once it is known what the limit is, see package pace;
+//   - the pace, once the limit is known and told from chance, see package pace
+//     and trial;
 //   - the token bucket of a limit that the user set.
 //
 // An attempt that is held back waits in a queue. A timer is set to the next
@@ -94,6 +95,7 @@ func (g *Gate) tryAdmit(now time.Time, s *Stamp) bool {
 	if d, _ := g.hold(now); d > 0 {
 		return false
 	}
+	g.pace.Undelayed(now)
 	s.Stamp = g.pass(now)
 	return true
 }
@@ -181,8 +183,8 @@ func (g *Gate) RetryDelay(now time.Time) time.Duration {
 	return d
 }
 
-// serve lets everybody pass who may go now, and sets the timer for the next. It
-// is called whenever something has changed.
+// serve lets all attempts pass that may go now, and sets the timer for the next
+// one. It is called whenever something has changed.
 func (g *Gate) serve(now time.Time) {
 	if g.timer != nil {
 		g.timer.Stop()
@@ -211,11 +213,11 @@ func (g *Gate) pass(now time.Time) pace.Stamp {
 		g.bucket.AllowN(now, 1)
 	}
 	stamp := g.pace.Sent(now)
-	g.sent(stamp)
+	g.sent(now, stamp)
 	return stamp
 }
 
-// estimate returns how long an attempt would wait at least, and for what. How
+// estimate returns how long an attempt would wait at least, and why. How
 // long a reopening takes is up to the server, so it is not foreseen.
 func (g *Gate) estimate(now time.Time, a Attempt) (time.Duration, string) {
 	d, reason := g.hold(now)
@@ -248,6 +250,7 @@ type Snapshot struct {
 	Rate        float64   // that was learned; 0: none is known
 	PausedUntil time.Time // zero: it is not paused
 	Reopening   bool
+	Chance      float64 // part that is refused by chance, as a trial found; 0: none did
 	Waiting     int
 }
 
@@ -260,6 +263,9 @@ func (g *Gate) Snapshot(now time.Time) Snapshot {
 	if g.state == paused {
 		s.PausedUntil = g.pausedUntil
 		s.Reopening = !g.pace.Known() // it will be
+	}
+	if g.state == free {
+		s.Chance = g.trial.chance
 	}
 	if g.bucket != nil {
 		s.Tokens = g.bucket.TokensAt(now)
@@ -274,7 +280,7 @@ func (g *Gate) Idle(now time.Time) bool {
 	defer g.mu.Unlock()
 	g.resume(now)
 	return g.queue.empty() && g.state != paused && g.pace.Rate(now) == 0 && !g.pace.Advertised() &&
-		(g.state == open || now.Sub(g.reopenedAt) > forgetting) &&
+		(g.state == open || g.state == free || now.Sub(g.reopenedAt) > forgetting) &&
 		(g.bucket == nil || g.bucket.TokensAt(now) >= float64(g.bucket.Burst()))
 }
 

@@ -11,13 +11,13 @@ type waiter struct {
 }
 
 // firstsPerRetry first attempts go before a retry that waits. So retries get a
-// ninth of what goes, which is more of them than the default budget allows: they
-// do not pile up.
+// ninth of the places, which is more than the default budget allows: they do not
+// pile up.
 const firstsPerRetry = 8
 
-// queue has the attempts that wait, first attempts before retries: who has had
-// no answer yet goes before who has had a bad one. Every ninth place is a
-// retry's, else a retry would never get its turn in a backlog. Within a class the
+// queue has the attempts that wait, first attempts before retries: a call without
+// any answer yet goes before one with a bad answer. Every ninth place is a retry's,
+// or else a retry would never get its turn in a backlog. Within a class the
 // order is that of arrival, and a request that was refused for its rate has the
 // arrival it had. All operations but those on an attempt that arrived long ago
 // take constant time, so that thousands of waiters can give up at once.

@@ -7,7 +7,7 @@ import (
 	"github.com/resilienthttp/resilient/internal/waithint"
 )
 
-// state is what the gate does apart from the pace and the bucket.
+// state is the state of the gate, apart from the pace and the bucket.
 //
 //	open       nothing holds attempts back
 //	paused     the server refuses everything until a stated time; then reopening,
@@ -18,6 +18,9 @@ import (
 //	           each waiter. It ends when an attempt is accepted and nobody waits,
 //	           or when the pace is known
 //
+//	free       a trial has shown that refusals are by chance: they bind only the
+//	           request they come with, until they become more
+//
 // A refusal without a hint leads from open to reopening, and a hint from any state
 // to paused.
 type state uint8
@@ -26,6 +29,7 @@ const (
 	open state = iota
 	paused
 	reopening
+	free
 )
 
 const (
@@ -57,8 +61,11 @@ type machine struct {
 	creditAt   time.Time // when credit last grew with time
 	reopenedAt time.Time // attempts from before it say nothing about the time after it
 
+	trial trial
+
 	// learned from probes:
 	probeRefused   bool          // the last one was, and no attempt accepted since
+	accepted       bool          // an attempt was, since the last pause began
 	perRequestHint time.Duration // hints up to it are about the request they come with
 }
 
@@ -66,7 +73,7 @@ type machine struct {
 func (g *Gate) setState(s state, from time.Time) {
 	g.state = s
 	switch s {
-	case open, paused:
+	case open, paused, free:
 	case reopening:
 		g.learner() // which counts the attempts
 		g.credit, g.creditAt, g.reopenedAt = 1, from, from
@@ -85,10 +92,13 @@ func (g *Gate) resume(now time.Time) {
 	}
 }
 
-// hold returns how long the next attempt is held back, and by what. It is the one
-// place that knows: all else goes by it.
+// hold returns how long the next attempt is held back, and the reason. It is the
+// one place that knows: all else goes by it.
 func (g *Gate) hold(now time.Time) (time.Duration, string) {
 	g.resume(now)
+	if g.trial.open(now) {
+		return g.bucketDelay(now, 0), RateLimit
+	}
 	switch g.state {
 	case paused:
 		until := g.pausedUntil
@@ -107,15 +117,19 @@ func (g *Gate) hold(now time.Time) (time.Duration, string) {
 		if g.credit <= 0 {
 			return g.creditAt.Add(reopenPace).Sub(now), Pause
 		}
-	case open:
+	case open, free:
 	}
 	return max(g.pace.Wait(now), g.bucketDelay(now, 0)), RateLimit
 }
 
 // sent counts an attempt.
-func (g *Gate) sent(stamp pace.Stamp) {
+func (g *Gate) sent(now time.Time, stamp pace.Stamp) {
+	if g.trial.open(now) {
+		g.trial.sent(stamp)
+		return
+	}
 	switch g.state {
-	case open:
+	case open, free:
 	case paused:
 		g.probe, g.probeAt = stamp.Seq, time.Time{}
 	case reopening:
@@ -138,11 +152,25 @@ func (g *Gate) Refused(s Stamp, now time.Time, hint, maxWait time.Duration, lear
 	switch {
 	case g.isProbe(s):
 		g.probeRefused = true
+	case g.trial.take(s.Stamp):
+		g.pace.Tested()
+		g.judge(now, true)
+		g.serve(now)
+		return
+	case g.state == free && learn:
+		if !g.trial.more(now, true) {
+			return
+		}
+		g.setState(reopening, now)
 	case learn:
 		g.learnRefusal(s, now, hint)
 	}
 	if hint > g.perRequestHint {
 		g.pause(now, hint, maxWait, learn)
+		if learn && g.accepted {
+			g.trial.begin(now, 0, now.Sub(s.Sent), g.queue.len())
+		}
+		g.accepted = false
 	}
 	g.serve(now)
 }
@@ -154,11 +182,26 @@ func (g *Gate) learnRefusal(s Stamp, now time.Time, hint time.Duration) {
 	if d, blocked := g.pace.BlockedFor(now); blocked && d >= hint/probePart {
 		g.perRequestHint = 0
 	}
+	if g.pace.Known() && !g.pace.Advertised() {
+		g.trial.begin(now, g.pace.Rate(now), now.Sub(s.Sent), g.queue.len())
+	}
 	switch {
 	case g.state == reopening && g.pace.Known():
 		g.setState(open, now) // the pace is better
 	case g.state == open && !g.pace.Known():
 		g.setState(reopening, now)
+	}
+}
+
+// judge takes the outcome of an attempt of a trial.
+func (g *Gate) judge(now time.Time, refused bool) {
+	if g.trial.outcome(now, refused) {
+		if g.state == paused {
+			g.pausedUntil, g.refusedUntil = now, now
+			g.pace.Stop(now)
+		}
+		g.pace.Forget()
+		g.setState(free, now)
 	}
 }
 
@@ -206,14 +249,20 @@ func (g *Gate) Ended(s Stamp, now time.Time, accepted bool) {
 		return
 	}
 	g.resume(now)
+	volley := g.trial.take(s.Stamp) // if it got no answer, it says nothing
 	if accepted {
 		if g.isProbe(s) {
 			g.perRequestHint, g.pausedUntil, g.refusedUntil = 2*g.hint, now, now
 			g.pace.Stop(now)
 			g.setState(reopening, s.Sent)
 		}
-		g.probeRefused = false
+		g.probeRefused, g.accepted = false, true
 		known := g.pace.Known()
+		if volley {
+			g.judge(now, false)
+		} else if g.state == free {
+			g.trial.more(now, false)
+		}
 		g.pace.Accepted(s.Stamp, now, !g.queue.empty())
 		if known && !g.pace.Known() && g.state == open {
 			g.setState(reopening, s.Sent)
@@ -234,7 +283,7 @@ func (g *Gate) Ended(s Stamp, now time.Time, accepted bool) {
 	g.serve(now)
 }
 
-// Advertised tells the gate of what the server says remains of its quota. Then a
+// Advertised tells the gate how much remains of a quota by the server's word. Then a
 // short hint is no more than the time until there is one left for the next
 // request.
 func (g *Gate) Advertised(s Stamp, now time.Time, q waithint.Quota) {

@@ -1,6 +1,6 @@
 // Package lru keeps values by their keys, of many keys those used last. A value
-// that is needed whatever its age, such as a limit that holds somebody back, is
-// not dropped for another one.
+// that is still needed, such as a limit that holds somebody back, is not dropped for
+// another one.
 package lru
 
 import (
@@ -14,7 +14,7 @@ import (
 // Idle says that nothing is lost with them. It looks at a few keys each time and
 // goes on from there the next time, so that adding one takes constant time even
 // if no key is idle. The table grows then, up to Limit; there the key not used
-// for longest is dropped whatever it holds.
+// for longest is dropped even if it is not idle.
 type Table[K comparable, V any] struct {
 	Size, Limit int
 	Idle        func(V) bool

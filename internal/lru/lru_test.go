@@ -58,6 +58,51 @@ func TestAddSaysWhatIsLost(t *testing.T) {
 	require.False(t, forced)
 }
 
+// TestLooks follows the hand: it looks at four entries for each key that is added,
+// goes on from there the next time, and begins anew once it has seen all.
+func TestLooks(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		limit int
+		use   []int // after 1 to 7, all of them busy
+		want  []int // the keys looked at for the last one that was added
+		why   string
+	}{
+		{"many over the size", 99, nil, []int{1, 2, 3, 4}, "from the key not used for longest, and no more than four"},
+		{"on from there", 99, []int{8}, []int{5, 6, 7}, "up to the new one"},
+		{"anew", 99, []int{8, 9}, []int{1, 2, 3, 4}, "all were seen"},
+		{"the key under the hand is used", 99, []int{5, 8}, []int{6, 7, 5}, "the hand stays where it was, not with the key"},
+		{"another key is used", 99, []int{2, 8}, []int{5, 6, 7, 2}, "the hand is not moved"},
+		{"one is dropped at the limit", 7, []int{8, 9, 10}, []int{6, 7, 8, 9}, "nor by that"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var looked []int
+			table := &lru.Table[int, int]{Size: 1, Limit: tt.limit, Idle: func(v int) bool {
+				looked = append(looked, v)
+				return false
+			}}
+			for _, key := range append([]int{1, 2, 3, 4, 5, 6, 7}, tt.use...) {
+				if _, ok := table.Get(key); !ok {
+					looked = nil
+					_, _ = table.Add(key, key)
+				}
+			}
+			require.Equal(t, tt.want, looked, tt.why)
+		})
+	}
+}
+
+func TestAllEndsEarly(t *testing.T) {
+	full := table(3, 3)
+	for key := range 3 {
+		_, _ = full.Add(key, key)
+	}
+	for v := range full.All() {
+		require.Equal(t, 2, v, "only the first is asked for")
+		break
+	}
+}
+
 // FuzzTable: a busy key is never dropped below the limit, the order is that of
 // use, and the table is never larger than it has reason to be.
 func FuzzTable(f *testing.F) {

@@ -69,7 +69,7 @@ type Stamp struct {
 	Sent time.Time
 }
 
-// Pace is what is known of one limit. The zero Pace knows nothing, and lets
+// Pace is the pace of one limit. The zero Pace knows nothing, and lets
 // everything go; so does a nil one, which must not be told anything.
 type Pace struct {
 	rate        float64   // attempts a second that may go; 0: not known
@@ -151,10 +151,10 @@ const (
 	// forgetting is how long a pace is kept that holds nobody back.
 	forgetting = time.Minute
 
-	// pausing is how long nothing goes while the pace is not known only if nobody
-	// asks: while a key is reopened, an attempt goes each second. A refusal an
-	// hour after another one says nothing about the rate.
-	pausing = 2 * time.Second
+	// pausing is how long nothing goes only if nobody asks, when the next attempt
+	// need not wait. A refusal an hour after another one says nothing about the
+	// rate, nor does one after the caller's own backoff.
+	pausing = 100 * time.Millisecond
 )
 
 // Known reports whether there is a pace, learned or told.
@@ -214,6 +214,15 @@ func (p *Pace) Forget() {
 	}
 }
 
+// Undelayed takes note of an attempt that goes now without having waited. If
+// nothing has gone for some time, nobody asked: then there was no backlog, and what
+// is accepted is what was asked for.
+func (p *Pace) Undelayed(now time.Time) {
+	if p.rate == 0 && now.Sub(later(later(p.last, p.next), p.lastNews)) > pausing {
+		p.idle = true
+	}
+}
+
 // Sent counts an attempt that goes now.
 func (p *Pace) Sent(now time.Time) Stamp {
 	if p == nil {
@@ -224,12 +233,9 @@ func (p *Pace) Sent(now time.Time) Stamp {
 			p.window = mark{p.window.at.Add(past), p.sent, p.refused}
 		}
 	}
-	if p.rate == 0 && now.Sub(later(later(p.last, p.next), p.lastNews)) > pausing {
-		p.idle = true
-	}
 	p.sent++
 	p.last = now
-	if p.rate > 0 && !p.Advertised() { // who goes by what is told runs up no debt
+	if p.rate > 0 && !p.Advertised() { // a client that goes by an advertised quota runs up no debt
 		gap := Seconds(1 / p.rate)
 		p.idle = p.idle || now.Sub(p.next) > gap
 		if earliest := now.Add(-catchUp); p.next.Before(earliest) {
@@ -238,6 +244,16 @@ func (p *Pace) Sent(now time.Time) Stamp {
 		p.next = p.next.Add(gap)
 	}
 	return Stamp{p.sent, now}
+}
+
+// Tested takes note of a refusal of an attempt that was sent ahead of the pace, as a
+// test. It says nothing about the pace, and took no token, so another attempt goes
+// in its place.
+func (p *Pace) Tested() {
+	p.refused++
+	if p.rate > 0 && !p.Advertised() {
+		p.next = p.next.Add(-Seconds(1 / p.rate))
+	}
 }
 
 // Refused takes note of a refusal and reports whether it is news: one of an
@@ -273,7 +289,7 @@ func (p *Pace) Refused(t Stamp, now time.Time, learning bool) bool {
 	}
 	p.lastNews = now
 	p.detectSharing()
-	// What was measured is out of date if the bucket was full meanwhile, or if
+	// The measurement is out of date if the bucket was full meanwhile, or if
 	// the limit has risen. Without a backlog there is nothing to measure it
 	// from anew; only a pace that nobody can keep up with must not stay.
 	if p.idle || p.rate > risen*p.base {
@@ -338,7 +354,7 @@ func (p *Pace) set(rate float64, now time.Time) {
 	}
 }
 
-// most is what a pace does not exceed: the policy, if the server tells it and
+// most is the upper bound of a pace: the policy, if the server tells it and
 // little is left of the quota.
 func (p *Pace) most() float64 {
 	if p.quota.rate > 0 && p.quota.scarce() {

@@ -300,6 +300,47 @@ func told(t *testing.T) (p *pace.Pace, now time.Time) {
 	return p, now
 }
 
+func TestNilPace(t *testing.T) {
+	var p *pace.Pace
+	now := time.Now()
+	require.False(t, p.Known())
+	require.False(t, p.Advertised())
+	require.Zero(t, p.Rate(now))
+	require.Zero(t, p.Wait(now))
+	require.Zero(t, p.Behind(3))
+	require.Zero(t, p.Sent(now))
+	d, blocked := p.BlockedFor(now)
+	require.Zero(t, d)
+	require.False(t, blocked)
+	require.Zero(t, p.BlockedUntil())
+}
+
+// TestBlocked has refusals in a row, from the third of which on chance does not
+// explain them.
+func TestBlocked(t *testing.T) {
+	p, now := new(pace.Pace), time.Now()
+	require.True(t, p.Blank())
+	require.Zero(t, p.BlockedUntil())
+	start := now
+	for n := 1; n <= 5; n++ {
+		now = now.Add(time.Second)
+		p.Refused(p.Sent(now), now, true)
+		_, blocked := p.BlockedFor(now)
+		require.Equal(t, n >= 3, blocked, n)
+	}
+	require.False(t, p.Blank())
+	now = now.Add(time.Second)
+	d, _ := p.BlockedFor(now)
+	require.Equal(t, 5*time.Second, d, "since the first of them")
+	require.Equal(t, start.Add(5*time.Second), p.BlockedUntil(), "the last of them")
+	require.Zero(t, p.Behind(100), "nobody knows how long it will be")
+	p.Accepted(p.Sent(now), now, true)
+	now = now.Add(time.Second)
+	_, blocked := p.BlockedFor(now)
+	require.False(t, blocked)
+	require.Equal(t, start.Add(6*time.Second), p.BlockedUntil(), "when it was over")
+}
+
 // TestToldOfOthers is a server whose word is not about us alone: it is not
 // believed for a while, and each time for longer.
 func TestToldOfOthers(t *testing.T) {

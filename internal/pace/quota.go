@@ -8,7 +8,7 @@ import (
 const (
 	// A ledger is closed after so many attempts, so much that the
 	// policy promises to come in, and so many round trips, that neither rounding
-	// nor the order of the answers makes out what is missing of ledgerPart.
+	// nor the order of the answers accounts for the rest of ledgerPart.
 	ledgerSent   = 4
 	ledgerRefill = 8
 	ledgerTrips  = 4
@@ -19,11 +19,11 @@ const (
 	// left, it would take minutes to grow.
 	leastShare = 1.0 / 16
 
-	// quotaSpare is what is left of a quota for others.
+	// quotaSpare is the part of a quota that is left for others.
 	quotaSpare = 2
 )
 
-// quota is the word of the server about a quota, in RateLimit fields: what
+// quota is the server's word about a quota, in RateLimit fields: how much
 // remained when it answered the attempt that it had seen last, and how fast it is
 // refilled. A client that is alone sends an attempt when by that there is one left
 // for it: the server's own word, renewed with every answer, is exact.
@@ -32,7 +32,7 @@ type quota struct {
 	left   float64
 	sent   int64 // the attempt that was answered so
 	at     time.Time
-	refill float64   // what comes of it to us, a second
+	refill float64   // our part of it, a second
 	high   float64   // the most that remained
 	reset  time.Time // when there is more at the latest; zero: not known
 
@@ -43,18 +43,18 @@ type quota struct {
 	distrusts     int       // how often it was not
 }
 
-// ledger keeps account of what comes in, from an answer on.
+// ledger keeps account of the income, from an answer on.
 type ledger struct {
 	at       time.Time
 	sent     int64
 	left     float64
 	refused  float64 // of those sent since
-	promised float64 // by the policy, less what may not have found room
+	promised float64 // by the policy, without the part that found no room
 }
 
-// SetQuota takes note of what the server says with an answer: what remains of the
-// quota, and how much of it is refilled each second. Where nothing remains, reset
-// is when that changes at the latest; 0: not said.
+// SetQuota takes note of the server's word with an answer: how much remains of the
+// quota, and how much of it is refilled each second. If nothing remains, reset is
+// when that changes at the latest; 0: not said.
 func (p *Pace) SetQuota(t Stamp, now time.Time, remaining, rate float64, reset time.Duration) {
 	p.quota.told(t, now, remaining, rate, reset)
 	if !p.quota.others || p.rate == 0 {
@@ -106,8 +106,8 @@ func (q *quota) told(t Stamp, now time.Time, remaining, rate float64, reset time
 }
 
 // settle closes the ledger when there is enough of it, and begins another one.
-// Who is alone finds what was promised in a bucket, and in a fixed window nothing
-// at all. What comes to less has been taken by others.
+// A client that is alone finds all of the promise in a bucket, and nothing at all in
+// a fixed window. If it finds less, others have taken the rest.
 func (q *quota) settle(now time.Time) {
 	was, took := q.ledger, q.at.Sub(q.ledger.at)
 	sent := float64(q.sent - was.sent)
@@ -145,12 +145,12 @@ func (q *quota) wait(now time.Time, sent int64) time.Duration {
 	if now.Before(q.reset) {
 		return q.reset.Sub(now)
 	}
-	// A window of the server's is over. One attempt finds out what there is.
+	// A window of the server's is over. One attempt finds out how much there is.
 	q.left, q.sent, q.at, q.reset = need, sent, now, time.Time{}
 	return 0
 }
 
-// expected returns what is left after so many attempts, if nobody else takes any.
+// expected returns how much is left after so many attempts, if nobody else takes any.
 func (q *quota) expected(now time.Time, sent int64) float64 {
 	return q.left - float64(sent-q.sent) + q.refill*now.Sub(q.at).Seconds()
 }

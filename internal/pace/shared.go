@@ -12,7 +12,7 @@ const (
 	// shareGrowth / pace^(3/4) of the attempts are refused: 1.4 % at 18 a second.
 	// Of a large share that is less than of a small one, so they become alike,
 	// the faster the smaller the exponent; at 0 the figure would hold for one
-	// scale of limits only. The cut is how fast, and what it costs of the quota.
+	// scale of limits only. The cut is how fast, and its cost to the quota.
 	shareCut    = 0.2
 	shareGrowth = 0.12
 )

@@ -20,6 +20,11 @@ const (
 	// are small and come with the headers; one that takes longer than a second
 	// is not worth waiting for.
 	timeout = time.Second
+
+	// closeGrace is how long it may take to close a body that is still being
+	// read. Closing the connection ends the Read at once; a body that does not
+	// end by it must not hold up the retry.
+	closeGrace = 20 * time.Millisecond
 )
 
 // Body is a response body of which the first Max bytes that come through are kept,
@@ -31,6 +36,7 @@ type Body struct {
 	turn     chan struct{} // held while reading rc
 
 	mu     sync.Mutex
+	done   chan struct{} // closed when the body is; nil: nobody waits for the turn
 	buf    []byte
 	off    int   // where the caller reads in buf
 	err    error // of rc
@@ -132,7 +138,9 @@ func (b *Body) fail(err error) {
 // Prefix returns the first Max bytes of the body. It reads on if need be, and then
 // blocks as reading the body would.
 func (b *Body) Prefix() []byte {
-	b.turn <- struct{}{}
+	if !b.takeTurn() {
+		return b.snapshot()
+	}
 	defer func() { <-b.turn }()
 	b.mu.Lock()
 	b.enough = false
@@ -141,12 +149,14 @@ func (b *Body) Prefix() []byte {
 	return b.snapshot()
 }
 
-// Read reads the body from its beginning, whatever was read ahead.
+// Read reads the body from its beginning, even if some was read ahead.
 func (b *Body) Read(p []byte) (int, error) {
 	if n, err, ok := b.kept(p); ok {
 		return n, err
 	}
-	b.turn <- struct{}{}
+	if !b.takeTurn() {
+		return 0, http.ErrBodyReadAfterClose
+	}
 	defer func() { <-b.turn }()
 	if n, err, ok := b.kept(p); ok {
 		return n, err
@@ -174,10 +184,70 @@ func (b *Body) kept(p []byte) (n int, err error, ok bool) { //nolint:revive // o
 	return 0, b.err, b.err != nil
 }
 
-// Close closes the body, which ends a Read that waits.
+// takeTurn waits for the turn, and reports whether it got it before the body was
+// closed.
+func (b *Body) takeTurn() bool {
+	select {
+	case b.turn <- struct{}{}:
+		return true
+	default:
+	}
+	b.mu.Lock()
+	if b.done == nil && !b.closed {
+		b.done = make(chan struct{})
+	}
+	done := b.done
+	b.mu.Unlock()
+	if done == nil {
+		return false
+	}
+	select {
+	case b.turn <- struct{}{}:
+		return true
+	case <-done:
+		return false
+	}
+}
+
+// Close closes the body. It waits at most closeGrace for a Read in progress to end:
+// while net/http reads the beginning of a gzip body, up to Go 1.26, its Close waits
+// for that Read, which waits for the server (go.dev/issue/81404). A body with a
+// method Abort is then aborted.
 func (b *Body) Close() error {
 	b.mu.Lock()
+	if !b.closed && b.done != nil {
+		close(b.done)
+	}
 	b.closed = true
 	b.mu.Unlock()
-	return b.rc.Close()
+	select {
+	case b.turn <- struct{}{}: // no Read is in progress, and none begins any more
+		defer func() { <-b.turn }()
+		return b.rc.Close()
+	default:
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- closeRecovered(b.rc) }()
+	timer := time.NewTimer(closeGrace)
+	defer timer.Stop()
+	select {
+	case err := <-closed:
+		return err
+	case <-timer.C:
+	}
+	if r, ok := b.rc.(interface{ Abort() }); ok {
+		r.Abort()
+	}
+	return nil
+}
+
+// closeRecovered closes a body. A panic becomes an error, because nobody could
+// recover from it in a goroutine of its own.
+func closeRecovered(body io.Closer) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("resilient: closing the response body panicked: %v", p)
+		}
+	}()
+	return body.Close()
 }

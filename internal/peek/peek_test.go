@@ -58,6 +58,7 @@ func TestBody(t *testing.T) {
 		{"an error behind it", io.MultiReader(strings.NewReader("abc"), iotest.ErrReader(boom)), -1, "abc", "abc", boom, "as it came"},
 		{"an error with it", iotest.DataErrReader(io.MultiReader(strings.NewReader("abc"), iotest.ErrReader(boom))), -1, "abc", "abc", boom, "as it came"},
 		{"a panic", readerFunc(func([]byte) (int, error) { panic("body") }), -1, "", "", errors.New("resilient: reading the response body panicked: body"), "nobody could recover in our goroutine"},
+		{"nothing for a while", io.MultiReader(&nothing{99}, strings.NewReader("abc")), -1, "abc", "abc", nil, "a reader may read nothing, if seldom"},
 		{"nothing for ever", readerFunc(func([]byte) (int, error) { return 0, nil }), -1, "", "", io.ErrNoProgress, "it ends"},
 		{"an impossible length", readerFunc(func(p []byte) (int, error) { return len(p) + 1, nil }), -1, "", "", errors.New("resilient: the response body read an impossible number of bytes"), "it is not believed"},
 	} {
@@ -86,6 +87,85 @@ func TestBody(t *testing.T) {
 type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+// nothing reads no bytes, so many times.
+type nothing struct{ times int }
+
+func (r *nothing) Read([]byte) (int, error) {
+	if r.times--; r.times < 0 {
+		return 0, io.EOF
+	}
+	return 0, nil
+}
+
+// hanging is a body whose Read and Close wait for the server, as those of a gzip
+// body do, until it is released.
+type hanging struct {
+	released chan struct{}
+	aborted  int
+}
+
+func (h *hanging) Read([]byte) (int, error) { <-h.released; return 0, io.ErrUnexpectedEOF }
+func (h *hanging) Close() error             { <-h.released; return nil }
+func (h *hanging) Abort()                   { h.aborted++ }
+
+// TestCloseOfABodyThatHangs: neither Close nor anybody who waits for the body is
+// held up by a Read that does not end.
+func TestCloseOfABodyThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &hanging{released: make(chan struct{})}
+		b := peek.New(response(src, -1), time.Now())
+		require.Nil(t, b.Ahead(t.Context()))
+		start := time.Now()
+		type end struct {
+			at  time.Duration
+			err error
+		}
+		read, prefix := make(chan end, 1), make(chan end, 1)
+		go func() {
+			_, err := b.Read(make([]byte, 1))
+			read <- end{time.Since(start), err}
+		}()
+		go func() {
+			if got := b.Prefix(); got != nil {
+				t.Errorf("got %q", got)
+			}
+			prefix <- end{time.Since(start), nil}
+		}()
+		synctest.Wait()
+		require.NoError(t, b.Close())
+		require.Equal(t, 20*time.Millisecond, time.Since(start))
+		require.Equal(t, 1, src.aborted)
+		require.Equal(t, end{0, http.ErrBodyReadAfterClose}, <-read)
+		require.Equal(t, end{0, nil}, <-prefix)
+		close(src.released)
+	})
+	synctest.Test(t, func(t *testing.T) {
+		src := &hanging{released: make(chan struct{})}
+		b := peek.New(response(src, -1), time.Now())
+		require.Nil(t, b.Ahead(t.Context()))
+		require.NoError(t, b.Close())
+		start := time.Now()
+		require.Nil(t, b.Prefix(), "nor is anybody who comes later")
+		require.Zero(t, time.Since(start))
+		close(src.released)
+	})
+	synctest.Test(t, func(t *testing.T) {
+		var src *body
+		src = newBody(readerFunc(func([]byte) (int, error) { <-src.done; return 0, io.EOF }))
+		b := peek.New(&http.Response{Body: panicking{src}}, time.Now())
+		require.Nil(t, b.Ahead(t.Context()))
+		require.EqualError(t, b.Close(), "resilient: closing the response body panicked: close", "nobody could recover in our goroutine")
+	})
+}
+
+// panicking is a body whose Close panics.
+type panicking struct{ io.ReadCloser }
+
+func (p panicking) Close() error {
+	_ = p.ReadCloser.Close()
+	panic("close")
+}
 
 // TestSlowBody: a body that drips holds nobody for longer than a second.
 func TestSlowBody(t *testing.T) {

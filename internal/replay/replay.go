@@ -107,8 +107,8 @@ func (r *reader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// recorded reads what is known without asking the source, and reports whether
-// there is any such thing.
+// recorded reads the bytes that are there without asking the source, and reports
+// whether there are any.
 func (r *reader) recorded(p []byte) (n int, err error, ok bool) { //nolint:revive // ok last, as for maps
 	b := r.body
 	b.mu.Lock()

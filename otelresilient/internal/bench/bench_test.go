@@ -32,18 +32,21 @@ func (body) Close() error             { return nil }
 // instrumentation. otelhttp creates one span and one measurement for a request, and
 // otelresilient two of each.
 func BenchmarkCall(b *testing.B) {
-	providers := map[string]func() (*trace.TracerProvider, *metric.MeterProvider){
-		"sampled": func() (*trace.TracerProvider, *metric.MeterProvider) {
+	modes := []struct {
+		name      string
+		providers func() (*trace.TracerProvider, *metric.MeterProvider)
+	}{
+		{"sampled", func() (*trace.TracerProvider, *metric.MeterProvider) {
 			return trace.NewTracerProvider(trace.WithSyncer(tracetest.NewNoopExporter())),
 				metric.NewMeterProvider(metric.WithReader(metric.NewManualReader()))
-		},
-		"unsampled": func() (*trace.TracerProvider, *metric.MeterProvider) {
+		}},
+		{"unsampled", func() (*trace.TracerProvider, *metric.MeterProvider) {
 			return trace.NewTracerProvider(trace.WithSampler(trace.NeverSample())),
 				metric.NewMeterProvider(metric.WithReader(metric.NewManualReader()))
-		},
-		"unsampled, no metrics": func() (*trace.TracerProvider, *metric.MeterProvider) {
+		}},
+		{"unsampled, no metrics", func() (*trace.TracerProvider, *metric.MeterProvider) {
 			return trace.NewTracerProvider(trace.WithSampler(trace.NeverSample())), metric.NewMeterProvider()
-		},
+		}},
 	}
 	for _, url := range []string{"https://api.example.com/v1/people", "https://user:pass@api.example.com/v1/people?page=2&access_token=secret"} {
 		name := "plain URL"
@@ -52,14 +55,14 @@ func BenchmarkCall(b *testing.B) {
 		}
 		b.Run(name, func(b *testing.B) {
 			b.Run("resilient alone", func(b *testing.B) { call(b, resilient.NewTransport(nop{}), url) })
-			for _, mode := range []string{"sampled", "unsampled", "unsampled, no metrics"} {
-				b.Run(mode+"/otelhttp", func(b *testing.B) {
-					traces, meters := providers[mode]()
+			for _, mode := range modes {
+				b.Run(mode.name+"/otelhttp", func(b *testing.B) {
+					traces, meters := mode.providers()
 					call(b, otelhttp.NewTransport(nop{}, otelhttp.WithTracerProvider(traces), otelhttp.WithMeterProvider(meters),
 						otelhttp.WithPropagators(propagation.TraceContext{})), url)
 				})
-				b.Run(mode+"/otelresilient", func(b *testing.B) {
-					traces, meters := providers[mode]()
+				b.Run(mode.name+"/otelresilient", func(b *testing.B) {
+					traces, meters := mode.providers()
 					call(b, otelresilient.NewTransport(nop{}, otelresilient.WithTracerProvider(traces),
 						otelresilient.WithMeterProvider(meters), otelresilient.WithPropagators(propagation.TraceContext{})), url)
 				})
