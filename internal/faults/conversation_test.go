@@ -21,9 +21,9 @@ import (
 	"github.com/resilienthttp/resilient"
 )
 
-// FuzzConversation has a Transport talk to a server that goes by a script, and
-// compares each attempt, wait and end with what a model of the policy says. The
-// bytes are the settings, the calls and the server's answers.
+// FuzzConversation makes calls to a server that follows a script, and compares each
+// attempt, wait and end with a model of the policy. The bytes define the settings,
+// the calls and the server's answers.
 func FuzzConversation(f *testing.F) {
 	for seed := range uint64(300) {
 		random := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)})
@@ -37,8 +37,8 @@ func FuzzConversation(f *testing.F) {
 	})
 }
 
-// TestConversationsDiffer shows that the seeds above, and so the fuzzer, reach
-// every reason that a call can end for.
+// TestConversationsDiffer shows that the seeds above, and so the fuzzer, reach every
+// reason for the end of a call.
 func TestConversationsDiffer(t *testing.T) {
 	ends := map[string]int{}
 	for seed := range uint64(2000) {
@@ -60,14 +60,14 @@ func TestConversationsDiffer(t *testing.T) {
 	}
 }
 
-// conversation is what a script means. No two of its durations that could end
-// in the same instant do: deadlines, cancellations and timeouts are a few
-// microseconds off the hundredths of a second that all else is counted in.
+// conversation is a decoded script. Two events never happen at the same instant by
+// chance: deadlines, cancellations and timeouts are a few microseconds off the
+// hundredths of a second that all other durations consist of.
 type conversation struct {
 	maxAttempts        int
-	interval           time.Duration // of the backoff, and the most jitter; -1: none, it stops
+	interval           time.Duration // of the backoff, and the maximum jitter; -1 stops it
 	maxWait            time.Duration
-	timeout            time.Duration // of an attempt; 0: none
+	timeout            time.Duration // of an attempt, or 0
 	replayBuffer       int64
 	retryNonIdempotent bool
 	statusErrors       bool
@@ -75,32 +75,32 @@ type conversation struct {
 }
 
 type scriptedCall struct {
-	after    time.Duration // the call before
+	after    time.Duration // after the end of the last call
 	method   string
 	key      bool // it has an Idempotency-Key
 	body     bodyKind
-	deadline time.Duration // 0: none
-	cancel   time.Duration // nobody foresees it; 0: never
-	answers  []scripted    // the last one for ever
+	deadline time.Duration // or 0
+	cancel   time.Duration // unlike a deadline it is not known in advance; 0 for never
+	answers  []scripted    // the last one is repeated
 }
 
 type bodyKind int
 
 const (
 	noBody     bodyKind = iota
-	replayable          // it has a GetBody
-	streamed            // it has none
-	unopenable          // its GetBody fails
+	replayable          // with a GetBody
+	streamed            // without a GetBody
+	unopenable          // with a GetBody that fails
 )
 
 const payload = "some bytes"
 
 type scripted struct {
 	after  time.Duration
-	status int           // 0: err
-	err    error         // instead of an answer
-	hint   time.Duration // -1: none, -2: one that nobody understands
-	hangs  bool          // the body does not come
+	status int           // 0 if there is err
+	err    error         // returned instead of an answer
+	hint   time.Duration // -1 for none, -2 for one that cannot be understood
+	hangs  bool          // the body does not arrive
 }
 
 // answer reports whether there is a response.
@@ -113,7 +113,7 @@ var (
 	errScripted  = errors.New("canceled by the caller")
 )
 
-// tape is a script that is being read; after its end it is all zeros.
+// tape is a script that is being read. After its end it continues with zeros.
 type tape []byte
 
 func (t *tape) next() int {
@@ -171,11 +171,11 @@ func decode(script []byte) conversation {
 	return c
 }
 
-// server is a base that goes by a script, and notes what it is asked.
+// server is a base that follows a script, and records the requests.
 type server struct {
 	answers []scripted
 	sent    []time.Time
-	bodies  []string // of the attempts that read theirs
+	bodies  []string // of the attempts whose body was read
 	keys    []string
 	given   []*scriptedBody
 }
@@ -185,7 +185,7 @@ func (s *server) RoundTrip(req *http.Request) (*http.Response, error) {
 	s.sent = append(s.sent, time.Now())
 	s.keys = append(s.keys, req.Header.Get("Idempotency-Key"))
 	if req.Body != nil {
-		if a.err != errDial { //nolint:errorlint // it is that very one
+		if a.err != errDial { //nolint:errorlint // it is never wrapped
 			b, _ := io.ReadAll(req.Body)
 			s.bodies = append(s.bodies, string(b))
 		}
@@ -218,8 +218,7 @@ func (s *server) RoundTrip(req *http.Request) (*http.Response, error) {
 
 const answerText = `{"code":"c","type":"T","message":"m"}`
 
-// scriptedBody is the body of an answer, which hangs if there is nothing to
-// read from.
+// scriptedBody is the body of an answer. It hangs if Reader is nil.
 type scriptedBody struct {
 	io.Reader
 	closed chan struct{}
@@ -241,8 +240,8 @@ func (b *scriptedBody) Close() error {
 	return nil
 }
 
-// converse makes the calls of c, compares them with the model and returns the
-// reasons they ended for.
+// converse makes the calls of c, compares them with the model, and returns the
+// reasons for their ends.
 func converse(t *testing.T, c conversation) []string {
 	t.Helper()
 	var waits []resilient.WaitInfo
@@ -316,8 +315,8 @@ type countedBody struct {
 
 func (b *countedBody) Close() error { b.closes++; return nil }
 
-// request returns the request of the call, the bodies that it hands out, and
-// what ends its context.
+// request returns the request of the call, the bodies that its GetBody has returned,
+// and a function that releases its context.
 func (s scriptedCall) request(tb testing.TB) (req *http.Request, bodies *[]*countedBody, release func()) {
 	tb.Helper()
 	ctx := tb.Context()
@@ -360,15 +359,15 @@ func (s scriptedCall) request(tb testing.TB) (req *http.Request, bodies *[]*coun
 	}
 }
 
-// gateModel is what is known about a limit key when one call follows another. A
-// rejection that names a wait closes the gate. Then one attempt may go, and one
-// more each second, until one of them is not rejected.
+// gateModel is the state of a limit key if calls do not overlap. A rejection with a
+// wait closes the gate. After the wait one attempt may go, and one more each second,
+// until one of them is not rejected.
 type gateModel struct {
 	closedTill  time.Time // at most WithMaxWait away
-	refusedTill time.Time // as the server said
+	refusedTill time.Time // by the hint of the server
 	reopening   bool
 	mayGo       int
-	since       time.Time // when mayGo last grew by itself
+	since       time.Time // when mayGo last grew with time
 }
 
 func (g *gateModel) reject(now time.Time, d, maxWait time.Duration) {
@@ -390,15 +389,15 @@ func (g *gateModel) ended(sent time.Time, answered bool) {
 	if !g.reopening || sent.Before(g.closedTill) {
 		return
 	}
-	g.mayGo++ // in place of the one that was sent
+	g.mayGo++ // replaces the one that was sent
 	if answered {
 		g.reopening = false
 	}
 }
 
-// opens returns how long an attempt is held back, and how long it is told. It is
-// told what the server said; but if that is longer than WithMaxWait, the gate
-// does not stay closed as long, and somebody finds out.
+// opens returns how long an attempt is held back, and the wait that is announced to
+// it. The server's hint is announced. If that is longer than WithMaxWait, the gate
+// opens earlier, so that an attempt finds out whether the server accepts requests.
 func (g *gateModel) opens(now time.Time) (held, told time.Duration) {
 	if now.Before(g.closedTill) {
 		return g.closedTill.Sub(now), g.refusedTill.Sub(now)
@@ -413,29 +412,29 @@ func (g *gateModel) opens(now time.Time) (held, told time.Duration) {
 	return held, held
 }
 
-// model is a call as the documentation has it. Where a wait has jitter, it takes
-// the one that was seen, if it is within its bounds.
+// model computes the course of a call by the documentation. If a wait has jitter, it
+// uses the actual wait, provided that this is within its bounds.
 type model struct {
 	conversation
 	scriptedCall
 	gate  *gateModel
 	begin time.Time
 	now   time.Time
-	waits []resilient.WaitInfo // not looked at yet
+	waits []resilient.WaitInfo // not compared yet
 
 	sent    []time.Time
 	why     string
 	last    scripted // the last attempt
 	prior   scripted // the one before it
-	err     error    // what ended the call instead of an answer
+	err     error    // of a call that ended without an answer
 	waiting bool     // the call ended between attempts
 	read    bool     // the body has been read by the base
+	wrong   string   // the description of an unexpected wait
 
-	inProgress bool   // the server may be at work on an attempt with the same key
-	wrong      string // a wait is not as it should be
+	inProgress bool // the server may still process an attempt with the same key
 }
 
-// run follows the call to its end, which is in why.
+// run follows the call to its end, and sets why to the reason.
 func (m *model) run() {
 	for m.why == "" {
 		if m.admit(); m.why != "" {
@@ -447,7 +446,8 @@ func (m *model) run() {
 	}
 }
 
-// ending returns when the context ends, and with what; the zero Time: never.
+// ending returns when the context ends and its cause, or the zero Time if it does not
+// end.
 func (m *model) ending() (time.Time, error) {
 	switch {
 	case m.cancel > 0 && (m.deadline == 0 || m.cancel < m.deadline):
@@ -458,7 +458,7 @@ func (m *model) ending() (time.Time, error) {
 	return time.Time{}, nil
 }
 
-// pass lets d go by and reports whether the context lasts as long.
+// pass advances the time by d, and reports whether the context lasts that long.
 func (m *model) pass(d time.Duration) bool {
 	till := m.now.Add(d)
 	if end, err := m.ending(); err != nil && till.After(end) {
@@ -469,17 +469,18 @@ func (m *model) pass(d time.Duration) bool {
 	return true
 }
 
-// tooLate reports whether the deadline does not leave room for d from a time.
+// tooLate reports whether a wait of d from the given time would outlast the
+// deadline.
 func (m *model) tooLate(from time.Time, d time.Duration) bool {
 	return m.deadline > 0 && !from.Add(d).Before(m.begin.Add(m.deadline))
 }
 
-// waited takes the next wait that was seen, for which there are bounds.
+// waited takes the next actual wait, and checks its bounds.
 func (m *model) waited(reason string, least, most time.Duration) time.Duration {
 	seen := len(m.waits) > 0 && m.waits[0].Reason == reason && m.waits[0].Attempt == len(m.sent)+1
 	switch {
 	case !seen && least <= 0:
-		return 0 // by chance
+		return 0 // the jitter may have been 0
 	case len(m.waits) == 0:
 		m.wrong = fmt.Sprintf("no wait for %q of %v", reason, least)
 		return least
@@ -511,12 +512,12 @@ func (m *model) admit() {
 	}
 }
 
-// attempt sends the request, and decides whether there is another one, which it
-// waits for.
+// attempt sends the request, decides whether there is another attempt, and waits for
+// it.
 func (m *model) attempt() {
 	sent := m.now
 	a := m.answers[min(len(m.sent), len(m.answers))-1]
-	m.err, m.read = nil, m.read || a.err != errDial //nolint:errorlint // it is that very one
+	m.err, m.read = nil, m.read || a.err != errDial //nolint:errorlint // it is never wrapped
 	timedOut := m.timeout > 0 && m.timeout < a.after
 	lasts := a.after
 	if timedOut {
@@ -536,7 +537,7 @@ func (m *model) attempt() {
 		return
 	}
 	if a.err == nil && a.hangs {
-		m.pass(time.Second) // that is how long its body is waited for
+		m.pass(time.Second) // the longest wait for its body
 	}
 	hint := max(a.hint, 0)
 	if a.err != nil {
@@ -557,10 +558,10 @@ func staysAway(status int) bool {
 	return slices.Contains([]int{418, 420, 429, 430, 503, 509, 529}, status)
 }
 
-// errTimedOut stands for the error of an attempt timeout, which has no name.
+// errTimedOut stands for the error of an attempt timeout, which is not exported.
 var errTimedOut = errors.New("attempt timed out")
 
-// verdict is the README's table of what is retried.
+// verdict implements the table of retried failures in the README.
 func (m *model) verdict(a scripted) (retry, unprocessed bool, why string) {
 	if end, err := m.ending(); err != nil && !m.now.Before(end) && a.err != nil {
 		return false, false, "canceled"
@@ -599,7 +600,7 @@ func (m *model) verdict(a scripted) (retry, unprocessed bool, why string) {
 	return false, false, "final status"
 }
 
-// next says why there is no further attempt, or waits for it.
+// next decides why there is no further attempt, or waits for it.
 func (m *model) next(retry, unprocessed bool, why string, hint time.Duration, answered time.Time) {
 	idempotent := m.retryNonIdempotent || m.key || m.method != "POST" && m.method != "PATCH"
 	recorded := m.replayBuffer > 0 && (!m.read || m.replayBuffer >= int64(len(payload)))
@@ -641,19 +642,19 @@ func (m *model) next(retry, unprocessed bool, why string, hint time.Duration, an
 	if m.why != "" {
 		return
 	}
-	spent := m.now.Sub(answered) // reading the body: the wait runs from the answer
+	spent := m.now.Sub(answered) // on reading the body: the wait begins at the answer
 	if !m.pass(m.waited(reason, least-spent, most-spent)) {
 		m.why, m.waiting = "canceled", true
 	}
 }
 
-// checkEnd compares what the caller got with the end of the model.
+// checkEnd compares the caller's result with the end of the model.
 func (m *model) checkEnd(tb testing.TB, resp *http.Response, err error, what string) {
 	tb.Helper()
 	if resp != nil {
 		require.Equal(tb, m.last.status, resp.StatusCode, what)
 	}
-	ended := m.last // what there is to report
+	ended := m.last // the answer to be reported
 	if !ended.answer() {
 		require.Error(tb, err, what)
 		if !m.waiting {
@@ -672,7 +673,7 @@ func (m *model) checkEnd(tb testing.TB, resp *http.Response, err error, what str
 		require.Equal(tb, limit, got, what)
 	}
 	for _, known := range []error{errDial, errNoSuch, errScripted, io.ErrUnexpectedEOF} {
-		if m.last.err == known { //nolint:errorlint // it is that very one
+		if m.last.err == known { //nolint:errorlint // it is never wrapped
 			require.ErrorIs(tb, err, known, what)
 		}
 	}

@@ -21,9 +21,9 @@ import (
 	"github.com/resilienthttp/resilient"
 )
 
-// FuzzCrowd has calls overlap that share a limit key. Nobody could foretell what
-// becomes of each, as [FuzzConversation] does, but what the documentation
-// promises of all of them together holds at every instant.
+// FuzzCrowd makes overlapping calls that share a limit key. The outcome of each
+// cannot be predicted, as [FuzzConversation] does. But the promises of the
+// documentation about all of them together must hold at every instant.
 func FuzzCrowd(f *testing.F) {
 	for seed := range uint64(200) {
 		random := rand.NewChaCha8([32]byte{byte(seed), 2})
@@ -36,20 +36,20 @@ func FuzzCrowd(f *testing.F) {
 	})
 }
 
-// crowd is what a script means.
+// crowd is a decoded script.
 type crowd struct {
-	limit       rate.Limit // 0: none
+	limit       rate.Limit // or 0
 	burst       int
 	maxAttempts int
 	maxWait     time.Duration
 	calls       []crowdCall
-	answers     []scripted // in the order in which requests arrive, over and over
+	answers     []scripted // in the order in which requests arrive, repeated
 }
 
 type crowdCall struct {
-	start  time.Duration // no two at once
+	start  time.Duration // different for each call
 	method string
-	cancel time.Duration // after the start; 0: never
+	cancel time.Duration // after the start, or 0 for never
 }
 
 const crowdInterval = 100 * time.Millisecond // of the backoff
@@ -84,24 +84,24 @@ func decodeCrowd(script []byte) crowd {
 	return c
 }
 
-// crowdAttempt is a request that reached the server, and what it said.
+// crowdAttempt is a request that reached the server, and the server's answer.
 type crowdAttempt struct {
 	call       int
 	sent, done time.Time
-	answer     scripted // err: also the end of the call's context
+	answer     scripted // its err may also be the end of the call's context
 }
 
-// rejected reports whether the server named a wait that holds for the whole key.
+// rejected reports whether the server gave a hint that holds for the whole key.
 func (a *crowdAttempt) rejected() bool {
 	return a.answer.err == nil && a.answer.hint > 0 && (a.answer.status == 429 || a.answer.status == 503)
 }
 
-// processed reports whether the server may have acted upon the request.
+// processed reports whether the server may have processed the request.
 func (a *crowdAttempt) processed() bool {
 	return a.answer.status != 429
 }
 
-// run makes the calls, and checks what is promised of them.
+// run makes the calls, and checks the promises.
 func (c crowd) run(t *testing.T) {
 	t.Helper()
 	var mu sync.Mutex
@@ -136,7 +136,7 @@ func (c crowd) run(t *testing.T) {
 		}, nil
 	})
 	opts := []resilient.Option{
-		// What a learned rate adds is modelled in internal/pace.
+		// A learned rate is modelled in internal/pace.
 		resilient.WithLearnedRate(false),
 		unbounded(), every(crowdInterval), resilient.WithMaxAttempts(c.maxAttempts), resilient.WithMaxWait(c.maxWait),
 	}
@@ -189,9 +189,10 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
-// checkPauses: nothing is sent while the server refuses everything, and then
-// not by all at once. Until an attempt sent after the pause is accepted, one may
-// go, one more each second, and one in place of each that got no answer.
+// checkPauses checks that no request is sent while the server refuses all of them,
+// and that not all are sent at once after that. Until an attempt sent after the pause
+// is accepted, one may go, one more each second, and one for each that got no
+// answer.
 func (c crowd) checkPauses(tb testing.TB, log []*crowdAttempt, what string) {
 	tb.Helper()
 	for _, a := range log {
@@ -227,7 +228,8 @@ func (c crowd) checkPauses(tb testing.TB, log []*crowdAttempt, what string) {
 	}
 }
 
-// checkLimit: in no stretch of time is more sent than the bucket gives.
+// checkLimit checks that no more requests are sent in any period than the bucket
+// allows.
 func (c crowd) checkLimit(tb testing.TB, log []*crowdAttempt, what string) {
 	tb.Helper()
 	if c.limit == 0 {
@@ -241,7 +243,7 @@ func (c crowd) checkLimit(tb testing.TB, log []*crowdAttempt, what string) {
 	}
 }
 
-// checkOrder: first attempts are sent in the order in which the calls came.
+// checkOrder checks that first attempts are sent in the order of the calls.
 func (c crowd) checkOrder(tb testing.TB, log []*crowdAttempt, what string) {
 	tb.Helper()
 	var first []*crowdAttempt
@@ -257,7 +259,7 @@ func (c crowd) checkOrder(tb testing.TB, log []*crowdAttempt, what string) {
 	}
 }
 
-// checkCall: what is promised of each call for itself.
+// checkCall checks the promises about a single call.
 func (c crowd) checkCall(tb testing.TB, i int, own []*crowdAttempt, end outcome, what string) {
 	tb.Helper()
 	what = fmt.Sprintf("call %d of %s", i, what)

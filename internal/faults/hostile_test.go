@@ -28,14 +28,14 @@ import (
 )
 
 const (
-	// maxPrefix is how much of an error body may be read ahead.
+	// maxPrefix is the largest part of an error body that may be read ahead.
 	maxPrefix = 64 << 10
 
-	// maxAllocated bounds what an attempt may allocate in all, whatever the
-	// answer: some copies of maxPrefix.
+	// maxAllocated is the most that an attempt may allocate in total for any answer,
+	// which is some copies of maxPrefix.
 	maxAllocated = 2 << 20
 
-	// maxErrorText bounds the text of an error.
+	// maxErrorText is the maximum length of the text of an error.
 	maxErrorText = 2 << 10
 )
 
@@ -44,7 +44,7 @@ type answers struct {
 	status int
 	header http.Header
 	body   func() io.Reader
-	taken  atomic.Int64 // bytes read of the bodies
+	taken  atomic.Int64 // bytes read from the bodies
 	sent   int
 	open   int // bodies not closed
 }
@@ -61,7 +61,7 @@ func (a *answers) RoundTrip(req *http.Request) (*http.Response, error) {
 	}, nil
 }
 
-// meteredBody counts what is read of it.
+// meteredBody counts the bytes that are read.
 type meteredBody struct {
 	io.Reader
 	of     *answers
@@ -82,7 +82,7 @@ func (b *meteredBody) Close() error {
 	return nil
 }
 
-// repeated reads as text, for ever.
+// repeated is an endless repetition of text.
 type repeated struct {
 	text string
 	off  int
@@ -98,12 +98,12 @@ func (r *repeated) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// then is head, and then text for ever.
+// then returns head, followed by an endless repetition of text.
 func then(head, text string) func() io.Reader {
 	return func() io.Reader { return io.MultiReader(strings.NewReader(head), &repeated{text: text}) }
 }
 
-// allocated returns how many bytes f allocates in all, freed or not.
+// allocated returns the number of bytes that f allocates in total, freed or not.
 func allocated(f func()) int64 {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -112,8 +112,8 @@ func allocated(f func()) int64 {
 	return int64(after.TotalAlloc - before.TotalAlloc) //nolint:gosec // far from its limit
 }
 
-// requireTame fails unless text can be shown to a person or put in a log: one
-// line of bounded length and of characters that do nothing.
+// requireTame fails unless text is safe to be shown or logged. It must be one line of
+// bounded length, without control characters.
 func requireTame(tb testing.TB, text string) {
 	tb.Helper()
 	require.LessOrEqual(tb, len(text), maxErrorText)
@@ -123,9 +123,9 @@ func requireTame(tb testing.TB, text string) {
 	}
 }
 
-// TestHostileErrorBody is an error body made to fill the memory, the stack or
-// the day of its reader. Parsing takes 64 KiB of it and a second at the most, however
-// long, slow or deep it is.
+// TestHostileErrorBody sends error bodies that are meant to exhaust memory, stack or
+// time. Parsing reads at most 64 KiB and takes at most a second, however long, slow
+// or deep the body is.
 func TestHostileErrorBody(t *testing.T) {
 	for name, body := range map[string]func() io.Reader{
 		"endless blanks":            then("", " "),
@@ -185,8 +185,8 @@ func TestHostileErrorBody(t *testing.T) {
 	}
 }
 
-// TestHostileErrorBodyIsStillWhole reads a body of 1 GiB to its end: it is
-// passed on, and never held.
+// TestHostileErrorBodyIsStillWhole reads a body of 1 GiB to its end. It is passed on
+// without being kept in memory.
 func TestHostileErrorBodyIsStillWhole(t *testing.T) {
 	leaveNothing(t)
 	const size = 1 << 30
@@ -205,8 +205,8 @@ func TestHostileErrorBodyIsStillWhole(t *testing.T) {
 	require.LessOrEqual(t, bytes, int64(maxAllocated))
 }
 
-// TestHostileErrorBodyOverTheNetwork is an endless error body from a real
-// server, which notices that nobody wants it.
+// TestHostileErrorBodyOverTheNetwork sends an endless error body from a real server.
+// The server notices that it is no longer read.
 func TestHostileErrorBodyOverTheNetwork(t *testing.T) {
 	leaveNothing(t)
 	srv := serveRaw(t, endless(bad+"Transfer-Encoding: chunked\r\n\r\n", "1\r\n[\r\n"))
@@ -224,11 +224,11 @@ func TestHostileErrorBodyOverTheNetwork(t *testing.T) {
 	require.LessOrEqual(t, bytes, int64(3*maxAllocated))
 }
 
-// TestHostileCompression is an error body of some KiB that unpacks to one of a
-// GiB. No more than 64 KiB of it are read if net/http unpacks it. If the caller
-// asked for the encoding, nobody unpacks it.
+// TestHostileCompression sends an error body of some KiB that decompresses to a GiB.
+// If net/http decompresses it, no more than 64 KiB are read. If the caller asked for
+// the encoding, the body is not decompressed.
 func TestHostileCompression(t *testing.T) {
-	// A gzip file may have several parts, so a GiB is packed quickly.
+	// A gzip file may have several parts, so a GiB is compressed quickly.
 	pack := func(data []byte, times int) []byte {
 		var part bytes.Buffer
 		w := gzip.NewWriter(&part)
@@ -277,9 +277,8 @@ func TestHostileCompression(t *testing.T) {
 	}
 }
 
-// TestHostileErrorBodyNeverComes is an error whose body does not arrive, or
-// takes for ever: reading ahead ends after a second, whether or not the call
-// goes on.
+// TestHostileErrorBodyNeverComes sends an error whose body never arrives or never
+// ends. Reading ahead ends after a second, whether or not the call continues.
 func TestHostileErrorBodyNeverComes(t *testing.T) {
 	for name, pause := range map[string]time.Duration{"a byte now and then": 100 * time.Millisecond, "nothing": 24 * time.Hour} {
 		t.Run(name, func(t *testing.T) {
@@ -291,13 +290,13 @@ func TestHostileErrorBodyNeverComes(t *testing.T) {
 				require.Equal(t, 3, base.sent)
 				require.LessOrEqual(t, time.Since(begin), 4*time.Second)
 				require.NoError(t, resp.Body.Close())
-				time.Sleep(2 * pause) // virtual: a Read that is under way ends
+				time.Sleep(2 * pause) // virtual, until a Read in progress ends
 			})
 		})
 	}
 }
 
-// dripping reads a byte after each pause.
+// dripping returns a byte after each pause.
 type dripping time.Duration
 
 func (d dripping) Read(p []byte) (int, error) {
@@ -305,8 +304,9 @@ func (d dripping) Read(p []byte) (int, error) {
 	return copy(p[:1], "["), nil
 }
 
-// TestHostileHeaders is an error with header values of 1 MiB, or a great many. The
-// first of many hints counts, or none, and the work of reading them is bounded.
+// TestHostileHeaders sends an error with header values of 1 MiB, or with very many
+// of them. If there are many hints, the first one counts or none. The work of reading
+// them is bounded.
 func TestHostileHeaders(t *testing.T) {
 	const size = 1 << 20
 	many := func(line string) string { return strings.Repeat(line, size/len(line)) }
@@ -349,7 +349,8 @@ func TestHostileHeaders(t *testing.T) {
 	}
 }
 
-// nasty is what a terminal, a log viewer or a parser of lines would act upon.
+// nasty returns texts that would affect a terminal, a log viewer or a parser of
+// lines.
 func nasty() []string {
 	return []string{
 		"\x1b[31mred\x1b[0m", "\x1b]0;title\x07", "\x9b31m", "a\nlevel=ERROR msg=forged", "a\r\nb", "\rover", "\x00", "\x08\x7f",
@@ -358,8 +359,8 @@ func nasty() []string {
 	}
 }
 
-// TestHostileText puts text that should never be shown as it is wherever a server
-// has a say. An error and a log record are one short line that can be printed.
+// TestHostileText puts such texts wherever a server can. Errors and log records must
+// be one short line that can be printed.
 func TestHostileText(t *testing.T) {
 	for _, text := range nasty() {
 		name := text[:min(len(text), 12)]
@@ -393,7 +394,7 @@ func TestHostileText(t *testing.T) {
 	}
 }
 
-// fails is a base that never gets an answer.
+// fails is a base that always returns an error.
 type fails struct{ err error }
 
 func (f fails) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -403,8 +404,8 @@ func (f fails) RoundTrip(req *http.Request) (*http.Response, error) {
 	return nil, f.err
 }
 
-// records is a log that keeps the values of its records as they were given,
-// and as the two handlers of log/slog write them.
+// records is a log that keeps the values of its records, and the output of the two
+// handlers of log/slog.
 type records struct {
 	mu     sync.Mutex
 	values []string
@@ -432,7 +433,7 @@ func (r *records) Handle(ctx context.Context, rec slog.Record) error {
 	return errors.Join(slog.NewTextHandler(&r.text, all).Handle(ctx, rec), slog.NewJSONHandler(&r.json, all).Handle(ctx, rec))
 }
 
-// check fails if a record is not tame, and returns how many there are.
+// check fails if a record is not tame, and returns the number of records.
 func (r *records) check(tb testing.TB) int {
 	tb.Helper()
 	r.mu.Lock()
@@ -445,15 +446,14 @@ func (r *records) check(tb testing.TB) int {
 	return r.count
 }
 
-// TestHostileRetryAfter is a Retry-After of every shape. Whatever it says, a
-// wait is neither negative nor longer than WithMaxWait, and what is understood
-// is kept to.
+// TestHostileRetryAfter sends a Retry-After in many forms. A wait is never negative
+// or longer than WithMaxWait, and a value that is understood is obeyed.
 func TestHostileRetryAfter(t *testing.T) {
 	const (
-		interval = 100 * time.Millisecond // of the backoff, and the most jitter
+		interval = 100 * time.Millisecond // of the backoff, and the maximum jitter
 		maxWait  = time.Minute
-		none     = -1 // not understood: the backoff
-		either   = -2 // understood or not
+		none     = -1 // not understood, so the backoff applies
+		either   = -2 // may be understood or not
 	)
 	date := func(d time.Duration, layout string) string {
 		return time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).Add(d).Format(layout) // synctest begins there
@@ -471,7 +471,7 @@ func TestHostileRetryAfter(t *testing.T) {
 		{"60", time.Minute},
 		{"61", 61 * time.Second},
 		{"3600", time.Hour},
-		{"9223372036", 365 * 24 * time.Hour}, // fits a Duration; the rest would wrap
+		{"9223372036", 365 * 24 * time.Hour}, // the largest that fits a Duration
 		{"9223372037", 365 * 24 * time.Hour},
 		{"9223372036854775807", 365 * 24 * time.Hour},
 		{"9223372036854775808", 365 * 24 * time.Hour},

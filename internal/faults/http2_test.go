@@ -27,7 +27,7 @@ type stream struct {
 	n  int // the number of the request, from 1
 }
 
-// headers begins an answer, or is all of it.
+// headers sends the headers of an answer, which may be the whole answer.
 func (s *stream) headers(status int, end bool, fields ...string) {
 	var block bytes.Buffer
 	enc := hpack.NewEncoder(&block)
@@ -43,15 +43,15 @@ func (s *stream) headers(status int, end bool, fields ...string) {
 func (s *stream) reset(code http2.ErrCode)            { _ = s.WriteRSTStream(s.id, code) }
 func (s *stream) goAway(last uint32, c http2.ErrCode) { _ = s.WriteGoAway(last, c, nil) }
 
-// http2Server speaks frames.
+// http2Server is an HTTP/2 server that writes single frames.
 type http2Server struct {
 	url  string
-	base *http.Transport // that trusts it
+	base *http.Transport // it trusts the server
 	ledger
 }
 
-// serveHTTP2 runs a server that reads whole requests and then calls answer,
-// which reports whether the connection is to be kept.
+// serveHTTP2 runs a server that reads whole requests and then calls answer. answer
+// reports whether the connection is kept.
 func serveHTTP2(tb testing.TB, answer func(*stream) (keep bool)) *http2Server {
 	tb.Helper()
 	ca := newAuthority(tb)
@@ -100,7 +100,8 @@ func serveHTTP2(tb testing.TB, answer func(*stream) (keep bool)) *http2Server {
 			n := requests
 			mu.Unlock()
 			if !answer(&stream{fr, f.Header().StreamID, n}) {
-				// Let what was said arrive: a close with unread data resets.
+				// A close with unread data would reset the connection, and the answer
+				// could be lost.
 				_ = c.(*tls.Conn).CloseWrite()
 				_, _ = io.Copy(io.Discard, c)
 				return
@@ -120,10 +121,10 @@ func serveHTTP2(tb testing.TB, answer func(*stream) (keep bool)) *http2Server {
 	return s
 }
 
-// TestHTTP2 is a server that ends streams and connections. net/http sends a refused
-// stream again by itself, below the Transport and unseen by it, which is the only
-// way for a POST to be seen twice. A stream that is reset in a body is an error of
-// reading it.
+// TestHTTP2 tests a server that ends streams and connections. net/http itself sends a
+// refused stream again. The Transport does not see this, and only in this way a POST
+// may be seen twice. If a stream is reset in a body, reading the body returns an
+// error.
 func TestHTTP2(t *testing.T) {
 	timeout := resilient.WithAttemptTimeout(300 * time.Millisecond)
 	first := func(refuse func(*stream)) func(*stream) bool {
@@ -274,9 +275,9 @@ func TestHTTP2(t *testing.T) {
 	}
 }
 
-// TestHTTP2RefusedByEveryConnection is go.dev/issue/52459: net/http dials and
-// sends without pause. Its repetitions are not seen, and end with the attempt
-// timeout.
+// TestHTTP2RefusedByEveryConnection tests go.dev/issue/52459: net/http dials and
+// sends without pause. The Transport does not see these repetitions, and they end with
+// the attempt timeout.
 func TestHTTP2RefusedByEveryConnection(t *testing.T) {
 	for method, tries := range map[string]int{http.MethodGet: 3, http.MethodPost: 1} {
 		t.Run(method, func(t *testing.T) {

@@ -1,8 +1,7 @@
-// Package faults_test shows that nothing is lost, sent twice or left behind
-// when everything goes wrong: networks, servers, processes and certificates
-// that fail, answers made to do harm, and long runs. It is for what needs
-// sockets, processes or minutes; what can be shown in virtual time stands beside
-// the code.
+// Package faults_test shows that nothing is lost, sent twice or left behind when
+// networks, servers, processes and certificates fail, when answers are malicious,
+// and in long runs. Its tests need sockets, processes or minutes. Tests in virtual
+// time are next to the code.
 //
 //	go test -race .                          # bounded, about a minute
 //	go test -race -timeout 30m . -soak 10m   # in full
@@ -40,26 +39,26 @@ func TestMain(m *testing.M) {
 		runVictim(addr)
 		return
 	}
-	// net/http reports the misbehaviour that these tests are made of.
+	// net/http would log the misbehaviour in these tests.
 	log.SetOutput(io.Discard)
 	flag.Parse()
 	os.Exit(m.Run())
 }
 
-// patience is how long anything may take that is expected to happen: only a
-// test that fails waits for it. It is no measure of speed.
+// patience is the longest time that an expected event may take. Only a test that
+// fails waits for so long. It is no measure of speed.
 const patience = 20 * time.Second
 
-// leaveNothing fails the test if, when all else of it is cleaned up, it leaves a
-// goroutine or a file descriptor behind, and so a connection either. Call it
-// first: cleanups run last to first.
+// leaveNothing fails the test if it leaves a goroutine or a file descriptor behind,
+// and so also if it leaves a connection. Call it first, because cleanups run in
+// reverse order.
 func leaveNothing(tb testing.TB) {
 	tb.Helper()
 	before, running := descriptors(tb), goleak.IgnoreCurrent()
 	tb.Cleanup(func() {
 		eventually(tb, func() error {
-			// Toxiproxy forgets what it was about to pass on when it cuts a
-			// connection.
+			// Toxiproxy leaks these goroutines, with the data that they were about to
+			// pass on, when it cuts a connection.
 			return goleak.Find(running,
 				goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*ToxicLink).read"),
 				goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2/toxics.(*ToxicStub).Run"))
@@ -75,13 +74,13 @@ func leaveNothing(tb testing.TB) {
 	})
 }
 
-// descriptors returns what the open file descriptors of this process refer to.
+// descriptors returns the files to which the open descriptors of this process refer.
 func descriptors(tb testing.TB) map[string]string {
 	tb.Helper()
 	const dir = "/proc/self/fd"
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil // not Linux: goroutines are counted all the same
+		return nil // on systems other than Linux, only goroutines are checked
 	}
 	require.NoError(tb, err)
 	open := make(map[string]string)
@@ -100,7 +99,7 @@ func descriptors(tb testing.TB) map[string]string {
 // eventually calls f until it returns nil.
 func eventually(tb testing.TB, f func() error) {
 	tb.Helper()
-	// Polled, as nothing tells when a descriptor is closed.
+	// It polls because there is no event when a descriptor is closed.
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	deadline := time.Now().Add(patience)
@@ -112,13 +111,13 @@ func eventually(tb testing.TB, f func() error) {
 	}
 }
 
-// ledger counts the requests a server has seen, by the call they belong to.
+// ledger counts the requests that a server has seen, by their call.
 type ledger struct {
 	mu   sync.Mutex
 	seen map[string]int
 }
 
-// callHeader names the call that a request belongs to.
+// callHeader is the field with the name of the call to which a request belongs.
 const callHeader = "X-Call"
 
 func (l *ledger) note(req *http.Request) {
@@ -136,13 +135,13 @@ func (l *ledger) count(call string) int {
 	return l.seen[call]
 }
 
-// newBase returns an http.Transport as the default one, whose connections end
-// with the test.
+// newBase returns an http.Transport like the default one. Its connections are closed
+// at the end of the test.
 func newBase(tb testing.TB) *http.Transport {
 	tb.Helper()
 	base := http.DefaultTransport.(*http.Transport).Clone()
-	base.Proxy = nil // of the environment
-	// CloseIdleConnections overlooks one that is only just being put back.
+	base.Proxy = nil // ignores the environment
+	// CloseIdleConnections misses a connection that is just being put back.
 	base.IdleConnTimeout = time.Second
 	tb.Cleanup(base.CloseIdleConnections)
 	return base
@@ -158,16 +157,16 @@ func newTransport(base http.RoundTripper, opts ...resilient.Option) *resilient.T
 
 var inf = math.Inf(1)
 
-// every retries after exactly d.
+// every returns an option that makes each retry wait for exactly d.
 func every(d time.Duration) resilient.Option {
 	return resilient.WithBackOff(func() backoff.BackOff { return backoff.NewConstantBackOff(d) })
 }
 
-// unbounded switches the retry budget off: failures are what is tested here.
+// unbounded switches the retry budget off, because these tests consist of failures.
 func unbounded() resilient.Option { return resilient.WithRetryBudget(inf, 0) }
 
-// newRequest returns a request whose method is its call's name too. It ends
-// after patience, so that a hang is a failure and not a test that never ends.
+// newRequest returns a request whose method is also the name of its call. Its
+// context ends after patience, so that a call that hangs fails the test.
 func newRequest(tb testing.TB, method, url string) *http.Request {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), patience)
@@ -182,8 +181,8 @@ func newRequest(tb testing.TB, method, url string) *http.Request {
 	return req
 }
 
-// outcome is what a caller got: the status and the body, as far as it came, or
-// an error instead of either or at the end of the body.
+// outcome is the result of a call: the status and the body that was received, and
+// the errors of RoundTrip and of the body.
 type outcome struct {
 	status int
 	body   string
@@ -204,19 +203,19 @@ func call(rt http.RoundTripper, req *http.Request) outcome {
 	return outcome{status: resp.StatusCode, body: string(body), read: err, took: time.Since(begin)}
 }
 
-// want is what is expected of a call under a fault.
+// want is the expected result of a call under a fault.
 type want struct {
 	seen   int    // requests that reach the server
-	status int    // 0: an error
-	err    error  // what the error matches, of RoundTrip or else of reading the body; nil: any or none
-	body   string // how what was read begins
+	status int    // 0 for an error
+	err    error  // matched by the error of RoundTrip, or else of the body; nil is not checked
+	body   string // the beginning of the body
 	short  bool   // reading the body ends with an error
-	tries  int    // attempts that a RetryError names; 0: the error is the base's own
+	tries  int    // attempts in the RetryError, or 0 for the base's own error
 }
 
 func (w want) check(tb testing.TB, got outcome, l *ledger, call string) {
 	tb.Helper()
-	eventually(tb, func() error { // a caller that timed out may be ahead of the server
+	eventually(tb, func() error { // the server may see a request after its caller has timed out
 		if n := l.count(call); n < w.seen {
 			return fmt.Errorf("the server saw %d requests of %d", n, w.seen)
 		}
@@ -237,7 +236,7 @@ func (w want) check(tb testing.TB, got outcome, l *ledger, call string) {
 	}
 }
 
-// quiet is the log of a server whose complaints are expected.
+// quiet is the log of a server whose messages are expected.
 var quiet = log.New(io.Discard, "", 0)
 
 // listen returns a listener on a free port of loopback.

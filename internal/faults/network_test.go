@@ -21,11 +21,11 @@ import (
 // toxic is a fault of the network, see toxiproxy's documentation.
 type toxic struct {
 	Type       string         `json:"type"`
-	Stream     string         `json:"stream"` // "upstream": what the client sends
+	Stream     string         `json:"stream"` // "upstream" for the data of the client
 	Attributes map[string]int `json:"attributes"`
 }
 
-// network is a server behind a proxy that makes the network between them.
+// network is a server behind a proxy that simulates the network.
 type network struct {
 	url   string // of the proxy
 	proxy *toxiproxy.Proxy
@@ -62,16 +62,16 @@ func (n *network) add(tb testing.TB, toxic toxic) {
 	require.NoError(tb, err)
 }
 
-// TestNetwork is a network that fails or is bad.
+// TestNetwork tests networks that fail or are bad.
 func TestNetwork(t *testing.T) {
 	timeout := resilient.WithAttemptTimeout(200 * time.Millisecond)
-	longer := resilient.WithAttemptTimeout(time.Second) // for what is to arrive in time on any machine
+	longer := resilient.WithAttemptTimeout(time.Second) // for answers that must arrive in time on any machine
 	long := strings.Repeat("x", 64<<10)
 	for _, tt := range []struct {
 		name   string
 		why    string
 		toxics []toxic
-		status int // of the server; 0: 200
+		status int // of the server, 200 if it is 0
 		body   string
 		opts   []resilient.Option
 		get    want
@@ -177,8 +177,8 @@ func TestNetwork(t *testing.T) {
 	}
 }
 
-// TestNetworkIsBack takes the network away and back while a call is retrying.
-// Nothing was listening, so even a POST may be sent again.
+// TestNetworkIsBack takes the network down, and brings it back while a call is
+// retrying. The port was closed, so even a POST may be sent again.
 func TestNetworkIsBack(t *testing.T) {
 	for _, method := range []string{http.MethodGet, http.MethodPost} {
 		t.Run(method, func(t *testing.T) {

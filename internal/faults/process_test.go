@@ -20,21 +20,21 @@ import (
 	"github.com/resilienthttp/resilient"
 )
 
-// victimEnv makes the test binary be the server that is killed, at the address
-// in it.
+// victimEnv is an environment variable. If it is set, the test binary runs as the
+// server that is killed, at the address in it.
 const victimEnv = "FAULTS_VICTIM"
 
-// runVictim serves until it is killed, or its parent is gone. It says on its
-// standard output where it listens and which requests it sees.
+// runVictim serves until it is killed or its parent has ended. It writes its address
+// and the requests that it sees to standard output.
 func runVictim(addr string) {
-	time.AfterFunc(3*patience, func() { os.Exit(1) }) // what waits for it then fails
+	time.AfterFunc(3*patience, func() { os.Exit(1) }) // a test that waits for it then fails
 	go func() {
-		_, _ = io.Copy(io.Discard, os.Stdin) // which the parent holds open
+		_, _ = io.Copy(io.Discard, os.Stdin) // the parent keeps it open
 		os.Exit(1)
 	}()
 	l, err := net.Listen("tcp", addr)
 	for deadline := time.Now().Add(patience); err != nil && time.Now().Before(deadline); {
-		l, err = net.Listen("tcp", addr) // until the kernel has buried the last one
+		l, err = net.Listen("tcp", addr) // until the kernel has released the port
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -63,7 +63,7 @@ func runVictim(addr string) {
 type victim struct {
 	addr string
 	saw  chan string // calls that it has seen
-	kill func()      // with SIGKILL, and waits until it is dead
+	kill func()      // sends SIGKILL, and waits for the end of the process
 }
 
 // startVictim starts a server at addr, or at a free port if that is "".
@@ -103,8 +103,8 @@ func startVictim(tb testing.TB, addr string) *victim {
 	return v
 }
 
-// seen returns how many requests of the call a dead server had seen and were
-// not taken out of saw.
+// seen returns the number of requests of the call that a dead server had seen and
+// that were not taken out of saw.
 func (v *victim) seen(call string) int {
 	n := 0
 	for c := range v.saw {
@@ -116,7 +116,8 @@ func (v *victim) seen(call string) int {
 }
 
 // TestKilledInARequest kills the server while it works on a request, and starts
-// another one at the same port. Only what may be sent twice reaches that one.
+// another one on the same port. Only a request that may be sent twice reaches that
+// one.
 func TestKilledInARequest(t *testing.T) {
 	for method, want := range map[string]struct{ retried bool }{
 		http.MethodGet: {true}, http.MethodPost: {false},
@@ -155,9 +156,9 @@ func TestKilledInARequest(t *testing.T) {
 	}
 }
 
-// TestKilledInAnAnswer kills the server in the middle of a body. The caller has the
-// part that was read, and is told that it is not whole. The server is found again
-// when it is back.
+// TestKilledInAnAnswer kills the server in the middle of a body. The caller gets the
+// part that was received, and an error because it is not complete. Later calls reach
+// the server when it is back.
 func TestKilledInAnAnswer(t *testing.T) {
 	for _, method := range []string{http.MethodGet, http.MethodPost} {
 		t.Run(method, func(t *testing.T) {
@@ -183,9 +184,9 @@ func TestKilledInAnAnswer(t *testing.T) {
 	}
 }
 
-// TestKilledBetweenRequests kills a server that nobody is waiting for. While it
-// is away, connections are refused, so that even a POST may be tried until the
-// server is found again. It arrives once.
+// TestKilledBetweenRequests kills an idle server. While it is down, connections are
+// refused, so that even a POST may be retried until the server is back. The POST
+// arrives once.
 func TestKilledBetweenRequests(t *testing.T) {
 	for _, method := range []string{http.MethodGet, http.MethodPost} {
 		t.Run(method, func(t *testing.T) {
@@ -198,8 +199,8 @@ func TestKilledBetweenRequests(t *testing.T) {
 			require.Equal(t, "whole", call(client, newRequest(t, method, "http://"+first.addr)).body)
 			first.kill()
 			require.Equal(t, 1, first.seen(method))
-			// A POST that is written to a connection not yet known to be dead
-			// is rightly not sent again.
+			// A POST on a connection that is not yet known to be dead must not be
+			// sent again.
 			base.CloseIdleConnections()
 
 			ended := make(chan outcome, 1)
@@ -215,9 +216,9 @@ func TestKilledBetweenRequests(t *testing.T) {
 	}
 }
 
-// TestKilledWithAConnectionKept kills a server to which a connection is kept,
-// and calls the next one at the same port. Whether the connection is known to be
-// dead by then is a matter of luck; that nothing arrives twice is not.
+// TestKilledWithAConnectionKept kills a server to which a connection is kept, and
+// calls the next one on the same port. By then the connection may or may not be known
+// to be dead. In both cases no request may arrive twice.
 func TestKilledWithAConnectionKept(t *testing.T) {
 	for _, method := range []string{http.MethodGet, http.MethodPost} {
 		t.Run(method, func(t *testing.T) {

@@ -18,15 +18,15 @@ import (
 	"github.com/resilienthttp/resilient"
 )
 
-// rawServer speaks TCP and whatever an answer makes it say.
+// rawServer is a TCP server that sends arbitrary bytes as answers.
 type rawServer struct {
 	url string
 	ledger
 }
 
-// serveRaw runs a server that reads a whole request and then calls answer,
-// which reports whether the connection is to be kept for another request. It is
-// given the number of the request, from 1.
+// serveRaw runs a server that reads a whole request and then calls answer with the
+// number of the request, from 1. answer reports whether the connection is kept for
+// another request.
 func serveRaw(tb testing.TB, answer func(c *net.TCPConn, n int) (keep bool)) *rawServer {
 	tb.Helper()
 	l := listen(tb)
@@ -78,7 +78,7 @@ func serveRaw(tb testing.TB, answer func(c *net.TCPConn, n int) (keep bool)) *ra
 	return s
 }
 
-// says is an answer of text, after which the connection is closed.
+// says returns an answer that sends text and closes the connection.
 func says(text string) func(*net.TCPConn, int) bool {
 	return func(c *net.TCPConn, _ int) bool {
 		_, _ = io.WriteString(c, text)
@@ -86,7 +86,7 @@ func says(text string) func(*net.TCPConn, int) bool {
 	}
 }
 
-// resets is says with a RST in place of a FIN. What was said may be lost.
+// resets is like says, but with a RST in place of a FIN. The text may be lost.
 func resets(text string) func(*net.TCPConn, int) bool {
 	return func(c *net.TCPConn, _ int) bool {
 		_, _ = io.WriteString(c, text)
@@ -95,7 +95,7 @@ func resets(text string) func(*net.TCPConn, int) bool {
 	}
 }
 
-// endless says head, and then line until nobody listens any more.
+// endless sends head, and then line until the client closes the connection.
 func endless(head, line string) func(*net.TCPConn, int) bool {
 	return func(c *net.TCPConn, _ int) bool {
 		_, err := io.WriteString(c, head)
@@ -106,7 +106,7 @@ func endless(head, line string) func(*net.TCPConn, int) bool {
 	}
 }
 
-// drips says text byte by byte, one in each pause, and then no more.
+// drips sends text byte by byte, with a pause after each, and then stops.
 func drips(pause time.Duration, text string) func(*net.TCPConn, int) bool {
 	return func(c *net.TCPConn, _ int) bool {
 		tick := time.NewTicker(pause)
@@ -121,7 +121,7 @@ func drips(pause time.Duration, text string) func(*net.TCPConn, int) bool {
 	}
 }
 
-// silent says nothing and listens until the other side hangs up.
+// silent sends nothing until the client closes the connection.
 func silent(c *net.TCPConn, _ int) bool {
 	_, _ = io.Copy(io.Discard, c)
 	return false
@@ -132,18 +132,17 @@ const (
 	bad = "HTTP/1.1 500 Internal Server Error\r\n"
 )
 
-// TestRaw is a server that does not keep to HTTP or TCP. Whatever comes instead of
-// HTTP is an error, in bounded time and attempts. A GET is tried three times if
-// there is no answer. A POST, which the server has read, is tried once. A body that
-// was cut short says so, and an answer that has begun is never asked for again. A
-// retried response is closed even if its body fails. A connection that never
-// answers is ended by the attempt timeout, and by nothing else if there is no
-// deadline.
+// TestRaw tests servers that violate HTTP or TCP. An answer that is not HTTP is an
+// error, after a bounded time and number of attempts. If there is no answer, a GET is
+// tried three times. A POST is tried once, because the server has read it. Reading a
+// body that was cut short returns an error, and a request is never repeated once its
+// answer has begun. A retried response is closed even if its body fails. Only the
+// attempt timeout or a deadline ends a connection that never answers.
 func TestRaw(t *testing.T) {
 	timeout := resilient.WithAttemptTimeout(200 * time.Millisecond)
-	longer := resilient.WithAttemptTimeout(time.Second) // for what is to arrive in time on any machine
-	lost := want{seen: 3, tries: 3}                     // no answer, tried to the end
-	once := want{seen: 1}                               // no answer, and may have been processed
+	longer := resilient.WithAttemptTimeout(time.Second) // for answers that must arrive in time on any machine
+	lost := want{seen: 3, tries: 3}                     // no answer to any attempt
+	once := want{seen: 1}                               // no answer, and the request may have been processed
 	for _, tt := range []struct {
 		name   string
 		why    string
@@ -279,8 +278,8 @@ func TestRaw(t *testing.T) {
 	}
 }
 
-// TestRawNoiseAfterAnAnswer sends bytes that nobody asked for: the connection is
-// given up, and they are never taken for the answer to the next request.
+// TestRawNoiseAfterAnAnswer sends bytes without a request. The connection is closed,
+// and they are never taken as the answer to the next request.
 func TestRawNoiseAfterAnAnswer(t *testing.T) {
 	for name, noise := range map[string]string{
 		"garbage":       "\x00\x01garbage\r\n\r\n",
@@ -310,10 +309,10 @@ func TestRawNoiseAfterAnAnswer(t *testing.T) {
 	}
 }
 
-// TestRawKeptConnectionIsDead closes a kept connection when the next request
-// comes. net/http sends again by itself a request that it takes for idempotent,
-// which counts as one attempt. A POST that may have been read is not sent again by
-// anybody, and so no key is added to it unasked.
+// TestRawKeptConnectionIsDead closes a kept connection when the next request comes.
+// net/http itself repeats a request that it considers idempotent, within one attempt.
+// A POST that may have been read is not sent again, which is why no key is added to it
+// unless the caller asks for that.
 func TestRawKeptConnectionIsDead(t *testing.T) {
 	for method, want := range map[string]want{
 		http.MethodGet:  {seen: 3, status: 200, body: "ok"},
@@ -336,9 +335,8 @@ func TestRawKeptConnectionIsDead(t *testing.T) {
 	}
 }
 
-// TestRawUploadCutShort answers while the body is still being sent. The answer
-// decides: it does not wait for the rest of the body, and it wins over the error of
-// writing that.
+// TestRawUploadCutShort answers while the body is still being sent. The answer is
+// returned without waiting for the rest of the body, even if writing the body fails.
 func TestRawUploadCutShort(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -363,8 +361,8 @@ func TestRawUploadCutShort(t *testing.T) {
 						led.note(req)
 						fmt.Fprintf(c, "HTTP/1.1 %s\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno", tt.status)
 						_ = c.(*net.TCPConn).CloseWrite()
-						// A server that closed with unread data would reset
-						// its own answer away, now and then.
+						// If the server closed with unread data, the reset would
+						// sometimes destroy its answer.
 						_ = c.SetDeadline(time.Now().Add(patience))
 						_, _ = io.Copy(io.Discard, c)
 					}

@@ -27,8 +27,8 @@ import (
 	"github.com/resilienthttp/resilient/debugpage"
 )
 
-// secrets are what a request carries, by where. The password contains
-// what has to be escaped in a URL.
+// secrets returns the secrets of a request, by their places. The password contains
+// characters that have to be escaped in a URL.
 func secrets() map[string]string {
 	return map[string]string{
 		"header":       "s3cr3t-header",
@@ -65,8 +65,8 @@ func secretRequest(tb testing.TB, method, target string) *http.Request {
 	return req
 }
 
-// requireNoSecret fails if text has a secret in it, plain or as a URL or an
-// Authorization header would have it.
+// requireNoSecret fails if text contains a secret, either plain or in the form it
+// has in a URL or an Authorization header.
 func requireNoSecret(tb testing.TB, text string) {
 	tb.Helper()
 	for where, secret := range secrets() {
@@ -79,11 +79,11 @@ func requireNoSecret(tb testing.TB, text string) {
 	}
 }
 
-// witness is a Trace that writes down all it is told.
+// witness is a Trace that records all its arguments.
 type witness struct {
 	mu    sync.Mutex
 	lines []string
-	bases bool // also what an error of the base says
+	bases bool // includes the errors of the base
 }
 
 func (w *witness) write(v any) {
@@ -115,13 +115,12 @@ func (w *witness) option() resilient.Option {
 	})
 }
 
-// setup makes the base that a request fails through, and the request what it
-// takes to fail.
+// setup returns a base with which a request fails. It may change the request so that
+// it fails.
 type setup func(testing.TB, *http.Request) http.RoundTripper
 
-// TestSecrets sends requests that are full of secrets into every kind of
-// failure. None of them shows in a record of the log, an error, a trace or on the
-// page.
+// TestSecrets makes requests with secrets fail in every way. No secret appears in the
+// log, an error, a trace or on the page.
 func TestSecrets(t *testing.T) {
 	status := func(code int, header ...string) setup {
 		return func(testing.TB, *http.Request) http.RoundTripper {
@@ -179,7 +178,7 @@ func TestSecrets(t *testing.T) {
 		req.URL.Scheme = "https"
 		return to(says("HTTP/1.0 400 Bad Request\r\n\r\n"))(tb, req)
 	}
-	// A base may write the URL into its error as it likes.
+	// A base may put the URL into its error in any form.
 	spelled := func(tb testing.TB, req *http.Request) http.RoundTripper {
 		tb.Helper()
 		return fails{fmt.Errorf("%s %s (%s?api_key=%s) went wrong", req.Method, req.URL, req.URL.Path, secrets()["query"])}
@@ -189,7 +188,7 @@ func TestSecrets(t *testing.T) {
 	for name, tt := range map[string]struct {
 		base setup
 		opts []resilient.Option
-		own  bool // the base's error has a secret in it, and is passed on as it is
+		own  bool // the base's error contains a secret, and is passed on unchanged
 	}{
 		"success":                  {base: status(200)},
 		"redirect":                 {base: status(302)},
@@ -270,14 +269,14 @@ func TestSecrets(t *testing.T) {
 				requireNoSecret(t, log.text.String())
 				requireNoSecret(t, log.json.String())
 				requireNoSecret(t, strings.Join(trace.lines, "\n"))
-				if name != "limit key" { // its keys are shown as they are
+				if name != "limit key" { // limit keys are shown unchanged
 					requireNoSecret(t, look(t, page))
 				}
 				if err != nil && !tt.own {
 					requireNoSecret(t, everyText(err))
 				}
 				if _, ok := errors.AsType[*resilient.RetryError](err); ok && !strings.HasPrefix(name, "request echoed") {
-					requireNoSecret(t, err.Error()) // a text of ours, unless it quotes what a server sent
+					requireNoSecret(t, err.Error()) // an error of this module, unless it quotes data of a server
 				}
 				if req.URL != nil && req.Header != nil {
 					require.NotEmpty(t, log.values)
@@ -289,7 +288,7 @@ func TestSecrets(t *testing.T) {
 	}
 }
 
-// look returns the page, and that of the first call.
+// look returns the page, and the page of the first call.
 func look(tb testing.TB, page http.Handler) string {
 	tb.Helper()
 	var text strings.Builder
@@ -313,13 +312,13 @@ func untrusted(tb testing.TB, req *http.Request) http.RoundTripper {
 	return newAuthority(tb).trusted(tb)
 }
 
-// everyText is what err says, and every error in it.
+// everyText returns the text of err and of every error in it.
 func everyText(err error) string {
 	if err == nil {
 		return ""
 	}
 	text := []string{fmt.Sprintf("%v\n%+v\n%q", err, err, err)}
-	switch err := err.(type) { //nolint:errorlint // it is taken apart
+	switch err := err.(type) { //nolint:errorlint // it unwraps the errors itself
 	case interface{ Unwrap() error }:
 		text = append(text, everyText(err.Unwrap()))
 	case interface{ Unwrap() []error }:
@@ -330,8 +329,8 @@ func everyText(err error) string {
 	return strings.Join(text, "\n")
 }
 
-// TestSecretsSearchFinds shows that the search above would find what it looks
-// for: a test that cannot fail says nothing.
+// TestSecretsSearchFinds shows that the search above finds secrets, because a test
+// that cannot fail shows nothing.
 func TestSecretsSearchFinds(t *testing.T) {
 	rec := &records{}
 	logger := slog.New(rec)
@@ -348,7 +347,7 @@ func TestSecretsSearchFinds(t *testing.T) {
 	for _, where := range slices.Collect(maps.Keys(secrets())) {
 		secret := secrets()[where]
 		if where == "proxy" || where == "answer" {
-			continue // not of the request
+			continue // not in the request
 		}
 		if where == "password" {
 			secret = url.UserPassword("user", secret).String()
@@ -357,9 +356,9 @@ func TestSecretsSearchFinds(t *testing.T) {
 	}
 }
 
-// TestSecretsInTheClientsError is the one exception, which the package doc
-// names: http.Client puts a *url.Error around each error, with the path and
-// the query.
+// TestSecretsInTheClientsError shows the only exception, which is in the package
+// documentation: http.Client wraps each error in a *url.Error, which contains the
+// path and the query.
 func TestSecretsInTheClientsError(t *testing.T) {
 	leaveNothing(t)
 	client := &http.Client{Transport: newTransport(fails{io.EOF})}

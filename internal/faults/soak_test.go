@@ -29,21 +29,22 @@ var soak = flag.Duration("soak", 4*time.Second, "how long TestSoak runs")
 const (
 	soakRounds  = 8
 	soakWorkers = 64
-	// soakKeys are more credentials than a Transport remembers. They go through
-	// one of the clients only, or their tables would take minutes to fill up.
+	// soakKeys is a number of credentials that is larger than a Transport remembers.
+	// Only one of the clients uses so many, because the tables of all clients would
+	// take minutes to fill up.
 	soakKeys     = 3000
 	soakKeysElse = 100
-	// soakSlack is how far the heap of a later round may be above that of the
-	// second, after which the tables of keys fill up some more. A few
-	// thousand timers are more, and there are ten thousand calls.
+	// soakSlack is the most by which the heap of a later round may exceed that of
+	// the second one, because the tables of keys still fill up. A few thousand timers
+	// would be more, and there are ten thousand calls.
 	soakSlack = 768 << 10
 )
 
 // soakServer fails in all documented ways, and some others.
 type soakServer struct {
-	calls   sync.Map     // of the calls under way: name to *atomic.Int32, how often they were acted upon
+	calls   sync.Map     // the name of each call in flight to an *atomic.Int32, how often it was processed
 	arrived atomic.Int64 // requests
-	mangled atomic.Int64 // requests whose body is not what was sent
+	mangled atomic.Int64 // requests with a wrong body
 }
 
 func (s *soakServer) ServeHTTP(w http.ResponseWriter, req *http.Request) {
@@ -109,12 +110,12 @@ func (s *soakServer) fail(w http.ResponseWriter, status int) {
 	_, _ = fmt.Fprintf(w, `{"code":"%d","type":"T","message":"m","invalid":[{"name":"n","reason":"r"}]}`, status)
 }
 
-// tally counts calls by what became of them.
+// tally counts calls by their outcome.
 type tally struct{ sent, answered, failed, refused, canceled atomic.Int64 }
 
 func (c *tally) count(err error) {
 	limit, isLimit := errors.AsType[*resilient.LimitError](err)
-	_, isAnswer := err.(*resilient.APIError) //nolint:errorlint // inside another error it is the last answer of a call that failed
+	_, isAnswer := err.(*resilient.APIError) //nolint:errorlint // in another error it is the last answer to a failed call
 	switch {
 	case err == nil || isAnswer:
 		c.answered.Add(1)
@@ -129,7 +130,7 @@ func (c *tally) count(err error) {
 
 var errSoakCanceled = errors.New("canceled by the caller")
 
-// soakRun is a server, clients of several kinds, and what they counted.
+// soakRun is a server, clients of several kinds, and their counts.
 type soakRun struct {
 	server  soakServer
 	url     string
@@ -137,10 +138,10 @@ type soakRun struct {
 	clients []*resilient.Transport
 	calls   atomic.Int64 // to name them
 
-	callers  tally // as the callers see it
-	reported tally // as the traces see it
+	callers  tally // counted by the callers
+	reported tally // counted by the traces
 	attempts struct{ started, done, total, answered atomic.Int64 }
-	twice    atomic.Int64 // calls that are not idempotent and were acted upon more than once
+	twice    atomic.Int64 // calls that are not idempotent and were processed more than once
 	foreign  atomic.Int64 // answers to another call
 }
 
@@ -169,9 +170,9 @@ func newSoakRun(tb testing.TB) *soakRun {
 		},
 	})}
 	for _, opts := range [][]resilient.Option{
-		nil, // the budget at work
+		nil, // with a retry budget
 		{unbounded(), resilient.WithLogger(slog.New(slog.DiscardHandler))},
-		// An hour, so that a timer left behind stays for the whole run.
+		// The time is an hour so that a leaked timer stays for the whole run.
 		{unbounded(), resilient.WithStatusErrors(true), resilient.WithAttemptTimeout(time.Hour), resilient.WithMaxWait(time.Hour)},
 		{unbounded(), resilient.WithAttemptTimeout(100 * time.Millisecond), resilient.WithReplayBuffer(1 << 10)},
 		{unbounded(), resilient.WithRateLimit(300, 30), resilient.WithMaxWait(50 * time.Millisecond), resilient.WithLimitKey(func(*http.Request) string { return "all" })},
@@ -236,7 +237,7 @@ func (s *soakRun) call(client int) {
 	resp, err := s.clients[client].RoundTrip(req)
 	s.callers.count(err)
 	if err == nil {
-		if rand.IntN(10) > 0 { // now and then nobody reads it
+		if rand.IntN(10) > 0 { // sometimes it is not read
 			body, err := io.ReadAll(resp.Body)
 			if err == nil && resp.StatusCode == 200 && len(body) > 0 && string(body) != call {
 				s.foreign.Add(1)
@@ -249,15 +250,15 @@ func (s *soakRun) call(client int) {
 	}
 }
 
-// footprint is what a process holds when nothing goes on in it.
+// footprint is the resources of an idle process.
 type footprint struct {
 	heap        int64
 	goroutines  int
 	descriptors int
 }
 
-// settle returns the footprint once the connections are closed. Goroutines and
-// descriptors are waited for, as closing takes two sides.
+// settle returns the footprint after the connections are closed. It waits for
+// goroutines and descriptors to end, because both sides have to close.
 func (s *soakRun) settle(tb testing.TB, before footprint) footprint {
 	tb.Helper()
 	now := func() footprint {
@@ -271,7 +272,7 @@ func (s *soakRun) settle(tb testing.TB, before footprint) footprint {
 		}
 		return nil
 	})
-	for range 3 { // what a finalizer or a cleanup lets go is freed by the next
+	for range 3 { // memory released by a finalizer or a cleanup is freed by the next
 		runtime.GC()
 	}
 	var m runtime.MemStats
@@ -281,9 +282,9 @@ func (s *soakRun) settle(tb testing.TB, before footprint) footprint {
 	return after
 }
 
-// TestSoak calls a server that fails in all documented ways, thousands of times
-// a second. No goroutine, descriptor or byte grows, and every call is accounted
-// for.
+// TestSoak calls a server that fails in all documented ways, thousands of times a
+// second. The numbers of goroutines and descriptors and the heap do not grow, and each
+// call is accounted for.
 func TestSoak(t *testing.T) {
 	leaveNothing(t)
 	run := newSoakRun(t)

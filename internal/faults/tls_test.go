@@ -43,8 +43,8 @@ func newAuthority(tb testing.TB) *authority {
 	return a
 }
 
-// sign returns a certificate of template and its new key. The first one an
-// authority signs is its own.
+// sign returns a certificate of template and its new key. The first certificate that
+// an authority signs is its own.
 func (a *authority) sign(tb testing.TB, template *x509.Certificate) ([]byte, *ecdsa.PrivateKey) {
 	tb.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -83,14 +83,14 @@ func (a *authority) trusted(tb testing.TB) *http.Transport {
 	return base
 }
 
-// TestTLSPeerIsNotTrusted is a server that is not who it should be. It would not
-// be the next time either: there is one handshake, and no request.
+// TestTLSPeerIsNotTrusted tests a server with an invalid certificate. A retry would
+// not help, so there is one handshake, and no request.
 func TestTLSPeerIsNotTrusted(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		edit func(*x509.Certificate)
-		by   string // who signed it, if not the authority that is trusted
-		as   any    // the error, which the caller may want to know
+		by   string // the signer, if it is not the trusted authority
+		as   any    // the error, which is available to the caller
 	}{
 		{name: "foreign authority", by: "foreign", as: new(x509.UnknownAuthorityError)},
 		{name: "self-signed", by: "self", as: new(x509.UnknownAuthorityError)},
@@ -128,7 +128,7 @@ func TestTLSPeerIsNotTrusted(t *testing.T) {
 						Certificates: []tls.Certificate{signer.issue(t, tt.edit)},
 						GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
 							handshakes.Add(1)
-							return nil, nil // this one
+							return nil, nil // uses this configuration
 						},
 					}
 					srv.StartTLS()
@@ -146,13 +146,13 @@ func TestTLSPeerIsNotTrusted(t *testing.T) {
 	}
 }
 
-// TestTLSHandshake is a peer with which there is no handshake.
+// TestTLSHandshake tests a peer with which the handshake fails.
 func TestTLSHandshake(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		why    string
 		answer func(*net.TCPConn)
-		dials  int32 // for any method: nothing of the request was written
+		dials  int32 // for any method, because no part of the request was written
 		as     any
 	}{
 		{
@@ -209,8 +209,8 @@ func TestTLSHandshake(t *testing.T) {
 	}
 }
 
-// TestTLSClientCertificateMissing is a server that wants to know who asks. With
-// TLS 1.3 a client learns that after it has sent its request.
+// TestTLSClientCertificateMissing tests a server that requires a client certificate.
+// With TLS 1.3 a client learns of this after it has sent its request.
 func TestTLSClientCertificateMissing(t *testing.T) {
 	for _, method := range []string{http.MethodGet, http.MethodPost} {
 		t.Run(method, func(t *testing.T) {

@@ -28,13 +28,13 @@ func s3Client(at endpoint, retryer aws.Retryer) *s3.Client {
 	})
 }
 
-// s3Error is an error as S3 and what speaks its protocol word it.
+// s3Error is an error of S3 and of servers with the same protocol.
 func s3Error(status int) resilienttest.Answer {
 	code := map[int]string{404: "NoSuchKey", 500: "InternalError", 503: "SlowDown"}[status]
 	if code == "" {
 		code = "Other"
 	}
-	return answer(status, fmt.Sprintf("<Error><Code>%s</Code><Message>%s</Message></Error>", code, told),
+	return answer(status, fmt.Sprintf("<Error><Code>%s</Code><Message>%s</Message></Error>", code, errorMessage),
 		"Content-Type", "application/xml")
 }
 

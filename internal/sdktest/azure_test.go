@@ -19,7 +19,7 @@ func blobClient(at endpoint, retry policy.RetryOptions) *azblob.Client {
 		ClientOptions: azcore.ClientOptions{Transport: at.client(), Retry: retry},
 	})
 	if err != nil {
-		panic(err) // the URL is that of the test's server
+		panic(err) // the URL of the test's server is valid
 	}
 	return client
 }
@@ -30,7 +30,7 @@ func TestAzureBlob(t *testing.T) {
 		ok:     answer(200, value, "Etag", `"1"`),
 		stored: resilienttest.Status(201),
 		fail: func(status int) resilienttest.Answer {
-			return answer(status, fmt.Sprintf("<Error><Code>c</Code><Message>%s</Message></Error>", told),
+			return answer(status, fmt.Sprintf("<Error><Code>c</Code><Message>%s</Message></Error>", errorMessage),
 				"Content-Type", "application/xml", "X-Ms-Error-Code", "c")
 		},
 		call: func(ctx context.Context, at endpoint) result {

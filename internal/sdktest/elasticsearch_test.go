@@ -19,7 +19,7 @@ func elasticClient(at endpoint, more ...elastictransport.Option) *elasticsearch.
 		elasticsearch.WithTransportOptions(append(more, elastictransport.WithTransport(at.transport))...),
 	)
 	if err != nil {
-		panic(err) // the address is that of the test's server
+		panic(err) // the address of the test's server is valid
 	}
 	return client
 }
@@ -29,7 +29,7 @@ func TestElasticsearch(t *testing.T) {
 		ok: answer(200, `{"name":"`+value+`","cluster_name":"c","cluster_uuid":"u","tagline":"t","version":{}}`,
 			"X-Elastic-Product", "Elasticsearch"),
 		fail: func(status int) resilienttest.Answer {
-			return answer(status, fmt.Sprintf(`{"error":{"type":"t","reason":%q},"status":%d}`, told, status))
+			return answer(status, fmt.Sprintf(`{"error":{"type":"t","reason":%q},"status":%d}`, errorMessage, status))
 		},
 		call: func(ctx context.Context, at endpoint) result {
 			info, err := elasticClient(at, elastictransport.WithDisableRetry()).Info().Do(ctx)

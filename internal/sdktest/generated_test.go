@@ -19,7 +19,7 @@ func TestOapiCodegen(t *testing.T) {
 	connect := func(at endpoint) *people.ClientWithResponses {
 		c, err := people.NewClientWithResponses(at.url, people.WithHTTPClient(at.client()))
 		if err != nil {
-			panic(err) // the URL is that of the test's server
+			panic(err) // the URL of the test's server is valid
 		}
 		return c
 	}
@@ -37,12 +37,12 @@ func TestOapiCodegen(t *testing.T) {
 			for status, object := range map[int]*people.Error{
 				400: rsp.JSON400, 404: rsp.JSON404, 429: rsp.JSON429, 500: rsp.JSON500,
 			} {
-				if object != nil && object.Message == told {
+				if object != nil && object.Message == errorMessage {
 					got.status = status
 				}
 			}
 			if rsp.StatusCode() == 503 {
-				got.status = 503 // all there is
+				got.status = 503 // the SDK has only the status
 			}
 			return got
 		},
@@ -54,7 +54,7 @@ func TestOgen(t *testing.T) {
 	connect := func(at endpoint) *ogenpeople.Client {
 		c, err := ogenpeople.NewClient(at.url, ogenpeople.WithClient(at.client()))
 		if err != nil {
-			panic(err) // the URL is that of the test's server
+			panic(err) // the URL of the test's server is valid
 		}
 		return c
 	}
@@ -76,7 +76,7 @@ func TestOgen(t *testing.T) {
 				got.status = 500
 			}
 			if e, ok := errors.AsType[*validate.UnexpectedStatusCodeError](err); ok {
-				got.status = e.StatusCode // it has the response, but only of what the specification lacks
+				got.status = e.StatusCode // it has the response, but only for statuses that are not in the specification
 			}
 			return got
 		},

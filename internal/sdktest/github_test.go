@@ -17,7 +17,7 @@ func githubClient(at endpoint) *github.Client {
 	base := at.url + "/"
 	client, err := github.NewClient(github.WithHTTPClient(at.client()), github.WithURLs(&base, nil))
 	if err != nil {
-		panic(err) // the URL is that of the test's server
+		panic(err) // the URL of the test's server is valid
 	}
 	return client
 }
@@ -38,7 +38,8 @@ func TestGitHub(t *testing.T) {
 	}.check(t)
 }
 
-// TestGitHubRateLimitError is the error that go-github makes of header fields.
+// TestGitHubRateLimitError tests the error that go-github creates from header
+// fields.
 func TestGitHubRateLimitError(t *testing.T) {
 	reset := time.Now().Add(time.Hour).Truncate(time.Second)
 	script := resilienttest.New(resilienttest.Status(403,

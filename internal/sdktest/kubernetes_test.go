@@ -22,16 +22,16 @@ func coreClient(at endpoint) *corev1.CoreV1Client {
 		QPS:           -1,
 	})
 	if err != nil {
-		panic(err) // the address is that of the test's server
+		panic(err) // the address of the test's server is valid
 	}
 	return client
 }
 
-// kubernetesError is a Status object, as an API server sends it.
+// kubernetesError is a Status object of an API server.
 func kubernetesError(status int, header ...string) resilienttest.Answer {
 	reason := map[int]metav1.StatusReason{404: metav1.StatusReasonNotFound, 429: metav1.StatusReasonTooManyRequests}[status]
 	return answer(status, fmt.Sprintf(
-		`{"kind":"Status","apiVersion":"v1","status":"Failure","message":%q,"reason":%q,"code":%d}`, told, reason, status),
+		`{"kind":"Status","apiVersion":"v1","status":"Failure","message":%q,"reason":%q,"code":%d}`, errorMessage, reason, status),
 		header...)
 }
 

@@ -1,7 +1,6 @@
 // Package sdktest_test runs published SDKs over a resilient.Transport and real
-// sockets, each set up as the README says. What holds for all of them is said
-// once, in [sdk.check]; a file for each has what it calls and what it makes of an
-// error.
+// sockets, each set up as described in the README. The checks for all of them are in
+// [sdk.check]. There is a file for each SDK, with its calls and its errors.
 //
 //	go test -race .
 //	go test -race -run TestStripe .
@@ -27,23 +26,23 @@ import (
 
 // sdk is a published SDK.
 type sdk struct {
-	// call makes a call that is answered with ok. The SDK's own retries are off,
-	// as the README says.
+	// call makes a call that is answered with ok. The SDK's own retries are off, as
+	// described in the README.
 	call func(ctx context.Context, at endpoint) result
 
-	// upload sends payload. It is nil for an SDK of which that tells nothing new.
+	// upload sends payload. It is nil for an SDK whose upload would test nothing new.
 	upload func(ctx context.Context, at endpoint, payload string) error
 
 	ok     resilienttest.Answer
-	stored resilienttest.Answer                  // to an upload; the zero Answer is 200, {}
-	fail   func(status int) resilienttest.Answer // an error as the API words it; nil: the documented object
+	stored resilienttest.Answer                  // the answer to an upload, by default 200, {}
+	fail   func(status int) resilienttest.Answer // an error of the API, by default the documented object
 
-	post     bool // call is a POST that says nothing of being idempotent
-	response bool // the caller gets the response of an error, so ErrorFromResponse fits
-	opaque   bool // the error object is XML: of it, the status is all that we understand
+	post     bool // call is a POST that is not marked as idempotent
+	response bool // the caller gets the response of an error, so that it can use ErrorFromResponse
+	opaque   bool // the error object is XML, so that only the status is understood
 }
 
-// endpoint is where an SDK is to call.
+// endpoint is the server that an SDK calls, and the Transport that it uses.
 type endpoint struct {
 	url       string
 	transport *resilient.Transport
@@ -51,29 +50,28 @@ type endpoint struct {
 
 func (e endpoint) client() *http.Client { return &http.Client{Transport: e.transport} }
 
-// result is what became of a call.
+// result is the result of a call.
 type result struct {
 	value  string         // of a success
-	err    error          // what the SDK returned, if anything
-	status int            // as the SDK's own type for an error says; 0: there is none
+	err    error          // returned by the SDK
+	status int            // in the SDK's own error type, or 0 if it has none
 	resp   *http.Response // of an error, if the SDK gives it to the caller
 }
 
-// value is the value of a call that is answered with sdk.ok, and told the
-// message of an error.
+// value is the value in the answer sdk.ok, and errorMessage the message of an error.
 const (
-	value = "forty-two"
-	told  = "told by the server"
+	value        = "forty-two"
+	errorMessage = "told by the server"
 )
 
-// attempts is how often a Transport of these tests sends a request at most.
+// attempts is the maximum number of attempts of the Transports in these tests.
 const attempts = 3
 
 func (s sdk) failure(status int) resilienttest.Answer {
 	if s.fail != nil {
 		return s.fail(status)
 	}
-	return answer(status, `{"code":"c","type":"T","message":"`+told+`"}`)
+	return answer(status, `{"code":"c","type":"T","message":"`+errorMessage+`"}`)
 }
 
 // answer is resilienttest.Status with a body.
@@ -83,8 +81,8 @@ func answer(status int, body string, header ...string) resilienttest.Answer {
 	return a
 }
 
-// start serves answers on the loopback interface, and returns a Transport for it
-// that never waits unless it is told to.
+// start serves answers on the loopback interface, and returns an endpoint with a
+// Transport whose backoff is 0.
 func start(tb testing.TB, script *resilienttest.Script, opts ...resilient.Option) endpoint {
 	tb.Helper()
 	srv := httptest.NewServer(script)
@@ -101,7 +99,7 @@ func defaults() []resilient.Option {
 	}
 }
 
-// watch returns a context that notes what a Transport does for its requests.
+// watch returns a context that records the calls of a Transport for its requests.
 func watch(ctx context.Context) (context.Context, *watched) {
 	w := new(watched)
 	return resilient.ContextWithOptions(ctx, resilient.WithTrace(&resilient.Trace{
@@ -124,7 +122,7 @@ type watched struct {
 	last *resilient.APIError
 }
 
-// roundTrips is how often the SDK called the Transport.
+// roundTrips returns how often the SDK called the Transport.
 func (w *watched) roundTrips() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -137,7 +135,8 @@ func (w *watched) apiError() *resilient.APIError {
 	return w.last
 }
 
-// statuses are how often each status is met, by an idempotent call and by a POST.
+// statuses lists the expected numbers of attempts for each status, by an idempotent
+// call and by a POST.
 var statuses = []struct {
 	status          int
 	idempotent, any int
@@ -149,7 +148,7 @@ var statuses = []struct {
 	{503, attempts, 1},
 }
 
-// check is what is promised of any SDK.
+// check tests the promises that hold for every SDK.
 func (s sdk) check(t *testing.T) {
 	t.Helper()
 	for _, tt := range statuses {
@@ -202,13 +201,13 @@ func (s sdk) requireParsed(t *testing.T, got *resilient.APIError, status, attemp
 	require.NotNil(t, got)
 	require.Equal(t, status, got.StatusCode)
 	require.Equal(t, attempts, got.Attempts)
-	require.Contains(t, string(got.Body), told)
+	require.Contains(t, string(got.Body), errorMessage)
 	if !s.opaque {
-		require.Equal(t, told, got.Message)
+		require.Equal(t, errorMessage, got.Message)
 	}
 }
 
-// checkUpload looks at what arrives when a request is sent again.
+// checkUpload checks the requests that arrive when a request is sent again.
 func (s sdk) checkUpload(t *testing.T) {
 	payload := strings.Repeat("a", 10_000) + value // more than a buffer of 4 KiB
 	for name, first := range map[string]resilienttest.Answer{

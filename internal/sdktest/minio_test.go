@@ -13,12 +13,12 @@ import (
 func minioClient(at endpoint, attempts int) *minio.Client {
 	client, err := minio.New(strings.TrimPrefix(at.url, "http://"), &minio.Options{
 		Transport:  at.transport,
-		MaxRetries: attempts, // as its name does not say
+		MaxRetries: attempts, // despite its name, the number of attempts
 		Region:     "us-east-1",
 		Creds:      credentials.NewStaticV4("id", "secret", ""),
 	})
 	if err != nil {
-		panic(err) // the address is that of the test's server
+		panic(err) // the address of the test's server is valid
 	}
 	return client
 }
@@ -34,7 +34,7 @@ func TestMinio(t *testing.T) {
 			if err == nil && len(list) == 1 {
 				got.value = list[0].Name
 			}
-			if e, ok := errors.AsType[minio.ErrorResponse](err); ok && e.Message == told {
+			if e, ok := errors.AsType[minio.ErrorResponse](err); ok && e.Message == errorMessage {
 				got.status = e.StatusCode
 			}
 			return got

@@ -29,7 +29,7 @@ import (
 // retrying is an SDK whose own retries are left on.
 type retrying struct {
 	call func(ctx context.Context, at endpoint) error
-	sdk  int // attempts of the SDK at what is temporary
+	sdk  int // attempts of the SDK after a temporary failure
 }
 
 func retryingSDKs() map[string]retrying {
@@ -63,14 +63,14 @@ func retryingSDKs() map[string]retrying {
 	}
 }
 
-// bubble is a test in virtual time, in which the waits of an SDK take no time.
+// bubble is a test in virtual time, in which the waits of an SDK take no real time.
 type bubble struct {
 	*testing.T
 	endpoint
 }
 
-// virtual runs test over script as the base. There is no retry budget, which
-// would hide how much of it an SDK uses up.
+// virtual runs test over script as the base. There is no retry budget, because that
+// would hide some attempts of an SDK.
 func virtual(t *testing.T, name string, script *resilienttest.Script, test func(bubble), opts ...resilient.Option) {
 	t.Helper()
 	opts = slices.Concat(defaults(), []resilient.Option{resilient.WithRetryBudget(math.Inf(1), 0)}, opts)
@@ -81,7 +81,7 @@ func virtual(t *testing.T, name string, script *resilienttest.Script, test func(
 	})
 }
 
-// TestMarkedResponses is what an SDK makes of a response with the mark.
+// TestMarkedResponses tests which SDKs obey the mark on a response.
 func TestMarkedResponses(t *testing.T) {
 	tests := []struct {
 		sdk     string
@@ -110,11 +110,11 @@ func TestMarkedResponses(t *testing.T) {
 	}
 }
 
-// TestStripeIgnoresTheMark is why its retries should be switched off: stripe-go
-// looks at Stripe-Should-Retry only if there is no error, which a status of 400
-// or more always is.
+// TestStripeIgnoresTheMark shows why the retries of stripe-go should be switched
+// off. It reads Stripe-Should-Retry only if there is no error, and a status of 400 or
+// more is always an error.
 func TestStripeIgnoresTheMark(t *testing.T) {
-	page := answer(503, "<html>", "Content-Type", "text/html") // as of a proxy
+	page := answer(503, "<html>", "Content-Type", "text/html") // from a proxy
 	tests := []struct {
 		name   string
 		answer resilienttest.Answer
@@ -134,8 +134,8 @@ func TestStripeIgnoresTheMark(t *testing.T) {
 	}
 }
 
-// TestKubernetesGoesByRetryAfter is what cannot be switched off in a typed
-// client: client-go repeats any 429 and 5xx that has a Retry-After in whole
+// TestKubernetesGoesByRetryAfter shows retries that cannot be switched off in a
+// typed client: client-go repeats any 429 and 5xx that has a Retry-After in whole
 // seconds, ten times.
 func TestKubernetesGoesByRetryAfter(t *testing.T) {
 	script := resilienttest.New(kubernetesError(429, "Retry-After", "1"))
@@ -153,8 +153,9 @@ func TestKubernetesGoesByRetryAfter(t *testing.T) {
 	})
 }
 
-// TestMarkedErrors is what the retryers of SDKs make of our errors, by the
-// methods that they look for: what was given up here is not begun again.
+// TestMarkedErrors shows that the errors of this module have the methods that the
+// retryers of SDKs look for, so that an SDK does not retry a call that the Transport
+// has given up.
 func TestMarkedErrors(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -189,8 +190,8 @@ func TestMarkedErrors(t *testing.T) {
 		}
 	}
 
-	// That the SDKs would start over is seen with an error that has no methods:
-	// the base's own, after one attempt.
+	// With an error that has no such methods, the base's own after one attempt, the
+	// SDKs do retry.
 	for name, with := range retryingSDKs() {
 		script := resilienttest.New(resilienttest.Answer{Lost: true})
 		virtual(t, "no marker in "+name, script, func(t bubble) {
@@ -205,8 +206,8 @@ func is[T error](err error) bool {
 	return ok
 }
 
-// TestErrorType is what OpenTelemetry's conventions make of our errors, as
-// http.Client returns them.
+// TestErrorType tests error.type, as defined by OpenTelemetry's conventions, for the
+// errors of this module as http.Client returns them.
 func TestErrorType(t *testing.T) {
 	tests := []struct {
 		answer resilienttest.Answer

@@ -39,5 +39,5 @@ func TestOpenAI(t *testing.T) {
 }
 
 func openaiError(status int) resilienttest.Answer {
-	return answer(status, fmt.Sprintf(`{"error":{"message":%q,"type":"t","param":null,"code":null}}`, told))
+	return answer(status, fmt.Sprintf(`{"error":{"message":%q,"type":"t","param":null,"code":null}}`, errorMessage))
 }

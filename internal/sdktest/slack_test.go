@@ -35,7 +35,8 @@ func TestSlack(t *testing.T) {
 	}.check(t)
 }
 
-// TestSlackRateLimitedError is the error that slack-go makes of a Retry-After.
+// TestSlackRateLimitedError tests the error that slack-go creates from a
+// Retry-After.
 func TestSlackRateLimitedError(t *testing.T) {
 	script := resilienttest.New(resilienttest.Status(429, "Retry-After", "3600"))
 	_, err := slackClient(start(t, script)).AuthTestContext(t.Context())
@@ -45,7 +46,7 @@ func TestSlackRateLimitedError(t *testing.T) {
 	require.Len(t, script.Attempts(), 1)
 }
 
-// TestSlackReadsMayBeRepeated is for methods that only read, which are POSTs too.
+// TestSlackReadsMayBeRepeated tests methods that only read, which are POSTs too.
 func TestSlackReadsMayBeRepeated(t *testing.T) {
 	script := resilienttest.New(resilienttest.Status(500), answer(200, `{"ok":true,"user":"`+value+`"}`))
 	ctx := resilient.ContextWithOptions(t.Context(), resilient.WithRetryNonIdempotent(true))

@@ -24,7 +24,7 @@ func TestStripe(t *testing.T) {
 	sdk{
 		ok: answer(200, `{"id":"cus_1","name":"`+value+`"}`),
 		fail: func(status int) resilienttest.Answer {
-			return answer(status, fmt.Sprintf(`{"error":{"type":"api_error","message":%q}}`, told))
+			return answer(status, fmt.Sprintf(`{"error":{"type":"api_error","message":%q}}`, errorMessage))
 		},
 		call: func(ctx context.Context, at endpoint) result {
 			customer, err := stripeClient(at, 0).V1Customers.Retrieve(ctx, "cus_1", nil)

@@ -16,7 +16,7 @@ func vaultClient(at endpoint, retries int) *api.Client {
 	cfg.Address, cfg.HttpClient, cfg.MaxRetries = at.url, at.client(), retries
 	client, err := api.NewClient(cfg)
 	if err != nil {
-		panic(err) // the address is that of the test's server
+		panic(err) // the address of the test's server is valid
 	}
 	return client
 }
@@ -25,7 +25,7 @@ func TestVault(t *testing.T) {
 	sdk{
 		ok: answer(200, `{"data":{"data":{"answer":"`+value+`"},"metadata":{"version":1}}}`),
 		fail: func(status int) resilienttest.Answer {
-			return answer(status, fmt.Sprintf(`{"errors":[%q]}`, told))
+			return answer(status, fmt.Sprintf(`{"errors":[%q]}`, errorMessage))
 		},
 		call: func(ctx context.Context, at endpoint) result {
 			secret, err := vaultClient(at, 0).KVv2("secret").Get(ctx, "path")
