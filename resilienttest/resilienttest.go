@@ -22,7 +22,7 @@
 // in real time, because a bubble cannot hold those.
 //
 // An [Answer] is a value for the usual cases. Its Err is an error of your own, and
-// its Func makes whatever no field can say:
+// its Func makes answers that no field can describe:
 //
 //	resilienttest.New(
 //		resilienttest.Answer{Err: io.ErrUnexpectedEOF},
@@ -50,7 +50,7 @@ import (
 	"time"
 )
 
-// Answer is what one request meets. The zero Answer is a 200.
+// Answer is the answer to one request. The zero Answer is a 200.
 type Answer struct {
 	// Status is the status; 0 is 200.
 	Status int
@@ -139,7 +139,7 @@ type Attempt struct {
 	Method string
 	URL    string // as it was sent: to a server, without the host
 	Header http.Header
-	Body   []byte // what arrived of it
+	Body   []byte // the part of it that arrived
 
 	// Request is the request itself, to be asked for its context, or which one
 	// it is. Its body was read, and whoever sent it may have changed it since.
@@ -166,7 +166,7 @@ func New(answers ...Answer) *Script {
 	return &Script{answers: slices.Clone(answers)}
 }
 
-// Reset forgets what was sent and begins again with the first answer: of these, or
+// Reset forgets the requests so far and begins again with the first answer: of these, or
 // if there are none, of those it had. A request that has no answer yet gets the
 // one it came for.
 func (s *Script) Reset(answers ...Answer) {
@@ -178,7 +178,7 @@ func (s *Script) Reset(answers ...Answer) {
 	s.attempts, s.waits = nil, nil
 }
 
-// Attempts returns what was sent so far, in the order of arrival.
+// Attempts returns the requests so far, in the order of arrival.
 func (s *Script) Attempts() []Attempt {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -389,7 +389,7 @@ func errorType(status int) string {
 	return "INVALID_REQUEST_ERROR"
 }
 
-// errLost is what http.Transport returns of a connection that was reset.
+// errLost is the error of http.Transport for a connection that was reset.
 var errLost error = &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ECONNRESET)}
 
 // sleep waits for d, or until the context ends or closed is closed.

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-	"os"
 	"testing"
 	"time"
 )
@@ -110,11 +108,6 @@ func (r *run) jain(heavy int) float64 {
 	for _, c := range r.calls {
 		if c.ok && r.since(c.end) < p.length {
 			got[c.process] += 1 / fair[c.process]
-		}
-	}
-	if os.Getenv("JDEBUG") != "" {
-		for k := range got {
-			fmt.Fprintf(os.Stderr, "%d: %.3f\n", k, got[k]/p.length.Seconds())
 		}
 	}
 	var sum, squares float64

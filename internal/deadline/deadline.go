@@ -194,7 +194,7 @@ type body struct {
 
 // tail returns how long the last of the body may need to arrive, after its end
 // has been read. The time that the sender was blocked is the time in which the
-// line took all of the body but what is still on its way.
+// line took all of the body except the part that is still on its way.
 func (b *body) tail() time.Duration {
 	taken := max(b.read-inFlight, inFlight)
 	return time.Duration(float64(b.blocked) * inFlight / float64(taken))

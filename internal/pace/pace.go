@@ -5,7 +5,7 @@
 // # Identification
 //
 // At a refusal the server's bucket is empty. So between two refusals as many
-// attempts are accepted as it refills, whatever its size: accepted / elapsed is
+// attempts are accepted as it refills, large or small: accepted / elapsed is
 // the rate, one attempt more or less. The pace sends that one more. The next
 // refusal then comes after about as many attempts again, and each one halves the
 // error. The times that count are those of sending, not of answering, and a
@@ -53,7 +53,7 @@
 // # Nothing to learn
 //
 // Only a backlog teaches anything: without one the server's bucket may be full,
-// and it accepts what it is asked. After a minute in which nobody had to wait, the
+// and it accepts all that it is asked. After a minute in which nobody had to wait, the
 // pace is forgotten.
 package pace
 
@@ -215,8 +215,8 @@ func (p *Pace) Forget() {
 }
 
 // Undelayed takes note of an attempt that goes now without having waited. If
-// nothing has gone for some time, nobody asked: then there was no backlog, and what
-// is accepted is what was asked for.
+// nothing has gone for some time, nobody asked: then there was no backlog, and as
+// many are accepted as are asked for.
 func (p *Pace) Undelayed(now time.Time) {
 	if p.rate == 0 && now.Sub(later(later(p.last, p.next), p.lastNews)) > pausing {
 		p.idle = true

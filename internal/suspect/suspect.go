@@ -3,7 +3,7 @@
 //
 // # Why
 //
-// A connection can die without a sign: a failover forgets it, and whatever is
+// A connection can die without a sign: a failover forgets it, and everything
 // sent to it is lost. HTTP/1.1 closes the connection of a request that timed out.
 // HTTP/2 resets the stream and keeps the connection, which takes every request
 // until TCP gives it up after a quarter of an hour. net/http does not use an
@@ -28,7 +28,7 @@ import (
 	"time"
 )
 
-// maxHosts bounds what is remembered. Beyond it some host is forgotten, which
+// maxHosts bounds the memory. Beyond it some host is forgotten, which
 // costs its next calls another timeout.
 const maxHosts = 1024
 
