@@ -64,7 +64,7 @@ func (c *call) try(a *attempt) {
 	}
 	body := a.body
 	a.body = nil
-	resp, state, err := c.send(a.Attempt, body)
+	resp, state, err := c.send(a.Attempt, body) //nolint:bodyclose // discard does, or the caller
 	a.resp, a.Err = resp, err
 	inspect := err == nil && (resp.StatusCode >= 400 || c.cfg.profile.mayFail(resp))
 	if c.timed || err != nil || inspect {
