@@ -141,7 +141,9 @@ func (g *Gate) sent(now time.Time, stamp pace.Stamp) {
 // for the whole key if there was one. A hint stops the key for as long as it says,
 // unless such hints were seen to be about one request only. If learn is true the
 // attempt was refused for its rate: then the key is paced, or if the pace is not
-// known, reopened.
+// known, reopened. The refusal of an attempt of a trial changes nothing but the
+// outcome of the trial. After a trial that found chance, a refusal binds only its own
+// request.
 func (g *Gate) Refused(s Stamp, now time.Time, hint, maxWait time.Duration, learn bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -149,11 +151,12 @@ func (g *Gate) Refused(s Stamp, now time.Time, hint, maxWait time.Duration, lear
 		return // where nobody waits, nothing is held back
 	}
 	g.resume(now)
+	volley := g.trial.take(s.Stamp)
 	switch {
 	case g.isProbe(s):
 		g.probeRefused = true
-	case g.trial.take(s.Stamp):
-		g.pace.Tested()
+	case volley && learn:
+		g.learner().Tested()
 		g.judge(now, true)
 		g.serve(now)
 		return
@@ -200,7 +203,7 @@ func (g *Gate) judge(now time.Time, refused bool) {
 			g.pausedUntil, g.refusedUntil = now, now
 			g.pace.Stop(now)
 		}
-		g.pace.Forget()
+		g.learner().Forget()
 		g.setState(free, now)
 	}
 }
@@ -276,7 +279,8 @@ func (g *Gate) Ended(s Stamp, now time.Time, accepted bool) {
 		if accepted && g.queue.empty() {
 			g.setState(open, now) // nobody was left to hold back
 			if g.pace.Blank() {
-				g.pace, g.probe = nil, 0
+				g.pace, g.probe = nil, 0 // attempts are counted from 1 again
+				g.trial.volley = nil
 			}
 		}
 	}
