@@ -112,7 +112,7 @@ func (e *httpStatusError) HTTPStatusCode() int { return e.status }
 // retrieveError has the shape of golang.org/x/oauth2's RetrieveError.
 type retrieveError struct {
 	Response *http.Response
-	body     []byte //nolint:unused // a field that must not be looked at
+	Body     []byte
 }
 
 func (e *retrieveError) Error() string { return "oauth2: cannot fetch token" }

@@ -421,7 +421,8 @@ func TestRequestCancelEndsAWait(t *testing.T) {
 					require.NoError(t, resp.Body.Close())
 				}
 				req, canceled := get(t), make(chan struct{})
-				req.Cancel = canceled //nolint:staticcheck // SA1019: deprecated, and promised to work
+				//lint:ignore SA1019 deprecated, and promised to work
+				req.Cancel = canceled //nolint:staticcheck // as above
 				if tt.name == "before an attempt" {
 					tt.base.Reset(resilienttest.Answer{Func: func(*http.Request) (*http.Response, error) {
 						close(canceled)

@@ -123,7 +123,7 @@ func (c *call) end() {
 // the deprecated Request.Cancel. http.Client sets that for its Timeout, so a call
 // that never waits is spared the goroutine.
 func (c *call) waitContext() context.Context {
-	canceled := c.req.Cancel //nolint:staticcheck // SA1019: deprecated, and promised to work
+	canceled := c.canceled()
 	if canceled == nil || c.stop != nil {
 		return c.ctx
 	}
@@ -137,6 +137,12 @@ func (c *call) waitContext() context.Context {
 		}
 	}()
 	return ctx
+}
+
+// canceled returns the deprecated Request.Cancel, which net/http promises to obey.
+func (c *call) canceled() <-chan struct{} {
+	//lint:ignore SA1019 as above
+	return c.req.Cancel //nolint:staticcheck // as above
 }
 
 // cancelCause returns the reason for a Request.Cancel that is closed: with
@@ -154,7 +160,7 @@ func (c *call) over() error {
 		return context.Cause(c.ctx)
 	}
 	select {
-	case <-c.req.Cancel: //nolint:staticcheck // SA1019: deprecated, and promised to work
+	case <-c.canceled():
 		return cancelCause(c.ctx)
 	default:
 		return nil

@@ -62,7 +62,8 @@ func TestError(t *testing.T) {
 		require.EqualError(t, tt.err, tt.want)
 		var timeout net.Error = tt.err
 		require.True(t, timeout.Timeout())
-		require.True(t, timeout.Temporary()) //nolint:staticcheck // SA1019: deprecated, and part of the interface
+		//lint:ignore SA1019 deprecated, and part of the interface
+		require.True(t, timeout.Temporary()) //nolint:staticcheck // as above
 	}
 }
 
