@@ -50,6 +50,11 @@ func (r *run) rand(id int) *rand.Rand { return rand.New(rand.NewPCG(r.params.see
 // send makes a call and reads its response to the end, as a caller would.
 func (c *call) send(do doer) {
 	ctx := context.WithValue(context.Background(), callKey{}, c)
+	if c.patience > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.patience)
+		defer cancel()
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://api.example/v1/things", nil)
 	if err != nil {
 		panic(err) // the URL is valid
@@ -144,7 +149,7 @@ func (t *tally) stream(do doer, process int, perSecond float64, until time.Time,
 				return
 			}
 			_ = sleepUntil(ctx, due)
-			c := &call{id: newID(), process: process}
+			c := &call{id: newID(), process: process, patience: t.r.params.patience}
 			t.add(c)
 			t.wg.Go(func() { c.send(do) })
 		}

@@ -26,6 +26,7 @@ type params struct {
 	clients  int
 	each     float64       // requests a second of each client
 	length   time.Duration // of a phase
+	patience time.Duration // of a caller; 0: endless
 	attempts int
 	backoff  time.Duration
 	seed     uint64
@@ -56,6 +57,7 @@ func (p *params) flags(fs *flag.FlagSet) {
 	fs.IntVar(&p.clients, "clients", p.clients, "clients (b) or processes (e)")
 	fs.Float64Var(&p.each, "each", p.each, "requests a `second` of each client (b) or of a light process (e)")
 	fs.DurationVar(&p.length, "length", p.length, "length of the outage (b), of the run (a.sustained, e) or of a phase (d)")
+	fs.DurationVar(&p.patience, "patience", p.patience, "of the caller of a stream; 0: endless (g)")
 	fs.IntVar(&p.attempts, "attempts", p.attempts, "attempts in all, for every peer")
 	fs.DurationVar(&p.backoff, "backoff", p.backoff, "first backoff interval, for every peer")
 	fs.Uint64Var(&p.seed, "seed", p.seed, "seed of the server, the callers and of math/rand")

@@ -36,7 +36,7 @@ func awsAdaptive() peer {
 		module: awsModule,
 		cannot: "as aws standard; waits without bound for its learned rate",
 		client: func(base http.RoundTripper, cfg config) doer {
-			return awsLoop(base, polling{retry.NewAdaptiveMode(func(o *retry.AdaptiveModeOptions) {
+			return awsLoop(base, polling{turn: make(chan struct{}, 1), AdaptiveMode: retry.NewAdaptiveMode(func(o *retry.AdaptiveModeOptions) {
 				o.StandardOptions = append(o.StandardOptions, awsOptions(cfg))
 				o.FailOnNoAttemptTokens = true // see polling
 			})})
@@ -56,10 +56,19 @@ func awsOptions(cfg config) func(*retry.StandardOptions) {
 
 // polling asks for a token every pollInterval. AdaptiveMode itself cuts its wait to
 // whole nanoseconds, in the end to 0, and virtual time does not pass during such a
-// wait.
-type polling struct{ *retry.AdaptiveMode }
+// wait. One caller polls at a time: in scenario g thousands wait.
+type polling struct {
+	*retry.AdaptiveMode
+	turn chan struct{}
+}
 
 func (p polling) GetAttemptToken(ctx context.Context) (func(error) error, error) {
+	select {
+	case p.turn <- struct{}{}:
+		defer func() { <-p.turn }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	for {
 		release, err := p.AdaptiveMode.GetAttemptToken(ctx)
 		if err == nil {

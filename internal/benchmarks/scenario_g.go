@@ -32,7 +32,7 @@ func noLimit() scenario {
 	with := func(f func(*params)) params {
 		p := defaults()
 		p.server, p.rate, p.latency, p.attempts = "chance", 1, 50*time.Millisecond, 4
-		p.clients, p.each, p.length = 1, 100, time.Minute
+		p.clients, p.each, p.length, p.patience = 1, 100, time.Minute, 30*time.Second
 		f(&p)
 		return p
 	}
@@ -48,7 +48,7 @@ func noLimit() scenario {
 	return scenario{
 		letter: "g",
 		title:  "Refusals that are no limit",
-		model:  "Calls come at a steady rate for 60 s, whatever becomes of those before; 50 ms until an answer, 5 ms until a 429; 4 attempts.",
+		model:  "Calls come at a steady rate for 60 s, whatever becomes of those before; 50 ms until an answer, 5 ms until a 429; 4 attempts; a caller waits for 30 s at most.",
 		variants: []variant{
 			v("g.chance1", "1 % refused by chance, 100/s", func(p *params) { p.share = 0.01 }),
 			v("g.chance5", "5 % refused by chance, 100/s", func(p *params) { p.share = 0.05 }),

@@ -51,7 +51,8 @@ const binWidth = 100 * time.Millisecond
 type call struct {
 	id         int // of the goroutine, see align
 	process    int
-	attempts   int // seen by the server
+	patience   time.Duration // 0: endless
+	attempts   int           // seen by the server
 	begin, end time.Time
 	ok         bool
 }
