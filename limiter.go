@@ -114,9 +114,3 @@ func allows(l Limiter) bool {
 	a, ok := l.(interface{ Allow() bool })
 	return ok && a.Allow()
 }
-
-// pastDeadline reports whether the context will have ended after d.
-func pastDeadline(ctx context.Context, now time.Time, d time.Duration) bool {
-	deadline, ok := ctx.Deadline()
-	return ok && !now.Add(d).Before(deadline)
-}

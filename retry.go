@@ -148,7 +148,7 @@ func (c *call) canceled() <-chan struct{} {
 // cancelCause returns the reason for a Request.Cancel that is closed: with
 // http.Client's Timeout it may be closed an instant before the deadline is seen.
 func cancelCause(ctx context.Context) error {
-	if pastDeadline(ctx, time.Now(), 0) {
+	if gate.PastDeadline(ctx, time.Now(), 0) {
 		return context.DeadlineExceeded
 	}
 	return context.Canceled
@@ -230,7 +230,7 @@ func (c *call) next(a *attempt) (next attempt, wait time.Duration, why Reason) {
 	if c.key != nil {
 		if held := c.key.gate.RetryDelay(time.Now()); held-wait > c.cfg.maxWait {
 			return next, 0, ReasonMaxWait
-		} else if pastDeadline(c.ctx, time.Now(), held) {
+		} else if gate.PastDeadline(c.ctx, time.Now(), held) {
 			return next, 0, ReasonDeadline
 		}
 	}
@@ -315,13 +315,13 @@ func (c *call) backoff(a *attempt) (wait time.Duration, why Reason) {
 	if hint > 0 {
 		jitter := time.Duration(rand.Float64() * float64(interval))
 		wait = hint + min(jitter, c.cfg.maxWait-hint)
-		if pastDeadline(ctx, from, wait) {
+		if gate.PastDeadline(ctx, from, wait) {
 			wait = hint
 		}
 	} else {
 		wait = min(interval, c.cfg.maxWait)
 	}
-	if pastDeadline(ctx, from, wait) {
+	if gate.PastDeadline(ctx, from, wait) {
 		return 0, ReasonDeadline
 	}
 	return wait, ""

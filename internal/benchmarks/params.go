@@ -43,7 +43,7 @@ func defaults() params {
 
 // flags registers a flag for each parameter.
 func (p *params) flags(fs *flag.FlagSet) {
-	fs.StringVar(&p.server, "server", p.server, "limit of the server: bucket or window")
+	fs.StringVar(&p.server, "server", p.server, "server: bucket, window, chance or backend")
 	fs.Float64Var(&p.share, "share", p.share, "part of the requests that is refused (g)")
 	fs.Float64Var(&p.rate, "rate", p.rate, "limit of the server, requests a `second` (d: the first of three)")
 	fs.IntVar(&p.burst, "burst", p.burst, "size of the server's bucket")
@@ -54,9 +54,9 @@ func (p *params) flags(fs *flag.FlagSet) {
 	fs.DurationVar(&p.refusal, "refusal", p.refusal, "until a 429 or a 503")
 	fs.IntVar(&p.workers, "workers", p.workers, "concurrent callers (a, c, d; e: of a busy process)")
 	fs.IntVar(&p.n, "n", p.n, "requests (a, c)")
-	fs.IntVar(&p.clients, "clients", p.clients, "clients (b) or processes (e)")
-	fs.Float64Var(&p.each, "each", p.each, "requests a `second` of each client (b) or of a light process (e)")
-	fs.DurationVar(&p.length, "length", p.length, "length of the outage (b), of the run (a.sustained, e) or of a phase (d)")
+	fs.IntVar(&p.clients, "clients", p.clients, "clients (b, g) or processes (e)")
+	fs.Float64Var(&p.each, "each", p.each, "requests a `second` of each client (b, g) or of a light process (e)")
+	fs.DurationVar(&p.length, "length", p.length, "length of the outage (b), of the run (a.sustained, e, g) or of a phase (d)")
 	fs.DurationVar(&p.patience, "patience", p.patience, "of the caller of a stream; 0: endless (g)")
 	fs.IntVar(&p.attempts, "attempts", p.attempts, "attempts in all, for every peer")
 	fs.DurationVar(&p.backoff, "backoff", p.backoff, "first backoff interval, for every peer")

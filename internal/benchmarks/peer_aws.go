@@ -14,7 +14,7 @@ import (
 )
 
 // pollInterval is shorter than the time between two tokens in the scenarios, for
-// which AdaptiveMode waits. It is long enough to simulate 300 waiters.
+// which AdaptiveMode waits.
 const pollInterval = 5 * time.Millisecond
 
 const awsModule = "github.com/aws/aws-sdk-go-v2"

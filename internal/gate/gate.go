@@ -115,7 +115,7 @@ func (g *Gate) Admit(ctx context.Context, a Attempt, maxWait time.Duration, begi
 		return w.stamp, nil
 	}
 	d, reason := g.estimate(now, a)
-	if d > maxWait || maxWait == 0 || pastDeadline(ctx, now, d) {
+	if d > maxWait || maxWait == 0 || PastDeadline(ctx, now, d) {
 		g.mu.Unlock()
 		return Stamp{}, &RefusalError{Reason: reason, Wait: d}
 	}
@@ -292,8 +292,8 @@ func (g *Gate) Paused(now time.Time) bool {
 	return g.state == paused
 }
 
-// pastDeadline reports whether the context will have ended after d.
-func pastDeadline(ctx context.Context, now time.Time, d time.Duration) bool {
+// PastDeadline reports whether the context will have ended after d.
+func PastDeadline(ctx context.Context, now time.Time, d time.Duration) bool {
 	deadline, ok := ctx.Deadline()
 	return ok && !now.Add(d).Before(deadline)
 }
