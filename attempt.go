@@ -23,6 +23,7 @@ type attempt struct {
 	stamp   gate.Stamp     // of the gate that it passed
 	ended   time.Time      // if it failed, or times are kept
 	charged int            // tokens of the budget that it was charged ahead
+	limited bool           // it was refused by a limit that the gate knew of
 }
 
 func (a *AttemptInfo) failed() bool { return a.Err != nil || a.APIError != nil }

@@ -14,6 +14,7 @@ import (
 	"github.com/resilienthttp/resilient/internal/budget"
 	"github.com/resilienthttp/resilient/internal/credential"
 	"github.com/resilienthttp/resilient/internal/gate"
+	"github.com/resilienthttp/resilient/internal/limit"
 	"github.com/resilienthttp/resilient/internal/lru"
 )
 
@@ -59,8 +60,14 @@ func (s *keyState) idle() bool {
 func (s *keyState) snapshot(now time.Time, cfg *sharedConfig) KeySnapshot {
 	g := s.gate.Snapshot(now)
 	k := KeySnapshot{
-		Key: s.key.String(), Tokens: g.Tokens, LearnedLimit: g.Rate, PausedUntil: g.PausedUntil,
-		Reopening: g.Reopening, Chance: g.Chance, Waiting: g.Waiting, Budget: s.budget.Balance(now), Totals: s.totals.snapshot(),
+		Key: s.key.String(), Tokens: g.Tokens, Waiting: g.Waiting, Budget: s.budget.Balance(now), Totals: s.totals.snapshot(),
+	}
+	for _, v := range g.Limits {
+		k.LearnedLimit = max(k.LearnedLimit, v.Rate)
+		k.Reopening = k.Reopening || v.State == limit.Looking
+		if v.State == limit.Paused {
+			k.PausedUntil = v.Until
+		}
 	}
 	if cfg.limit > 0 {
 		k.Limit, k.Burst = float64(cfg.limit), cfg.burst

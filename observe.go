@@ -1,8 +1,11 @@
 package resilient
 
 import (
+	"net/http"
 	"time"
 
+	"github.com/resilienthttp/resilient/internal/gate"
+	"github.com/resilienthttp/resilient/internal/limit"
 	"github.com/resilienthttp/resilient/internal/waithint"
 )
 
@@ -12,19 +15,17 @@ const lowQuota = 1000
 
 // news are the facts about its limit key that an attempt brings.
 type news struct {
-	limited    bool           // it was refused for its rate
-	learn      bool           // the limit is to be learned
-	hinted     bool           // the server asked everybody to stay away
-	temporary  bool           // it failed, and not for its rate
-	advertised bool           // the server said how much is left of a quota, and that is little
-	quota      waithint.Quota // if advertised
+	limited   bool // it was refused for its rate
+	learn     bool // the limit is to be learned
+	hinted    bool // the server asked everybody to stay away
+	temporary bool // it failed, and not for its rate
+	result    limit.Result
 }
 
-// refused reports whether the gate has to hold others back.
-func (n *news) refused() bool { return n.hinted || n.limited && n.learn }
-
 // any reports whether the key is worth remembering.
-func (n *news) any() bool { return n.refused() || n.temporary || n.advertised }
+func (n *news) any() bool {
+	return n.hinted || n.limited && n.learn || n.temporary || n.result.Told
+}
 
 // observe passes the outcome of an attempt on: to the caller's limiter, to the
 // counters, and to the gate and the budget of the key. Nothing is remembered of a
@@ -63,45 +64,55 @@ func (c *call) news(a *attempt) news {
 		// A client that never waits cannot be paced, and a limiter that learns
 		// does it better.
 		learn:     a.resp != nil && !c.t.cfg.shared.unlearned && c.t.cfg.maxWait > 0 && c.learner == nil,
-		hinted:    v.Pause && v.RetryAfter > 0 && a.resp != nil,
+		hinted:    v.Pause && v.RetryAfter > 0 && a.resp != nil && c.t.cfg.maxWait > 0,
 		temporary: v.Retry && v.Kind != KindRateLimit,
 	}
 	if n.learn {
-		n.quota, n.advertised = waithint.Remaining(a.resp.Header)
-		n.advertised = n.advertised && n.quota.Rate > 0 && n.quota.Remaining <= lowQuota
+		q, ok := waithint.Remaining(a.resp.Header)
+		n.result.Told = ok && q.Rate > 0 && q.Remaining <= lowQuota
+		n.result.Quota = q
+	}
+	switch {
+	case n.learn && n.limited:
+		n.result.Outcome = limit.Refused
+	case n.learn && n.temporary && mayBeALimit(a.StatusCode):
+		n.result.Outcome = limit.Shed
+	case n.hinted:
+		n.result.Outcome = limit.Closed
+	case a.resp != nil && !n.limited:
+		n.result.Outcome = limit.Accepted
 	}
 	return n
+}
+
+// mayBeALimit reports whether servers that mean a limit answer with the status: 503 is
+// what nginx says by default, 529 what Anthropic does.
+func mayBeALimit(status int) bool {
+	const overloaded = 529
+	return status == http.StatusServiceUnavailable || status == overloaded || status == http.StatusInternalServerError
 }
 
 // tellGate tells the gate when the next attempts may go. The bound of a pause is
 // the Transport's, because the pause is everybody's.
 func (c *call) tellGate(a *attempt, n *news, now time.Time) {
-	if n.advertised {
-		c.key.gate.Advertised(a.stamp, now, n.quota)
+	if n.hinted {
+		n.result.Hint = a.Verdict.RetryAfter - now.Sub(a.ended)
 	}
-	switch {
-	case n.refused():
-		hint := time.Duration(0)
-		if n.hinted {
-			hint = a.Verdict.RetryAfter - now.Sub(a.ended)
+	n.result.MaxWait = c.t.cfg.maxWait
+	a.limited = c.key.gate.Done(a.stamp, c.route(), now, n.result)
+	if (n.result.Outcome == limit.Refused || a.limited && n.result.Outcome == limit.Shed) && c.arrived.IsZero() {
+		if c.arrived = a.stamp.Arrived; c.arrived.IsZero() {
+			c.arrived = a.ended
 		}
-		learn := n.limited && n.learn
-		c.key.gate.Refused(a.stamp, now, hint, c.t.cfg.maxWait, learn)
-		if learn && c.arrived.IsZero() {
-			if c.arrived = a.stamp.Arrived; c.arrived.IsZero() {
-				c.arrived = a.ended
-			}
-		}
-	case !n.limited:
-		c.key.gate.Ended(a.stamp, now, a.resp != nil)
 	}
+	a.stamp = gate.Stamp{}
 }
 
-// tellBudget tells the budget whether retries help. A refusal for the rate is the
+// tellBudget tells the budget whether retries help. A refusal by a limit is the
 // gate's business, and a permanent error is no sign of the server's health.
 func (c *call) tellBudget(a *attempt, n *news, now time.Time) {
 	switch {
-	case n.limited || a.Err != nil && !a.Verdict.Retry:
+	case n.limited || a.limited && n.temporary || a.Err != nil && !a.Verdict.Retry:
 		c.refund(a, now)
 	case n.temporary && a.Attempt > 1:
 		due := 0

@@ -11,6 +11,7 @@ import (
 	"github.com/cenkalti/backoff/v4"
 
 	"github.com/resilienthttp/resilient/internal/gate"
+	"github.com/resilienthttp/resilient/internal/limit"
 	"github.com/resilienthttp/resilient/internal/replay"
 )
 
@@ -111,6 +112,9 @@ func (c *call) run() (*http.Response, error) {
 func (c *call) end() {
 	c.attempt.discard()
 	closeBody(c.attempt.body)
+	if c.attempt.stamp.Stamp != (limit.Stamp{}) { // the base has panicked
+		c.key.gate.Done(c.attempt.stamp, c.route(), time.Now(), limit.Result{})
+	}
 	if c.record != nil {
 		c.record.End()
 	}
@@ -183,19 +187,35 @@ func (c *call) admit() error {
 	if c.key == nil { // another call may have paused it since
 		c.key = c.t.keys.find(c.cfg, c.req)
 	}
-	if c.key == nil || c.key.gate.TryAdmit(&c.attempt.stamp, c.arrived) {
+	if c.key == nil || c.key.gate.TryAdmit(&c.attempt.stamp, c.waiting()) {
 		return nil
 	}
 	return c.queue()
+}
+
+// waiting describes the attempt to the gate.
+func (c *call) waiting() gate.Attempt {
+	n := c.attempt.Attempt
+	return gate.Attempt{
+		Route: c.route(), Retry: n > 1 && c.arrived.IsZero(), Number: n, Last: n > 1 && n == c.cfg.maxAttempts,
+		Arrived: c.arrived,
+	}
+}
+
+// route names the requests that the server may limit apart from others; with
+// WithLimitKey the caller has said which these are.
+func (c *call) route() limit.Route {
+	if c.cfg.limitKey != nil {
+		return limit.Route{}
+	}
+	return limit.Route{Method: method(c.req), Path: c.req.URL.Path}
 }
 
 // queue waits at the gate.
 func (c *call) queue() error {
 	w := c.wait()
 	defer w.ended()
-	n := c.attempt.Attempt
-	waiting := gate.Attempt{Retry: n > 1 && c.arrived.IsZero(), Number: n, Arrived: c.arrived}
-	stamp, err := c.key.gate.Admit(c.waitContext(), waiting, c.cfg.maxWait, w.begins)
+	stamp, err := c.key.gate.Admit(c.waitContext(), c.waiting(), c.cfg.maxWait, w.begins)
 	if refusal, ok := err.(*gate.RefusalError); ok { //nolint:errorlint // Admit returns it bare
 		return &LimitError{Reason: refusal.Reason, Wait: refusal.Wait}
 	}
@@ -228,7 +248,8 @@ func (c *call) next(a *attempt) (next attempt, wait time.Duration, why Reason) {
 	// The rate limit's wait comes on top. Better to give the caller this
 	// response now than an error later.
 	if c.key != nil {
-		if held := c.key.gate.RetryDelay(time.Now()); held-wait > c.cfg.maxWait {
+		held, bounded := c.key.gate.RetryDelay(time.Now(), c.route())
+		if bounded && held-wait > c.cfg.maxWait {
 			return next, 0, ReasonMaxWait
 		} else if gate.PastDeadline(c.ctx, time.Now(), held) {
 			return next, 0, ReasonDeadline
@@ -239,7 +260,7 @@ func (c *call) next(a *attempt) (next attempt, wait time.Duration, why Reason) {
 		return next, 0, ReasonBodyError
 	}
 	charged := 0
-	if v.Kind != KindRateLimit {
+	if v.Kind != KindRateLimit && !a.limited {
 		if ok, charged = c.key.budget.TryWithdraw(time.Now(), a.cost()); !ok {
 			closeBody(body)
 			return next, 0, ReasonBudget

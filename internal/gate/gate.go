@@ -1,46 +1,44 @@
 // Package gate decides when an attempt of one limit key may be sent.
 //
-// Four things hold attempts back, each before the next:
-//
-//   - a pause, because the server said until when it refuses everything;
-//   - the reopening after a pause or a refusal, see the states;
-//   - the pace, once the limit is known and told from chance, see package pace
-//     and trial;
-//   - the token bucket of a limit that the user set.
-//
-// An attempt that is held back waits in a queue. A timer is set to the next
-// instant at which the first of them may go, and an attempt that is accepted may
-// let others go before. There is no goroutine, and no token is taken ahead, so a
-// waiter that gives up takes nothing with it.
+// Two things hold attempts back: the limits that are believed to be the server's,
+// see package limit, and the token bucket of a limit that the user set. An attempt
+// that is held back waits in the queue of its limit. A timer is set to the next
+// instant at which the first of them may go, and an attempt that ends may let others
+// go before. There is no goroutine, and no token is taken ahead, so a waiter that
+// gives up takes nothing with it.
 package gate
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
 
+	"github.com/resilienthttp/resilient/internal/limit"
 	"github.com/resilienthttp/resilient/internal/pace"
 )
 
 // The reasons for which attempts are held back.
 const (
-	Pause     = "pause"      // a pause or a reopening
-	RateLimit = "rate limit" // the pace or the token bucket
+	Pause     = "pause"      // a pause, or a limit that is looked for
+	RateLimit = "rate limit" // a limit or the token bucket
 )
 
 // Attempt is an attempt that wants to pass.
 type Attempt struct {
+	Route   limit.Route
 	Retry   bool
 	Number  int       // of the attempt within its call, from 1
+	Last    bool      // the call has no other one
 	Arrived time.Time // an attempt that was refused keeps its place; zero: now
 }
 
 // Stamp identifies an attempt that passed. The zero Stamp is one that passed when
 // there was nothing to learn.
 type Stamp struct {
-	pace.Stamp
+	limit.Stamp
 	Arrived time.Time
 }
 
@@ -55,12 +53,16 @@ func (r *RefusalError) Error() string { return r.Reason }
 // Gate holds the attempts of one limit key. Its zero value lets all of them pass.
 type Gate struct {
 	mu     sync.Mutex
-	bucket *rate.Limiter // nil: no limit
-	pace   *pace.Pace    // nil: there is nothing to learn from
-	queue  queue
-	timer  *time.Timer // until the first in the queue may go
+	bucket *rate.Limiter // nil: no limit of the user's
+	key    *limit.Key    // nil: nobody was ever refused
+	lines  []*line       // with attempts that wait
+	timer  *time.Timer   // until the first of them may go
+}
 
-	machine
+// line is the queue before a limit, nil: before the token bucket only.
+type line struct {
+	queue
+	limit *limit.Limit
 }
 
 // New returns a gate with a token bucket of its own; with a limit of 0 it has
@@ -74,30 +76,46 @@ func New(limit rate.Limit, burst int) *Gate {
 }
 
 // TryAdmit lets an attempt pass that need not wait, and fills in its stamp.
-func (g *Gate) TryAdmit(s *Stamp, arrived time.Time) bool {
+func (g *Gate) TryAdmit(s *Stamp, a Attempt) bool {
 	now := time.Now()
-	if s.Arrived = arrived; arrived.IsZero() {
+	if s.Arrived = a.Arrived; a.Arrived.IsZero() {
 		s.Arrived = now
 	}
 	g.mu.Lock()
-	ok := g.tryAdmit(now, s)
+	ok := g.tryAdmit(now, s, a)
 	g.mu.Unlock()
 	return ok
 }
 
-func (g *Gate) tryAdmit(now time.Time, s *Stamp) bool {
-	if !g.queue.empty() {
+func (g *Gate) tryAdmit(now time.Time, s *Stamp, a Attempt) bool {
+	if g.key == nil {
+		return len(g.lines) == 0 && (g.bucket == nil || g.bucket.AllowN(now, 1))
+	}
+	l := g.key.Limit(a.Route)
+	if g.line(l) != nil || a.Last && l != nil && l.Blocked(now) || g.hold(now, l) > 0 {
 		return false
 	}
-	if g.pace == nil { // nobody was ever refused: only the bucket counts
-		return g.bucket == nil || g.bucket.AllowN(now, 1)
-	}
-	if d, _ := g.hold(now); d > 0 {
-		return false
-	}
-	g.pace.Undelayed(now)
-	s.Stamp = g.pass(now)
+	s.Stamp = g.pass(now, l, a, false)
 	return true
+}
+
+// hold returns how long the next attempt before a limit is held back.
+func (g *Gate) hold(now time.Time, l *limit.Limit) time.Duration {
+	d := g.bucketDelay(now, 0)
+	if l == nil {
+		return d
+	}
+	return max(d, l.Hold(now))
+}
+
+// line returns the queue before a limit, or nil if nobody waits in it.
+func (g *Gate) line(l *limit.Limit) *line {
+	for _, line := range g.lines {
+		if line.limit == l {
+			return line
+		}
+	}
+	return nil
 }
 
 // Admit returns when an attempt may be sent, or the reason why not: a *RefusalError if
@@ -108,41 +126,40 @@ func (g *Gate) Admit(ctx context.Context, a Attempt, maxWait time.Duration, begi
 	if a.Arrived.IsZero() {
 		a.Arrived = now
 	}
-	w := &waiter{Attempt: a, stamp: Stamp{Arrived: a.Arrived}, passed: make(chan struct{})}
+	w := &waiter{Attempt: a, stamp: Stamp{Arrived: a.Arrived}, patience: now.Add(maxWait), passed: make(chan struct{})}
 	g.mu.Lock()
-	if g.tryAdmit(now, &w.stamp) { // since it was tried
+	if g.tryAdmit(now, &w.stamp, a) { // since it was tried
 		g.mu.Unlock()
 		return w.stamp, nil
 	}
-	d, reason := g.estimate(now, a)
-	if d > maxWait || maxWait == 0 || PastDeadline(ctx, now, d) {
+	d, reason, bound := g.estimate(now, a)
+	if bound != unbounded && maxWait == 0 || bound == certain && d > maxWait || PastDeadline(ctx, now, d) {
 		g.mu.Unlock()
 		return Stamp{}, &RefusalError{Reason: reason, Wait: d}
 	}
-	g.queue.push(w)
+	g.push(w)
 	g.serve(now)
 	g.mu.Unlock()
 	defer g.leave(w) // if begins panics
 	begins(reason, d)
 
-	// The estimate may prove too short: a pause begins, others go first. Then
-	// maxWait is enforced here. A time in which everything is refused is a wait
-	// of its own, and the time in the queue after it another one.
 	timer := time.NewTimer(maxWait)
 	defer timer.Stop()
 	var err error
-	for last := false; err == nil; last = true {
+	for waits := 1; err == nil; {
 		select {
 		case <-w.passed:
 			return w.stamp, nil
 		case <-ctx.Done():
 			err = context.Cause(ctx)
 		case <-timer.C:
-			more := g.overtime(maxWait)
-			if last || more <= 0 {
+			if g.held(w) {
+				waits++
+			}
+			if waits > maxWaits {
 				err = &RefusalError{Reason: reason, Wait: maxWait}
 			}
-			timer.Reset(more)
+			timer.Reset(maxWait)
 		}
 	}
 	if !g.leave(w) {
@@ -151,36 +168,90 @@ func (g *Gate) Admit(ctx context.Context, a Attempt, maxWait time.Duration, begi
 	return Stamp{}, err
 }
 
-// overtime returns how much longer than maxWait a waiter stays, because
-// everything was refused meanwhile.
-func (g *Gate) overtime(maxWait time.Duration) time.Duration {
-	now := time.Now()
+// maxWaits is how often an attempt waits for maxWait. A time in which everything is
+// refused is a wait, and the queue after it is another one. Until a limit is confirmed,
+// a queue that is too long is no more than a belief.
+const maxWaits = 2
+
+// held reports whether a limit that the user did not set holds the waiter. Its turn may
+// have come in this same instant.
+func (g *Gate) held(w *waiter) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.serve(now) // its turn may have come in this same instant
-	return maxWait + max(g.pausedUntil.Sub(now), g.pace.BlockedUntil().Sub(now))
+	g.serve(time.Now())
+	return w.line != nil && w.line.limit != nil
 }
 
-// leave takes w out of the queue and reports whether it was still in it.
+// push lets a waiter wait in the queue of its limit.
+func (g *Gate) push(w *waiter) {
+	var l *limit.Limit
+	if g.key != nil {
+		l = g.key.Limit(w.Route)
+	}
+	q := g.line(l)
+	if q == nil {
+		q = &line{limit: l}
+		g.lines = append(g.lines, q)
+	}
+	q.push(w)
+	w.line = q
+	if l != nil {
+		l.Waiting++
+	}
+}
+
+// remove takes a waiter out of its queue.
+func (g *Gate) remove(w *waiter) {
+	q := w.line
+	q.remove(w)
+	w.line = nil
+	if q.limit != nil {
+		q.limit.Waiting--
+	}
+	if q.empty() {
+		g.lines = slices.DeleteFunc(g.lines, func(other *line) bool { return other == q })
+	}
+}
+
+// leave takes w out of the queue and reports whether it was still in one.
 func (g *Gate) leave(w *waiter) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	first := g.queue.first(false) == w
-	if !g.queue.remove(w) {
+	q := w.line
+	if q == nil {
 		return false
 	}
-	if first || g.queue.empty() {
+	first := q.first(false) == w
+	if g.remove(w); first || q.empty() {
 		g.serve(time.Now())
 	}
 	return true
 }
 
-// RetryDelay returns how long a retry would be held back at least.
-func (g *Gate) RetryDelay(now time.Time) time.Duration {
+// move lets the waiters wait before other limits, if theirs have changed.
+func (g *Gate) move() {
+	g.key.Moved = false
+	var moved []*waiter
+	for _, q := range g.lines {
+		for w := range q.all {
+			if g.key.Limit(w.Route) != q.limit {
+				moved = append(moved, w)
+			}
+		}
+	}
+	for _, w := range moved {
+		g.remove(w)
+		g.push(w)
+	}
+}
+
+// RetryDelay returns how long a retry of a route would be held back at least, and
+// whether the longest wait bounds that.
+func (g *Gate) RetryDelay(now time.Time, route limit.Route) (d time.Duration, bounded bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	d, _ := g.estimate(now, Attempt{Retry: true, Arrived: now})
-	return d
+	d, _, b := g.estimate(now, Attempt{Route: route, Retry: true, Arrived: now})
+	return d, b == certain
 }
 
 // serve lets all attempts pass that may go now, and sets the timer for the next
@@ -190,48 +261,102 @@ func (g *Gate) serve(now time.Time) {
 		g.timer.Stop()
 		g.timer = nil
 	}
-	for !g.queue.empty() {
-		d, _ := g.hold(now)
-		if d > 0 {
-			g.timer = time.AfterFunc(d, func() {
-				g.mu.Lock()
-				defer g.mu.Unlock()
-				g.serve(time.Now())
-			})
+	if g.key != nil && g.key.Moved {
+		g.move()
+	}
+	for len(g.lines) > 0 {
+		w, d := g.next(now)
+		if w == nil {
+			if d < forever {
+				g.timer = time.AfterFunc(d, func() {
+					g.mu.Lock()
+					defer g.mu.Unlock()
+					g.serve(time.Now())
+				})
+			}
 			return
 		}
-		_, blocked := g.pace.BlockedFor(now)
-		w := g.queue.pop(blocked)
-		w.stamp.Stamp = g.pass(now)
+		l := w.line.limit
+		w.line.pass(w)
+		g.remove(w)
+		w.stamp.Stamp = g.pass(now, l, w.Attempt, true)
 		close(w.passed)
 	}
 }
 
+// forever is longer than any timer need run.
+const forever = 24 * time.Hour
+
+// next returns the waiter that goes now: of those who may, the first of the queue whose
+// first one waits longest. If none may, it returns nil and how long until one does.
+func (g *Gate) next(now time.Time) (next *waiter, d time.Duration) {
+	d = forever
+	for _, q := range g.lines {
+		hold := g.hold(now, q.limit)
+		w := q.first(hold <= 0 && q.limit != nil && q.limit.Blocked(now))
+		if hold <= 0 && w.Last && q.limit != nil && q.limit.Blocked(now) {
+			// The last attempt of a call is not spent on a server that refuses everything.
+			hold = w.patience.Sub(now)
+		}
+		switch {
+		case hold > 0:
+			d = min(d, hold)
+		case next == nil || w.Arrived.Before(next.Arrived):
+			next = w
+		}
+	}
+	return next, d
+}
+
 // pass counts an attempt that goes now.
-func (g *Gate) pass(now time.Time) pace.Stamp {
+func (g *Gate) pass(now time.Time, l *limit.Limit, a Attempt, waited bool) limit.Stamp {
 	if g.bucket != nil {
 		g.bucket.AllowN(now, 1)
 	}
-	stamp := g.pace.Sent(now)
-	g.sent(now, stamp)
-	return stamp
+	if g.key == nil {
+		return limit.Stamp{}
+	}
+	return g.key.Sent(now, a.Route, l, waited)
 }
 
-// estimate returns how long an attempt would wait at least, and why. How
-// long a reopening takes is up to the server, so it is not foreseen.
-func (g *Gate) estimate(now time.Time, a Attempt) (time.Duration, string) {
-	d, reason := g.hold(now)
-	switch {
-	case g.state == paused:
-		return g.refusedUntil.Sub(now), Pause
-	case d > 0 && reason == Pause:
-		return d, Pause
-	case g.bucket == nil && !g.pace.Known():
-		return 0, Pause // behind others, while the key is reopened
+// bound is what a wait is bounded by.
+type bound uint8
+
+const (
+	unbounded bound = iota // the context alone: it is the user's own limit
+	believed               // the longest wait, at its end
+	certain                // the longest wait, and it is known before that it will be longer
+)
+
+// estimate returns how long an attempt would wait at least, why, and what bounds
+// that. How long it takes to find a limit is up to the server, so it is not foreseen.
+func (g *Gate) estimate(now time.Time, a Attempt) (time.Duration, string, bound) {
+	var l *limit.Limit
+	if g.key != nil {
+		l = g.key.Limit(a.Route)
 	}
-	ahead := g.queue.ahead(a)
-	d = g.pace.Wait(now) + g.pace.Behind(ahead)
-	return max(d, g.bucketDelay(now, ahead)), RateLimit
+	ahead := 0
+	if q := g.line(l); q != nil {
+		ahead = q.ahead(a)
+	}
+	d := g.bucketDelay(now, ahead)
+	if l == nil {
+		return d, RateLimit, unbounded
+	}
+	held, b := l.Hold(now), believed
+	if l.Certain(now) {
+		b = certain
+	}
+	if refused := l.Refused(now); refused > 0 {
+		return max(d, refused), Pause, b
+	}
+	if !l.Paces() {
+		return d, Pause, b
+	}
+	if held >= forever {
+		held = 0 // until another attempt ends
+	}
+	return max(d, held+l.Behind(ahead)), RateLimit, b
 }
 
 // bucketDelay returns how long until the bucket has a token for an attempt with
@@ -244,28 +369,50 @@ func (g *Gate) bucketDelay(now time.Time, ahead int) time.Duration {
 	return pace.Seconds(max(missing, 0) / float64(g.bucket.Limit()))
 }
 
+// Done tells the gate of the outcome of an attempt, and reports whether it was refused
+// by a limit that was known before.
+func (g *Gate) Done(s Stamp, route limit.Route, now time.Time, r limit.Result) (limited bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.key == nil {
+		if r.Outcome <= limit.Accepted && !r.Told {
+			return false
+		}
+		g.key = new(limit.Key)
+	}
+	limited = g.key.Done(s.Stamp, route, now, r)
+	g.serve(now)
+	return limited
+}
+
+// TryOne lets one attempt go, and more as they are accepted, because another gate
+// gives reason to think that this one is closed too.
+func (g *Gate) TryOne(now time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.key == nil {
+		g.key = new(limit.Key)
+		g.key.Look(now)
+	}
+}
+
 // Snapshot is the state of a gate.
 type Snapshot struct {
-	Tokens      float64   // in the bucket
-	Rate        float64   // that was learned; 0: none is known
-	PausedUntil time.Time // zero: it is not paused
-	Reopening   bool
-	Chance      float64 // part that is refused by chance, as a trial found; 0: none did
-	Waiting     int
+	Tokens  float64 // in the bucket
+	Waiting int
+	Limits  []limit.View
 }
 
 // Snapshot returns the state as it is now.
 func (g *Gate) Snapshot(now time.Time) Snapshot {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.resume(now)
-	s := Snapshot{Rate: g.pace.Rate(now), Reopening: g.state == reopening, Waiting: g.queue.len()}
-	if g.state == paused {
-		s.PausedUntil = g.pausedUntil
-		s.Reopening = !g.pace.Known() // it will be
+	var s Snapshot
+	for _, q := range g.lines {
+		s.Waiting += q.len()
 	}
-	if g.state == free {
-		s.Chance = g.trial.chance
+	if g.key != nil {
+		s.Limits = g.key.View(now)
 	}
 	if g.bucket != nil {
 		s.Tokens = g.bucket.TokensAt(now)
@@ -274,22 +421,19 @@ func (g *Gate) Snapshot(now time.Time) Snapshot {
 }
 
 // Idle reports whether nothing is lost if the gate is forgotten: nobody waits,
-// nothing was learned, no pause is in force, and the bucket is full.
+// nothing is believed, and the bucket is full.
 func (g *Gate) Idle(now time.Time) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.resume(now)
-	return g.queue.empty() && g.state != paused && g.pace.Rate(now) == 0 && !g.pace.Advertised() &&
-		(g.state == open || g.state == free || now.Sub(g.reopenedAt) > forgetting) &&
+	return len(g.lines) == 0 && (g.key == nil || g.key.Idle(now)) &&
 		(g.bucket == nil || g.bucket.TokensAt(now) >= float64(g.bucket.Burst()))
 }
 
-// Paused reports whether a pause is in force.
+// Paused reports whether a pause of the whole key is in force.
 func (g *Gate) Paused(now time.Time) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.resume(now)
-	return g.state == paused
+	return g.key != nil && g.key.Paused(now)
 }
 
 // PastDeadline reports whether the context will have ended after d.

@@ -1,13 +1,18 @@
 package gate
 
-import "container/list"
+import (
+	"container/list"
+	"time"
+)
 
 // waiter is an attempt in the queue; passed is closed when it may be sent.
 type waiter struct {
 	Attempt
-	stamp  Stamp // once it has passed
-	passed chan struct{}
-	place  *list.Element // nil: it is in no queue
+	stamp    Stamp     // once it has passed
+	patience time.Time // when it has waited as long as it may for once
+	passed   chan struct{}
+	line     *line // nil: it is in none
+	place    *list.Element
 }
 
 // firstsPerRetry first attempts go before a retry that waits. So retries get a
@@ -59,14 +64,17 @@ func (q *queue) push(w *waiter) {
 	}
 }
 
-// remove reports whether w was in the queue.
-func (q *queue) remove(w *waiter) bool {
-	if w.place == nil {
-		return false
+func (q *queue) remove(w *waiter) { q.class(w.Retry).Remove(w.place) }
+
+// all calls yield with each waiter in the queue.
+func (q *queue) all(yield func(*waiter) bool) {
+	for i := range q.classes {
+		for e := q.classes[i].Front(); e != nil; e = e.Next() {
+			if !yield(at(e)) {
+				return
+			}
+		}
 	}
-	q.class(w.Retry).Remove(w.place)
-	w.place = nil
-	return true
 }
 
 // ahead returns how many go before an attempt that is not in the queue yet.
@@ -102,14 +110,11 @@ func (q *queue) first(fewest bool) *waiter {
 	return w
 }
 
-// pop takes the waiter that goes next out of the queue, which is not empty.
-func (q *queue) pop(fewest bool) *waiter {
-	w := q.first(fewest)
-	q.remove(w)
+// pass counts a waiter that goes.
+func (q *queue) pass(w *waiter) {
 	if q.firstsInARow++; w.Retry || q.classes[1].Len() == 0 {
 		q.firstsInARow = 0
 	}
-	return w
 }
 
 func at(e *list.Element) *waiter {

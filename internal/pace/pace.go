@@ -166,6 +166,9 @@ func (p *Pace) Blank() bool { return p.rate == 0 && p.quota == quota{} }
 // Advertised reports whether the pace is the one that the server says of its quota.
 func (p *Pace) Advertised() bool { return p != nil && p.quota.alone }
 
+// Scarce reports whether the server says that little is left of a quota.
+func (p *Pace) Scarce() bool { return p.quota.rate > 0 && p.quota.scarce() }
+
 // Rate returns how many attempts a second may go; 0: that is not known.
 func (p *Pace) Rate(now time.Time) float64 {
 	switch {

@@ -1,0 +1,469 @@
+// Package limit decides how long the attempts of one key are held back, and by what.
+//
+// It waits for nothing, locks nothing and starts nothing: package gate owns the
+// lock, the queues and the timer.
+//
+// A [Key] has a limit for all of its routes and one for each route that is apart
+// from the others, see scope. A [Limit] is in one of these states:
+//
+//	Free     nothing is held back. A refused request backs off alone, and a hint
+//	         binds the request it comes with
+//	Looking  more is refused than by chance. One attempt goes, and each one accepted
+//	         lets two follow, until it is known what the limit counts
+//	Rate     attempts a second, see package pace
+//	Flight   attempts under way at one time
+//	Paused   the server refuses everything until a time that it said
+//	Told     the server says how much is left of a quota, which is believed while
+//	         that is found to be right
+//
+// Free becomes Looking by suspicion, see tally, or for a moment by a hint. Looking
+// becomes Rate if an attempt is refused with fewer under way than were accepted,
+// Flight if none is, Paused by hints, and Free if an attempt is accepted and nobody
+// waits. Paused becomes Looking when it is over, or Rate if the pace is known. Rate
+// and Flight are tested, see trial, and given up for Free if a trial finds chance.
+// Rate also ends if it is of no use, or holds nobody back.
+//
+// # Invariants
+//
+// No refusal delays anything except its own request until there is a suspicion. A
+// suspicion delays for about a trial unless that confirms it. An attempt ahead of a
+// limit never lowers it. A volley goes out at the instant of a refusal, or not at
+// all. Where everything is refused, 429 holds and knocks ever more seldom, and 503
+// holds nothing.
+package limit
+
+import (
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/resilienthttp/resilient/internal/pace"
+	"github.com/resilienthttp/resilient/internal/waithint"
+)
+
+// State is the state of a Limit.
+type State uint8
+
+// The states, see the package.
+const (
+	Free State = iota
+	Looking
+	Rate
+	Flight
+	Paused
+	Told
+)
+
+// Outcome is the outcome of an attempt.
+type Outcome uint8
+
+// The outcomes.
+const (
+	Unanswered Outcome = iota // no answer, which says nothing
+	Accepted                  // an answer of any kind, except these:
+	Refused                   // refused for its rate
+	Shed                      // a temporary failure of the server, which may be a limit
+	Closed                    // refused with a hint for everybody that is no rate limit's
+)
+
+func (o Outcome) refused() bool { return o == Refused || o == Shed }
+
+// forever is how long an attempt is held back that waits for another one to end.
+const forever = 365 * 24 * time.Hour
+
+// Limit is one limit of a server's, or what is believed to be one. Its zero value
+// holds nothing back.
+type Limit struct {
+	Waiting int // attempts that it holds back, which the caller counts
+
+	state    State
+	since    time.Time // when the state began
+	epoch    int64     // how often it was not Free; attempts from an earlier one say nothing
+	underWay int
+	streak   int     // refusals since an attempt was accepted
+	free     float64 // part that was refused before it began
+
+	pace     pace.Pace
+	trial    trial
+	looking  looking
+	flight   flight
+	pause    pause
+	service  time.Duration // until an attempt is accepted, about
+	together together
+	use      use
+
+	noFlight    time.Time     // until when it is taken for no limit on requests under way
+	noFlightFor time.Duration // next time
+
+	settled bool // an attempt was accepted since the last pause began
+}
+
+// Active reports whether the limit may hold attempts back.
+func (l *Limit) active() bool { return l.state != Free }
+
+// setState is the only one to change the state.
+func (l *Limit) setState(s State, now time.Time) {
+	if l.state == Free && s != Free {
+		l.epoch++
+		l.underWay, l.streak, l.together = 0, 0, together{}
+		l.trial.ahead, l.trial.underWay = 0, 0
+	}
+	if debug != "" {
+		println("DBG", fmt.Sprintf("%p", l), now.UnixMilli()%1000000, "from", l.state, "to", s, "rate", int(l.pace.Rate(now)*10), "bound", int(l.flight.bound), "most", l.looking.most, "waiting", l.Waiting, "trial", l.trial.refused, l.trial.known, "conf", l.trial.confirmed, "denied", l.trial.denied)
+	}
+	l.state, l.since = s, now
+	switch s {
+	case Free:
+		l.pace.Forget()
+		l.trial = trial{}
+		l.settled = false
+	case Rate:
+		l.use = use{rate: l.pace.Rate(now)}
+	case Looking, Flight, Paused, Told:
+	}
+}
+
+// look begins to look for a limit.
+func (l *Limit) look(now time.Time, share float64, hinted bool) {
+	l.setState(Looking, now)
+	l.free = share
+	l.looking.begin(now, hinted)
+	l.streak = 1
+	l.pace.Refused(pace.Stamp{}, now, false)
+}
+
+// resume ends what is over: a pause, and a pace that holds nobody back.
+func (l *Limit) resume(now time.Time) {
+	switch {
+	case l.state == Paused && !now.Before(l.pause.until):
+		if l.pace.Known() {
+			l.setState(Rate, now)
+			return
+		}
+		l.setState(Looking, now)
+		l.looking.begin(l.pause.until, false)
+	case l.state == Rate && !l.pace.Known():
+		l.setState(Free, now)
+	case l.told() && l.pace.Known():
+		l.setState(Rate, now)
+	}
+}
+
+// told reports whether nothing is known of the limit except what the server says of its
+// quota, and that is not believed.
+func (l *Limit) told() bool { return l.state == Told && !l.pace.Advertised() }
+
+// Hold returns how long the next attempt is held back. It is the one place that
+// knows: all else goes by it.
+func (l *Limit) Hold(now time.Time) time.Duration {
+	if l.trial.open(now) {
+		return 0
+	}
+	l.resume(now)
+	switch l.state {
+	case Free:
+	case Told:
+		if l.pace.Advertised() {
+			return l.pace.Wait(now)
+		}
+	case Paused:
+		return max(l.pause.wait(now), 0)
+	case Looking:
+		return max(l.looking.wait(now, l.underWay), 0)
+	case Rate:
+		d := l.pace.Wait(now)
+		l.resume(now) // it may have been forgotten
+		return d
+	case Flight:
+		if !l.flight.free(l.underWay) {
+			return forever
+		}
+	}
+	return 0
+}
+
+// sent counts an attempt that goes now, and notes in its stamp what the limit has to
+// know when it ends.
+func (l *Limit) sent(now time.Time, s *Stamp, waited bool) {
+	if !waited {
+		l.pace.Undelayed(now)
+	}
+	l.underWay++
+	s.limit, s.epoch, s.underWay, s.pace = l, l.epoch, l.underWay, l.pace.Sent(now)
+	if l.trial.open(now) {
+		l.trial.sent()
+		s.kind = tested
+		return
+	}
+	switch l.state {
+	case Paused:
+		l.pause.probeAt = time.Time{}
+		s.kind = probing
+	case Looking:
+		l.looking.sent(now)
+	case Free, Rate, Flight, Told:
+	}
+}
+
+// done takes the outcome of an attempt that it let go.
+func (l *Limit) done(s *Stamp, now time.Time, r Result) verdict {
+	l.underWay--
+	l.resume(now)
+	if s.kind == tested {
+		return l.tested(s, now, r)
+	}
+	switch r.Outcome {
+	case Unanswered:
+		if l.state == Looking {
+			l.looking.credit++ // which leaves things as they were before it
+		}
+	case Accepted:
+		l.acceptance(s, now)
+	case Refused, Shed:
+		return l.refusal(s, now, r)
+	case Closed:
+		l.closed(now, r)
+	}
+	return undecided
+}
+
+// tested takes the outcome of an attempt that went ahead of the limit.
+func (l *Limit) tested(s *Stamp, now time.Time, r Result) verdict {
+	switch {
+	case r.Outcome.refused():
+		l.pace.Tested()
+	case r.Outcome == Accepted:
+		l.streak, l.settled = 0, true
+		l.pace.Accepted(s.pace, now, l.Waiting > 0)
+	}
+	v := l.trial.done(now, r.Outcome, l.free)
+	if v == byChance {
+		return l.chance(now, l.trial.share())
+	}
+	return v
+}
+
+func (l *Limit) acceptance(s *Stamp, now time.Time) {
+	l.streak, l.settled = 0, true
+	l.pause.probeRefused = false
+	if s.kind == probing && l.state == Paused {
+		l.pause.disproved(now)
+		l.pace.Stop(now)
+		l.setState(Looking, now)
+		l.looking.begin(s.Sent, false)
+	}
+	l.service += (now.Sub(s.Sent) - l.service) / 8
+	l.together.acceptance(s.underWay)
+	known := l.pace.Known()
+	l.pace.Accepted(s.pace, now, l.Waiting > 0)
+	switch l.state {
+	case Looking:
+		if s.Sent.Before(l.looking.begun) {
+			return
+		}
+		l.looking.acceptance(s.underWay)
+		switch {
+		case l.Waiting == 0 || l.looking.hinted:
+			l.setState(Free, now) // nobody is left to hold back
+		case l.looking.flight():
+			l.fly(now, l.looking.most)
+		}
+	case Rate:
+		l.use.accepted++
+		if known && !l.pace.Known() { // the server was closed, and is as if nothing were known
+			l.setState(Looking, now)
+			l.looking.begin(s.Sent, false)
+		}
+	case Flight:
+		l.flight.acceptance(s.underWay)
+	case Free, Paused, Told:
+	}
+}
+
+func (l *Limit) refusal(s *Stamp, now time.Time, r Result) verdict {
+	if s.kind == probing {
+		l.pause.probeRefused = true
+	}
+	if l.told() && !l.pace.Scarce() {
+		return undecided // it is about something else than the quota
+	}
+	news := l.pace.Refused(s.pace, now, true)
+	if debug != "" {
+		println("REF", fmt.Sprintf("%p", l), now.UnixMilli()%1000000, "state", l.state, "n", s.underWay, "now", l.underWay, "most", l.together.most, l.together.before, "above", l.together.above, "news", news)
+	}
+	if d, blocked := l.pace.BlockedFor(now); blocked && d >= r.Hint/probePart {
+		l.pause.perRequest = 0
+	}
+	if l.streak++; r.Hint > l.pause.perRequest && l.streak >= rowOfHints {
+		l.stop(now, r)
+		return undecided
+	}
+	gain := 0.0
+	switch l.state {
+	case Looking:
+		if s.Sent.Before(l.looking.begun) {
+			return undecided
+		}
+		if !l.looking.refusal(now, s.underWay, r.Outcome, now.Before(l.noFlight)) {
+			return undecided
+		}
+		if l.looking.shed >= outage {
+			l.setState(Free, now)
+			return undecided
+		}
+		l.setState(Rate, now)
+		gain = l.pace.Rate(now) * now.Sub(s.Sent).Seconds()
+	case Rate:
+		l.use.refused++
+		if l.use.none(l.pace.Rate(now)) {
+			return l.chance(now, l.use.share())
+		}
+		if bound, ok := l.together.refusal(s.underWay); ok && news && now.After(l.noFlight) {
+			l.fly(now, bound)
+			return undecided
+		}
+		gain = l.pace.Rate(now) * now.Sub(s.Sent).Seconds()
+	case Flight:
+		if !l.flight.refusal(s.underWay) {
+			l.noFlight, l.noFlightFor = now.Add(max(l.noFlightFor, stale)), 2*max(l.noFlightFor, stale)
+			l.setState(Looking, now)
+			l.looking.begin(now, false)
+			return undecided
+		}
+		news = true
+		gain = l.flight.bound * now.Sub(s.Sent).Seconds() / max(l.service.Seconds(), 1e-6)
+	case Free, Paused, Told:
+		return undecided
+	}
+	if news && !l.pace.Advertised() {
+		l.trial.begin(now, gain, l.Waiting)
+	}
+	return undecided
+}
+
+// chance gives the limit up, because a part is refused whatever it does.
+func (l *Limit) chance(now time.Time, share float64) verdict {
+	l.setState(Free, now)
+	l.free = share
+	return byChance
+}
+
+// fly begins to bound what is under way.
+func (l *Limit) fly(now time.Time, bound int) {
+	l.flight = flight{bound: float64(bound), between: mostBetween}
+	l.setState(Flight, now)
+}
+
+// rowOfHints refusals in a row with a hint make it a pause.
+const rowOfHints = 3
+
+// stop begins a pause.
+func (l *Limit) stop(now time.Time, r Result) {
+	l.pause.begin(now, r.Hint, r.MaxWait, l.state == Paused)
+	l.pace.Stop(l.pause.until)
+	l.setState(Paused, now)
+	if l.settled {
+		l.trial.begin(now, 0, l.Waiting)
+	}
+	l.settled = false
+}
+
+// closed takes note of a hint for everybody that is no rate limit's.
+func (l *Limit) closed(now time.Time, r Result) {
+	if l.streak++; l.streak >= rowOfHints && r.Hint > 0 {
+		l.pause.begin(now, r.Hint, r.MaxWait, l.state == Paused)
+		l.pace.Stop(l.pause.until)
+		l.setState(Paused, now)
+	}
+}
+
+// Behind returns how much longer it takes for an attempt with so many before it, as
+// far as that can be told.
+func (l *Limit) Behind(ahead int) time.Duration {
+	switch l.state {
+	case Rate, Told:
+		return l.pace.Behind(ahead)
+	case Flight:
+		return l.service * time.Duration(ahead) / time.Duration(int(l.flight.bound))
+	case Free, Looking, Paused:
+	}
+	return 0
+}
+
+// quota takes note of the server's word about a quota, with the answer to an attempt.
+// A short hint is then no more than the time until there is one left for the next
+// request.
+func (l *Limit) quota(s Stamp, now time.Time, q waithint.Quota) {
+	l.resume(now)
+	if l.state == Free {
+		l.setState(Told, now)
+	}
+	l.pace.SetQuota(s.pace, now, q.Remaining, q.Rate, q.Reset)
+	if _, blocked := l.pace.BlockedFor(now); !blocked {
+		const wholeSeconds = 2 * time.Second // as hints are given in
+		l.pause.perRequest = max(l.pause.perRequest, wholeSeconds)
+	}
+	if l.pace.Advertised() && l.state != Paused && l.state != Told {
+		l.setState(Told, now)
+	}
+}
+
+// Blocked reports whether everything is refused at this time.
+func (l *Limit) Blocked(now time.Time) bool {
+	_, blocked := l.pace.BlockedFor(now)
+	return blocked
+}
+
+// Paces reports whether it is known how long attempts are held back.
+func (l *Limit) Paces() bool { return l.state == Rate || l.state == Flight || l.state == Told }
+
+// Refused returns how long the server refuses everything, by its own word; 0: it does
+// not.
+func (l *Limit) Refused(now time.Time) time.Duration {
+	if l.state != Paused {
+		return 0
+	}
+	return l.pause.refusedUntil.Sub(now)
+}
+
+// Certain reports whether there is more than a belief that an attempt would be refused:
+// the server's word, or a trial of late.
+func (l *Limit) Certain(now time.Time) bool {
+	switch l.state {
+	case Free, Looking:
+		return false
+	case Rate, Flight:
+		return !l.trial.confirmedAt.IsZero() && now.Sub(l.trial.confirmedAt) < lastTrial+stale
+	case Paused, Told:
+	}
+	return true
+}
+
+// View is what is believed of a limit, for people.
+type View struct {
+	Route     Route // the zero Route: all
+	State     State
+	Since     time.Time
+	Rate      float64   // attempts a second, of Rate and Told; 0: not known
+	InFlight  int       // the bound of Flight
+	Until     time.Time // the end of Paused
+	Confirmed time.Time // when a trial found the limit last; zero: none has
+}
+
+// view returns what is believed.
+func (l *Limit) view(now time.Time) View {
+	l.resume(now)
+	v := View{State: l.state, Since: l.since, Confirmed: l.trial.confirmedAt}
+	switch l.state {
+	case Rate, Told:
+		v.Rate = l.pace.Rate(now)
+	case Flight:
+		v.InFlight = int(l.flight.bound)
+	case Paused:
+		v.Until, v.Rate = l.pause.until, l.pace.Rate(now)
+	case Free, Looking:
+	}
+	return v
+}
+
+var debug = os.Getenv("LIMDBG")

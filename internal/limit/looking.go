@@ -1,0 +1,95 @@
+package limit
+
+import "time"
+
+// looking finds out what it is that refuses more than chance. One attempt goes, and
+// each that is accepted lets two follow, so a limit that is still in force costs
+// one refusal, and not one for each waiter. No more are under way than were ever
+// accepted together. That is also what tells the two kinds of limits apart: a limit
+// on requests under way refuses nothing below that number, and a rate does.
+//
+// While nothing is accepted, one attempt knocks, ever more seldom.
+type looking struct {
+	credit  int       // attempts that may go
+	knockAt time.Time // when one goes without credit
+	begun   time.Time
+	refused int // refusals while nothing was accepted
+	shed    int // of those, that said nothing of a limit
+
+	most     int  // most attempts under way of which one was accepted
+	bounded  bool // one was refused with more under way
+	held     bool // the bound held somebody back
+	accepted int  // since bounded
+	hinted   bool // only a hint is the reason to look
+}
+
+const (
+	// While nothing is accepted, one attempt goes after firstKnock, and each one
+	// after it waits four times as long. After so many knocks it is a rate that is
+	// exhausted, of which package pace knows more.
+	firstKnock = 10 * time.Millisecond
+	knocks     = 4
+
+	// hanging is how long an attempt may hang before the next one may go: as slow as
+	// the slowest limits in use, one a second, since nothing else is known.
+	hanging = time.Second
+
+	// outage refusals that say nothing of a limit, with nothing accepted, are a server
+	// that is down.
+	outage = knocks
+)
+
+func (l *looking) begin(now time.Time, hinted bool) {
+	*l = looking{credit: 1, knockAt: now.Add(hanging), begun: now, hinted: hinted}
+}
+
+// wait returns how long the next attempt is held back.
+func (l *looking) wait(now time.Time, underWay int) time.Duration {
+	if l.bounded && underWay >= l.most {
+		l.held = true
+		return forever
+	}
+	if l.credit > 0 {
+		return 0
+	}
+	return l.knockAt.Sub(now)
+}
+
+func (l *looking) sent(now time.Time) {
+	l.credit = max(l.credit-1, 0)
+	l.knockAt = now.Add(hanging)
+}
+
+// acceptance notes that an attempt was accepted with so many under way.
+func (l *looking) acceptance(n int) {
+	l.credit += 2
+	l.most = max(l.most, n)
+	l.refused, l.shed = 0, 0
+	if l.bounded {
+		l.accepted++
+	}
+}
+
+// refusal notes that an attempt was refused with so many under way, and reports whether
+// it is a rate that refuses, or everything is.
+func (l *looking) refusal(now time.Time, n int, o Outcome, noFlight bool) bool {
+	if l.most > 0 {
+		if n <= l.most || noFlight {
+			return true
+		}
+		l.bounded, l.accepted = true, 0
+		return false
+	}
+	if o == Shed {
+		l.shed++
+	}
+	l.refused++
+	l.knockAt = now.Add(firstKnock << (2 * (l.refused - 1)))
+	return l.refused >= knocks
+}
+
+// flight reports whether it is a limit on requests under way.
+func (l *looking) flight() bool {
+	const margin = 8
+	return l.bounded && l.held && l.accepted >= 2*l.most+margin
+}

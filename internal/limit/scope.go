@@ -1,0 +1,286 @@
+package limit
+
+import (
+	"hash/maphash"
+	"time"
+
+	"github.com/resilienthttp/resilient/internal/lru"
+	"github.com/resilienthttp/resilient/internal/pace"
+	"github.com/resilienthttp/resilient/internal/waithint"
+)
+
+// Key has the limits of one limit key: one for the whole key, and one for each route
+// whose requests are refused while those of others are accepted. It is used from the
+// first refusal on.
+//
+// The limit of the whole key holds back only the routes that were refused themselves.
+// Once several of them were, it holds all routes, or else a client that uses
+// unbounded paths would be free with each of them.
+type Key struct {
+	whole  Limit
+	wide   bool // it holds all routes
+	all    tally
+	routes lru.Table[uint64, *route]
+	none   route // of all requests, if there are no routes
+	seed   maphash.Seed
+	row    *route // that of the refusals since all.nats began to rise; nil: several
+	Moved  bool   // a route may have another limit than before: the caller moves the waiters
+}
+
+// route is a route of a key.
+type route struct {
+	name  Route
+	tally tally
+	limit *Limit // that holds it: its own or that of the key; nil: neither
+	epoch int64  // of limit
+}
+
+// Stamp identifies an attempt that was sent. The zero Stamp is one from before there
+// was a Key.
+type Stamp struct {
+	Sent time.Time
+
+	route    *route
+	seq, all int64 // of the route and of the key
+	limit    *Limit
+	epoch    int64
+	underWay int // with it
+	pace     pace.Stamp
+	kind     kind
+}
+
+// kind is why an attempt was let go.
+type kind uint8
+
+const (
+	ordinary kind = iota
+	tested        // ahead of the limit, by a trial
+	probing       // in spite of a pause
+)
+
+// Result is the outcome of an attempt with all that the server said.
+type Result struct {
+	Outcome Outcome
+	Hint    time.Duration // for the whole key; 0: none
+	MaxWait time.Duration // the bound of a pause
+	Quota   waithint.Quota
+	Told    bool // there is a Quota
+}
+
+const (
+	// maxRoutes routes of a key are known apart.
+	maxRoutes = 64
+
+	// fareWell attempts of other routes that were accepted, three times as well as those
+	// of a route, show that its limit is not theirs.
+	fareWell     = 4
+	fareWellPart = 3
+)
+
+// of returns the route with the given name.
+func (k *Key) of(name Route) *route {
+	if k.routes.Idle == nil {
+		k.seed = maphash.MakeSeed()
+		k.routes.Size, k.routes.Limit = maxRoutes, maxRoutes
+		k.routes.Idle = func(r *route) bool { return r.held() == nil }
+	}
+	h := name.hash(k.seed)
+	if h == 0 {
+		return &k.none
+	}
+	if r, ok := k.routes.Get(h); ok {
+		return r
+	}
+	r := &route{name: name}
+	r.name.Path = string([]byte(name.Path)) // which may be a part of a longer one
+	k.routes.Add(h, r)
+	return r
+}
+
+// held returns the limit that the route itself is known to have, or nil.
+func (r *route) held() *Limit {
+	if r.limit == nil || !r.limit.active() || r.epoch != r.limit.epoch {
+		return nil
+	}
+	return r.limit
+}
+
+func (r *route) hold(l *Limit) { r.limit, r.epoch = l, l.epoch }
+
+// Limit returns the limit that holds back the attempts of a route; nil: none does.
+func (k *Key) Limit(name Route) *Limit {
+	r := k.of(name)
+	if l := r.held(); l != nil {
+		return l
+	}
+	if k.whole.active() && (k.wide || r == &k.none) {
+		return &k.whole
+	}
+	k.wide = k.wide && k.whole.active()
+	return nil
+}
+
+// Sent counts an attempt of a route that goes now, if it is held by the limit l, or
+// by none if that is nil. It waited before, or not.
+func (k *Key) Sent(now time.Time, name Route, l *Limit, waited bool) Stamp {
+	s := Stamp{Sent: now, route: k.of(name)}
+	k.all.sent++
+	s.route.tally.sent++
+	s.seq, s.all = s.route.tally.sent, k.all.sent
+	if l != nil {
+		l.sent(now, &s, waited)
+	}
+	return s
+}
+
+// Done takes the outcome of an attempt of a route. It reports whether it was refused
+// by a limit that was known.
+func (k *Key) Done(s Stamp, name Route, now time.Time, r Result) (limited bool) {
+	if s.route == nil {
+		s.route = k.of(name)
+	}
+	if r.Told {
+		k.quota(s, name, now, r.Quota)
+	}
+	switch {
+	case r.Outcome == Accepted:
+		k.all.accepted++
+		s.route.tally.accepted++
+	case r.Outcome != Unanswered:
+		k.all.refused++
+		s.route.tally.refused++
+	}
+	if l := s.limit; l != nil && l.epoch == s.epoch && l.active() {
+		before := l.state
+		if l.done(&s, now, r) == byChance {
+			k.chance(l, s.route, now)
+		}
+		k.Moved = k.Moved || !l.active()
+		if !l.told() {
+			return before != Looking
+		}
+	}
+	l := k.Limit(name)
+	switch {
+	case l != nil && !l.told(): // it was sent before there was a limit
+	case r.Outcome == Accepted && s.seq == 0:
+		k.all.acceptance()
+		s.route.tally.acceptance()
+	case r.Outcome.refused():
+		k.suspect(&s, now, r)
+	case r.Outcome == Closed && r.Hint > 0:
+		k.look(&k.whole, s.route, now, true)
+		k.wide = true
+	}
+	return false
+}
+
+// chance takes note of refusals by chance.
+func (k *Key) chance(l *Limit, r *route, now time.Time) {
+	if l == &k.whole {
+		k.all.found(now, l.free)
+		return
+	}
+	r.tally.found(now, l.free)
+}
+
+// suspect looks for a limit if a refusal that nothing explains makes it likely.
+func (k *Key) suspect(s *Stamp, now time.Time, r Result) {
+	t := &s.route.tally
+	outcomes := count{k.all.accepted, k.all.refused}
+	byRoute := t.refusal(now, s.seq, k.all.chance, outcomes)
+	byKey := k.all.refusal(now, s.all, 0, outcomes)
+	if k.all.row == 1 {
+		k.row = s.route
+	} else if k.row != s.route {
+		k.row = nil
+	}
+	switch {
+	case byKey && k.row == nil:
+		k.look(&k.whole, s.route, now, false)
+		k.wide = true
+	case byKey || byRoute:
+		l := &k.whole
+		if k.othersFareWell(t) {
+			l = new(Limit)
+		}
+		k.look(l, s.route, now, false)
+	case r.Hint > 0 && k.all.denials == 0 && t.denials == 0:
+		k.look(&k.whole, s.route, now, true)
+	}
+}
+
+// look begins to look for a limit, of which the route is one.
+func (k *Key) look(l *Limit, r *route, now time.Time, hinted bool) {
+	if !l.active() || l.told() {
+		share := k.all.chance
+		if l != &k.whole {
+			share = max(share, r.tally.chance)
+		}
+		l.look(now, share, hinted)
+	}
+	r.hold(l)
+	k.Moved = true
+}
+
+// othersFareWell reports whether the attempts of other routes are accepted while those
+// of one are refused.
+func (k *Key) othersFareWell(t *tally) bool {
+	accepted := k.all.accepted - t.since.accepted // some of them its own, which are few
+	refused := k.all.refused - t.since.refused - t.row
+	return accepted >= fareWell && float64(refused) <= t.share()/fareWellPart*float64(accepted+refused)
+}
+
+// quota takes note of the server's word about a quota, with an answer.
+func (k *Key) quota(s Stamp, name Route, now time.Time, q waithint.Quota) {
+	l := s.limit
+	if l == nil || l.epoch != s.epoch {
+		if l = k.Limit(name); l == nil {
+			l = &k.whole
+			k.wide = true
+		}
+		s.pace = pace.Stamp{}
+	}
+	l.quota(s, now, q)
+	k.Moved = true
+}
+
+// Look lets one attempt go, and more as they are accepted.
+func (k *Key) Look(now time.Time) {
+	k.whole.look(now, 0, true)
+	k.wide = true
+}
+
+// Paused reports whether a pause of the whole key is in force.
+func (k *Key) Paused(now time.Time) bool {
+	k.whole.resume(now)
+	return k.whole.state == Paused
+}
+
+// View returns what is believed of the limits that are in force.
+func (k *Key) View(now time.Time) (views []View) {
+	if k.whole.active() {
+		views = append(views, k.whole.view(now))
+	}
+	for r := range k.routes.All() {
+		if l := r.held(); l != nil && l != &k.whole {
+			v := l.view(now)
+			v.Route = r.name
+			views = append(views, v)
+		}
+	}
+	return views
+}
+
+// Idle reports whether nothing is lost if the key is forgotten.
+func (k *Key) Idle(now time.Time) bool {
+	if k.whole.active() || k.all.denials > 0 && now.Sub(k.all.denied) < forgetChance {
+		return false
+	}
+	for r := range k.routes.All() {
+		if r.held() != nil {
+			return false
+		}
+	}
+	return true
+}

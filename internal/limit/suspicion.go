@@ -1,0 +1,97 @@
+package limit
+
+import (
+	"math"
+	"time"
+)
+
+// tally counts the attempts of a route, or of the whole key, that nothing held
+// back, and notices when more of them are refused than by chance.
+//
+// It is a cumulative sum of the likelihood ratio between chance and a limit. All
+// that counts is how many attempts were sent between one refusal and the next: an
+// attempt without an answer is taken for accepted. So outcomes count in the order
+// of sending, although refusals arrive long before acceptances, and an attempt
+// that is accepted costs nothing.
+type tally struct {
+	sent, accepted, refused int64
+
+	nats  float64   // for a limit
+	last  int64     // attempt that was refused last
+	at    time.Time // when that was known
+	row   int64     // refusals since nats began to rise
+	since count     // of the whole key at that time
+	first int64     // attempt with which it began
+
+	chance  float64 // part that is refused by chance; 0: none that is known of
+	denials int     // trials that found chance
+	denied  time.Time
+}
+
+// count is a number of outcomes.
+type count struct{ accepted, refused int64 }
+
+const (
+	// leastChance is the part of attempts that is taken to be refused by chance as
+	// long as nothing is known: a server that refuses less is nobody's concern.
+	leastChance = 0.05
+
+	// Three refusals in a row, or a third of all, are a suspicion. Each trial that
+	// found chance makes the next one take denialNats more, until it is
+	// forgotten.
+	suspicion  = 7.0
+	denialNats = 2.0
+
+	// stale is how long chance is remembered without a refusal, and how long an
+	// outcome may take.
+	stale = time.Minute
+
+	// forgetChance is how long the chance that a trial found is believed.
+	forgetChance = 5 * time.Minute
+)
+
+// forget forgets what is out of date.
+func (t *tally) forget(now time.Time) {
+	if now.Sub(t.at) > stale {
+		t.nats = 0
+	}
+	if t.denials > 0 && now.Sub(t.denied) > forgetChance {
+		t.chance, t.denials = 0, 0
+	}
+}
+
+// refusal notes a refusal of the attempt with the given number, and reports whether
+// there are more of them than by chance. The number of an attempt from before there
+// was a tally is 0. The chance is that of the whole key, and so is the count of all
+// outcomes so far.
+func (t *tally) refusal(now time.Time, seq int64, chance float64, all count) bool {
+	t.forget(now)
+	chance = max(chance, t.chance, leastChance)
+	gap := max(seq-t.last-1, -1) // -1: it was taken for accepted
+	if seq == 0 {
+		gap = 0
+	}
+	if t.nats = max(t.nats-float64(gap)*math.Ln2, 0); t.nats == 0 {
+		t.since, t.first, t.row = all, seq, 0
+	}
+	// Against chance p stands a limit that refuses (1+p)/2, so each attempt that is
+	// accepted halves the odds.
+	t.nats += math.Log((1 + chance) / (2 * chance))
+	t.last, t.at = max(seq, t.last), now
+	t.row++
+	return t.nats >= suspicion+denialNats*float64(t.denials)
+}
+
+// acceptance notes that an attempt from before there was a tally was accepted.
+func (t *tally) acceptance() { t.nats = max(t.nats-math.Ln2, 0) }
+
+// share returns the part that was refused since nats began to rise.
+func (t *tally) share() float64 {
+	return float64(t.row) / float64(max(t.last-t.first+1, t.row, 1))
+}
+
+// found notes the chance that a trial has found.
+func (t *tally) found(now time.Time, chance float64) {
+	t.chance, t.denied, t.nats = chance, now, 0
+	t.denials++
+}

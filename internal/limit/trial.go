@@ -1,0 +1,129 @@
+package limit
+
+import (
+	"math"
+	"time"
+)
+
+// trial tells a limit from refusals by chance.
+//
+// At the instant of a refusal, the thing that a limit counts is used up. A volley
+// of attempts sent in that same breath is refused if there is a limit, and as
+// rarely as anything else if the refusal was by chance: one bad backend of
+// several, the limit of another route, a server that sheds load at random. So a
+// limit is tested when it is learned, and again from time to time: attempts that
+// wait go ahead of it, and a likelihood ratio decides. As long as it is undecided,
+// the next refusal adds another volley. A volley that goes out any later finds
+// tokens that a bucket has gained meanwhile, and proves nothing.
+//
+// An attempt of a volley never lowers the limit. The outcomes of a volley are taken
+// together, because refusals come sooner than acceptances. A limit that was
+// confirmed is given up only after two denials in a row, because a limit and
+// chance can be there at once.
+type trial struct {
+	underWay int       // attempts of the volley
+	ahead    int       // attempts that may still go
+	at       time.Time // when they may
+	refused  int       // outcomes of the trial
+	known    int       // those included that were accepted
+
+	next        time.Time // when another trial may begin
+	confirmed   int       // trials in a row that found a limit
+	denied      int       // trials in a row that did not
+	confirmedAt time.Time // when the last one did; zero: none has
+}
+
+const (
+	// volleySize attempts are enough for a verdict if all are refused, or none.
+	volleySize = 4
+
+	// maxVolley bounds a volley. If a bucket gains more while a refusal is on its
+	// way, there is no trial.
+	maxVolley = 128
+
+	// maxOutcomes ends a trial that stays undecided: then the sign decides.
+	maxOutcomes = 4 * volleySize
+
+	// A limit refuses limitPart of a volley, some of which a bucket may gain
+	// meanwhile. Chance refuses chancePart, or what was refused before there was a
+	// limit, up to maxChancePart: beyond it the two are too much alike. Three nats are
+	// odds of twenty to one.
+	limitPart     = 0.75
+	chancePart    = 0.3
+	maxChancePart = 0.6
+	sureNats      = 3
+
+	// firstTrial is how long the first confirmation holds. Each one holds four
+	// times as long as that before it, up to lastTrial: a test costs about four
+	// refusals, which are a tenth of a percent of 100 a second in 8 s and more.
+	firstTrial = 8 * time.Second
+	lastTrial  = 2 * time.Minute
+)
+
+// verdict is the outcome of a trial.
+type verdict uint8
+
+const (
+	undecided verdict = iota
+	confirmed
+	denied // once, of a limit that was confirmed before
+	byChance
+)
+
+// begin lets a volley go, right after a refusal, from those that wait. The gain is
+// what a server has to give in the time until a refusal is known.
+func (t *trial) begin(now time.Time, gain float64, waiting int) {
+	if now.Sub(t.at) > stale {
+		t.underWay, t.refused, t.known = 0, 0, 0 // of another time
+	}
+	size := volleySize * (1 + gain)
+	if t.underWay > 0 || now.Before(t.next) || size > maxVolley {
+		return
+	}
+	t.ahead, t.at = min(int(size), waiting), now
+}
+
+// open reports whether an attempt may go ahead of the limit now.
+func (t *trial) open(now time.Time) bool { return t.ahead > 0 && now.Equal(t.at) }
+
+// sent notes an attempt that goes ahead.
+func (t *trial) sent() {
+	t.ahead--
+	t.underWay++
+}
+
+// done takes the outcome of an attempt that went ahead; one without an answer says
+// nothing. The chance is the part that was refused before.
+func (t *trial) done(now time.Time, o Outcome, chance float64) verdict {
+	t.underWay--
+	if o != Unanswered {
+		t.known++
+		if o.refused() {
+			t.refused++
+		}
+	}
+	if t.underWay > 0 || t.known == 0 {
+		return undecided
+	}
+	chance = min(max(chance, chancePart), maxChancePart)
+	limit := max(limitPart, (1+chance)/2)
+	nats := float64(t.refused)*math.Log(limit/chance) +
+		float64(t.known-t.refused)*math.Log((1-limit)/(1-chance))
+	switch {
+	case nats >= sureNats || t.known >= maxOutcomes && nats > 0:
+		t.next = now.Add(min(firstTrial<<(2*min(t.confirmed, 4)), lastTrial))
+		t.confirmed, t.denied, t.confirmedAt = t.confirmed+1, 0, now
+		t.refused, t.known = 0, 0
+		return confirmed
+	case nats <= -sureNats || t.known >= maxOutcomes:
+		if t.denied++; t.confirmed == 0 || t.denied == 2 {
+			return byChance
+		}
+		t.refused, t.known = 0, 0
+		return denied
+	}
+	return undecided // the next refusal adds to it
+}
+
+// share returns the part of the volleys that was refused, as far as so few can tell.
+func (t *trial) share() float64 { return float64(t.refused+1) / float64(t.known+2) }
