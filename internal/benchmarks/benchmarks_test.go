@@ -2,6 +2,7 @@ package main
 
 import (
 	"math"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -137,7 +138,7 @@ func findVariant(t *testing.T, name string) variant {
 func TestTokenBucket(t *testing.T) {
 	start := time.Unix(0, 0)
 	b := &tokenBucket{rate: 10, burst: 2, tokens: 2, at: start}
-	at := func(d time.Duration) bool { return b.take(start.Add(d)) }
+	at := func(d time.Duration) bool { return accepts(b, start.Add(d), &call{}) }
 	require.True(t, at(0))
 	require.True(t, at(0))
 	require.False(t, at(0), "the burst is used up")
@@ -146,7 +147,7 @@ func TestTokenBucket(t *testing.T) {
 	require.True(t, at(time.Hour))
 	require.True(t, at(time.Hour))
 	require.False(t, at(time.Hour), "never more than the burst")
-	remaining, reset := b.state(start.Add(time.Hour))
+	remaining, reset := b.state(start.Add(time.Hour), &call{})
 	require.Zero(t, remaining)
 	require.Equal(t, 100*time.Millisecond, reset.Round(time.Microsecond))
 
@@ -160,15 +161,15 @@ func TestTokenBucket(t *testing.T) {
 func TestFixedWindow(t *testing.T) {
 	start := time.Unix(0, 0)
 	w := &fixedWindow{size: 2, period: time.Second, begin: start}
-	at := func(d time.Duration) bool { return w.take(start.Add(d)) }
+	at := func(d time.Duration) bool { return accepts(w, start.Add(d), &call{}) }
 	require.True(t, at(0))
 	require.True(t, at(999*time.Millisecond))
 	require.False(t, at(999*time.Millisecond))
-	_, reset := w.state(start.Add(999 * time.Millisecond))
+	_, reset := w.state(start.Add(999*time.Millisecond), &call{})
 	require.Equal(t, time.Millisecond, reset)
 	require.True(t, at(time.Second), "another window")
 	require.True(t, at(time.Hour))
-	remaining, _ := w.state(start.Add(time.Hour))
+	remaining, _ := w.state(start.Add(time.Hour), &call{})
 	require.Equal(t, 1, remaining)
 
 	w = &fixedWindow{size: 2, period: time.Second, begin: start, costly: true}
@@ -180,12 +181,163 @@ func TestFixedWindow(t *testing.T) {
 	require.True(t, at(3*time.Second))
 }
 
+// Each row is a sequence of requests, and what becomes of them.
+func TestLimits(t *testing.T) {
+	start := time.Unix(0, 0)
+	sec := func(s float64) time.Time { return start.Add(time.Duration(s * float64(time.Second))) }
+	type request struct {
+		at   float64 // in seconds
+		url  string
+		cost float64
+		want bool
+	}
+	for _, row := range []struct {
+		name     string
+		limit    limit
+		requests []request
+	}{
+		{
+			"a bucket of one token wants a distance", newBucket(10, 1, false, start),
+			[]request{{at: 0, want: true}, {at: 0.099}, {at: 0.1, want: true}, {at: 0.25, want: true}, {at: 0.349}, {at: 0.35, want: true}},
+		},
+		{
+			"a bucket of tokens", newBucket(100, 100, false, start),
+			[]request{{at: 0, cost: 101}, {at: 0, cost: 90, want: true}, {at: 0, cost: 11}, {at: 0, cost: 10, want: true}, {at: 0.1, cost: 10, want: true}},
+		},
+		{
+			"a sliding window", &slidingWindow{size: 2, period: 10 * time.Second},
+			[]request{{at: 0, want: true}, {at: 9, want: true}, {at: 9.9}, {at: 10, want: true}, {at: 18.9}, {at: 19, want: true}},
+		},
+		{
+			"a few", &few{from: sec(1), n: 2},
+			[]request{{at: 0, want: true}, {at: 1}, {at: 5}, {at: 5, want: true}},
+		},
+		{
+			"closed", &closed{from: sec(1), to: sec(2)},
+			[]request{{at: 0.9, want: true}, {at: 1}, {at: 1.9}, {at: 2, want: true}},
+		},
+		{
+			"a limit that begins later has counted before", &during{newBucket(1, 2, false, start), sec(1), sec(5)},
+			[]request{{at: 0, want: true}, {at: 0, want: true}, {at: 0, want: true}, {at: 0.9, want: true}, {at: 1}, {at: 1.9, want: true}, {at: 1.9}, {at: 5, want: true}},
+		},
+		{
+			"what one limit refuses, the other does not count",
+			every{newBucket(1, 2, false, start), newBucket(10, 1, false, start)},
+			[]request{{at: 0, want: true}, {at: 0}, {at: 0}, {at: 0.1, want: true}, {at: 0.2}, {at: 0.9}, {at: 1, want: true}},
+		},
+		{
+			"a route",
+			routes{search: newBucket(1, 1, false, start)},
+			[]request{{at: 0, url: search, want: true}, {at: 0, url: search}, {at: 0, url: items, want: true}, {at: 0, url: items, want: true}, {at: 1, url: search, want: true}},
+		},
+		{
+			"one of three backends", &chance{every: 3},
+			[]request{{want: true}, {want: true}, {}, {want: true}, {want: true}, {}},
+		},
+		{
+			"a ban", &ban{limit: newBucket(1, 1, false, start), length: time.Minute},
+			[]request{{at: 0, want: true}, {at: 0.5}, {at: 2}, {at: 60.4}, {at: 60.5, want: true}, {at: 61.5, want: true}},
+		},
+		{
+			"a ban that is prolonged", &ban{limit: newBucket(1, 1, false, start), length: time.Minute, prolonged: true},
+			[]request{{at: 0, want: true}, {at: 0.5}, {at: 60}, {at: 119}, {at: 179, want: true}},
+		},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			for k, r := range row.requests {
+				c := &call{url: r.url, cost: r.cost}
+				require.Equal(t, r.want, accepts(row.limit, sec(r.at), c), "request %d", k)
+			}
+		})
+	}
+}
+
+func TestInFlight(t *testing.T) {
+	now, c := time.Unix(0, 0), &call{}
+	l := every{&inFlight{most: 2}, unlimited{}}
+	require.True(t, accepts(l, now, c))
+	require.True(t, accepts(l, now, c))
+	require.False(t, accepts(l, now, c))
+	l.done(c)
+	require.True(t, accepts(l, now, c))
+	l.setRate(now, 1)
+	l.done(c)
+	require.False(t, accepts(l, now, c), "one is still under way")
+	l.done(c)
+	require.True(t, accepts(l, now, c))
+}
+
+func TestNodes(t *testing.T) {
+	now := time.Unix(0, 0)
+	n := &nodes{rng: rand.New(rand.NewPCG(1, 1))}
+	for range 4 {
+		n.each = append(n.each, newBucket(1, 3, false, now))
+	}
+	accepted := 0
+	for range 1000 {
+		if accepts(n, now, &call{}) {
+			accepted++
+		}
+	}
+	require.Equal(t, 12, accepted)
+}
+
+func TestStateOfSeveralLimits(t *testing.T) {
+	now := time.Unix(0, 0)
+	end := now.Add(time.Minute)
+	l := every{newBucket(1, 5, false, now), &closed{from: now, to: end}, &during{newBucket(1, 3, false, now), end, end.Add(time.Minute)}, unlimited{}}
+	remaining, reset := l.state(now, &call{})
+	require.Zero(t, remaining)
+	require.Equal(t, time.Minute, reset)
+	remaining, reset = l.state(end, &call{})
+	require.Equal(t, 3, remaining)
+	require.Zero(t, reset)
+}
+
+// A request is counted in flight while the server has it, not on its way.
+func TestWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := defaults()
+		p.server, p.flight, p.way, p.latency = "flight", 1, 100*time.Millisecond, 50*time.Millisecond
+		s := newServer(&p)
+		var calls []*call
+		tl := &tally{}
+		for id, at := range []time.Duration{0, 40 * time.Millisecond, 60 * time.Millisecond} {
+			c := &call{id: id}
+			calls = append(calls, c)
+			tl.wg.Go(func() {
+				_ = sleepUntil(t.Context(), s.start.Add(at))
+				c.send(s.RoundTrip)
+			})
+		}
+		tl.wg.Wait()
+		for k, want := range []time.Duration{250 * time.Millisecond, 205 * time.Millisecond, 250 * time.Millisecond} {
+			require.Equal(t, want, calls[k].end.Sub(calls[k].begin).Round(time.Millisecond))
+			require.Equal(t, k != 1, calls[k].ok)
+		}
+	})
+}
+
+func TestSummary(t *testing.T) {
+	v := variant{metrics: []metric{atMost("", "", 2), atLeast("", "", 2), atLeast("", "", 2)}}
+	v.metrics[2].anySeed = 1
+	c := v.summary([][]float64{{3, 3, 3}, {1, 1, 1}, {2, math.NaN(), 2}}, nil)
+	require.Equal(t, []float64{2, 1, 2}, c.values)
+	require.InDelta(t, 3, c.worst[0], 0)
+	require.True(t, math.IsNaN(c.worst[1]))
+	require.InDelta(t, 1, c.worst[2], 0)
+	require.False(t, c.met(0, v.metrics[0]), "a seed misses it")
+	require.True(t, c.met(2, v.metrics[2]), "the worst seed may be worse")
+	require.Equal(t, "2.000 (3.000)", c.text(0, v.metrics[0]))
+	require.Contains(t, v.describe(c), "2.000 (3.000) MISSED <= 2.000")
+}
+
 func TestHints(t *testing.T) {
 	start := time.Unix(0, 0)
 	tell := func(hint string, accepted bool) http.Header {
 		s := &server{hint: hint, limit: &tokenBucket{rate: 2, burst: 5, tokens: 0.5, at: start}}
 		h := http.Header{}
-		s.setHint(h, start, accepted)
+		s.setHint(h, start, &call{}, accepted)
 		return h
 	}
 	require.Empty(t, tell("none", false))

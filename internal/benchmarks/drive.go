@@ -55,7 +55,11 @@ func (c *call) send(do doer) {
 		ctx, cancel = context.WithTimeout(ctx, c.patience)
 		defer cancel()
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://api.example/v1/things", nil)
+	url := c.url
+	if url == "" {
+		url = things
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		panic(err) // the URL is valid
 	}
@@ -104,11 +108,16 @@ type tally struct {
 	wg sync.WaitGroup
 	mu sync.Mutex
 	r  *run
+
+	prepare func(*call) // gives a call its URL or cost; may be nil
 }
 
 func (t *tally) add(c *call) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.prepare != nil {
+		t.prepare(c)
+	}
 	t.r.calls = append(t.r.calls, c)
 }
 
@@ -132,10 +141,10 @@ func (t *tally) work(do doer, id, process int, until time.Time) {
 	})
 }
 
-// stream starts a client that makes calls at a steady rate, independently of the
+// stream starts a client that makes calls at a steady rate in the interval, independently of the
 // progress of earlier ones. The start of each call varies by a fifth of the interval.
 // newID returns the id of each call's own goroutine.
-func (t *tally) stream(do doer, process int, perSecond float64, until time.Time, newID func() int) {
+func (t *tally) stream(do doer, process int, perSecond float64, in interval, newID func() int) {
 	interval := time.Duration(float64(time.Second) / perSecond)
 	rng := t.r.rand(process)
 	phase := time.Duration(rng.Int64N(int64(interval)))
@@ -143,9 +152,9 @@ func (t *tally) stream(do doer, process int, perSecond float64, until time.Time,
 		ctx := context.Background()
 		for k := 0; ; k++ {
 			jitter := time.Duration(rng.Int64N(int64(interval)/5 + 1))
-			due := t.r.start.Add(phase + time.Duration(k)*interval + jitter)
+			due := t.r.at(in.from + phase + time.Duration(k)*interval + jitter)
 			due = align(due, process)
-			if !due.Before(until) {
+			if !in.holds(t.r.since(due)) {
 				return
 			}
 			_ = sleepUntil(ctx, due)

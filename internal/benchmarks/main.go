@@ -17,6 +17,7 @@ func main() {
 	columns := flag.String("peers", "", "comma-separated beginnings of the peers' names (default all)")
 	dir := flag.String("results", "", "`directory` to write README.md and the pictures into (default none)")
 	format := flag.String("format", "svg", "format of the pictures: svg or png")
+	seeds := flag.Int("seeds", 1, "runs of each variant, with the seeds that follow the first (not f)")
 	defaults := defaults()
 	defaults.flags(flag.CommandLine)
 	flag.Parse()
@@ -29,7 +30,7 @@ func main() {
 		[]testing.InternalTest{{Name: "scoreboard", F: func(t *testing.T) {
 			t.Helper()
 			peers := choosePeers(*columns)
-			boards := scoreboard(t, peers, chooseVariants(*only))
+			boards := scoreboard(t, peers, chooseVariants(*only), *seeds)
 			if *dir == "" {
 				return
 			}
@@ -41,7 +42,7 @@ func main() {
 }
 
 // scoreboard runs the chosen scenarios, and prints each when it is done.
-func scoreboard(t *testing.T, peers []peer, chosen []scenario) (boards []*board) {
+func scoreboard(t *testing.T, peers []peer, chosen []scenario, seeds int) (boards []*board) {
 	t.Helper()
 	for _, s := range chosen {
 		b := newBoard(s, peers)
@@ -52,7 +53,7 @@ func scoreboard(t *testing.T, peers []peer, chosen []scenario) (boards []*board)
 				b.setAll(k, values)
 				for i := range peers {
 					if values[i] != nil {
-						fmt.Fprintf(os.Stderr, "%-24s %-26s %s\n", v.name, peers[i].name, v.describe(values[i]))
+						fmt.Fprintf(os.Stderr, "%-24s %-26s %s\n", v.name, peers[i].name, v.describe(cell{values: values[i]}))
 					}
 				}
 				continue
@@ -62,17 +63,33 @@ func scoreboard(t *testing.T, peers []peer, chosen []scenario) (boards []*board)
 					continue
 				}
 				begin := time.Now()
-				values, r := v.measure(t, p, &peers[i])
-				r.calls = nil // a million of them would slow down the garbage collections of f
-				b.set(k, i, values, r)
+				c := v.repeat(t, p, &peers[i], seeds)
+				b.cells[k][i] = c
 				fmt.Fprintf(os.Stderr, "%-24s %-26s %s (%.1f s)\n",
-					v.name, peers[i].name, v.describe(values), time.Since(begin).Seconds())
+					v.name, peers[i].name, v.describe(c), time.Since(begin).Seconds())
 			}
 		}
 		b.markdown(os.Stdout)
 		boards = append(boards, b)
 	}
 	return boards
+}
+
+// repeat measures a variant with several seeds.
+func (v *variant) repeat(t *testing.T, p params, pr *peer, seeds int) cell {
+	t.Helper()
+	var first *run
+	var runs [][]float64
+	for range max(seeds, 1) {
+		values, r := v.measure(t, p, pr)
+		r.calls = nil // a million of them would slow down the garbage collections of f
+		if first == nil {
+			first = r
+		}
+		runs = append(runs, values)
+		p.seed++
+	}
+	return v.summary(runs, first)
 }
 
 func choosePeers(names string) []peer {

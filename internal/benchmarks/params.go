@@ -3,7 +3,7 @@ package main
 import (
 	"flag"
 	"math"
-	"math/rand/v2"
+	"net/http"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -12,18 +12,23 @@ import (
 // params are the parameters of a run. Each variant of a scenario has its own, and a
 // flag that is set overrides them all.
 type params struct {
-	server   string  // "bucket", "window", "chance" or "backend"
+	server   string  // "bucket", "window", "sliding", "flight", "chance" or "backend"
+	status   int     // of a refusal
 	share    float64 // of the requests that are refused by chance, or by a bad backend
 	rate     float64
 	burst    int
 	period   time.Duration // of a window
+	flight   int           // requests that may be under way
 	costly   bool
 	hint     string
 	latency  time.Duration
 	refusal  time.Duration
+	way      time.Duration // through the network, in each direction
+	jitter   time.Duration // of the way
 	workers  int
 	n        int
 	clients  int
+	allHeavy bool          // every process of a fleet is busy
 	each     float64       // requests a second of each client
 	length   time.Duration // of a phase
 	patience time.Duration // of a caller; 0: endless
@@ -35,7 +40,7 @@ type params struct {
 // defaults returns the parameters from which the variants start.
 func defaults() params {
 	return params{
-		server: "bucket", rate: 100, burst: 10, period: time.Minute, hint: "none",
+		server: "bucket", status: http.StatusTooManyRequests, rate: 100, burst: 10, period: time.Minute, flight: 10, hint: "none",
 		latency: 20 * time.Millisecond, refusal: 5 * time.Millisecond,
 		workers: 64, attempts: 10, backoff: 100 * time.Millisecond, seed: 1,
 	}
@@ -43,21 +48,25 @@ func defaults() params {
 
 // flags registers a flag for each parameter.
 func (p *params) flags(fs *flag.FlagSet) {
-	fs.StringVar(&p.server, "server", p.server, "server: bucket, window, chance or backend")
+	fs.StringVar(&p.server, "server", p.server, "server: bucket, window, sliding, flight, chance or backend")
+	fs.IntVar(&p.status, "status", p.status, "of a refusal")
 	fs.Float64Var(&p.share, "share", p.share, "part of the requests that is refused (g)")
 	fs.Float64Var(&p.rate, "rate", p.rate, "limit of the server, requests a `second` (d: the first of three)")
 	fs.IntVar(&p.burst, "burst", p.burst, "size of the server's bucket")
 	fs.DurationVar(&p.period, "period", p.period, "length of a window, which accepts rate x period")
+	fs.IntVar(&p.flight, "flight", p.flight, "requests that may be under way (server flight)")
 	fs.BoolVar(&p.costly, "costly", p.costly, "refusals cost quota")
 	fs.StringVar(&p.hint, "hint", p.hint, "none, retry-after, ratelimit or x-ratelimit")
 	fs.DurationVar(&p.latency, "latency", p.latency, "until a 200 or a 500")
 	fs.DurationVar(&p.refusal, "refusal", p.refusal, "until a 429 or a 503")
-	fs.IntVar(&p.workers, "workers", p.workers, "concurrent callers (a, c, d; e: of a busy process)")
+	fs.DurationVar(&p.way, "way", p.way, "of a request or an answer through the network")
+	fs.DurationVar(&p.jitter, "jitter", p.jitter, "a way takes up to this much longer")
+	fs.IntVar(&p.workers, "workers", p.workers, "concurrent callers (a, c, d, g to k; e: of a busy process)")
 	fs.IntVar(&p.n, "n", p.n, "requests (a, c)")
-	fs.IntVar(&p.clients, "clients", p.clients, "clients (b, g) or processes (e)")
-	fs.Float64Var(&p.each, "each", p.each, "requests a `second` of each client (b, g) or of a light process (e)")
-	fs.DurationVar(&p.length, "length", p.length, "length of the outage (b), of the run (a.sustained, e, g) or of a phase (d)")
-	fs.DurationVar(&p.patience, "patience", p.patience, "of the caller of a stream; 0: endless (g)")
+	fs.IntVar(&p.clients, "clients", p.clients, "clients (b, g to k) or processes (e)")
+	fs.Float64Var(&p.each, "each", p.each, "requests a `second` of each client (b, g to k) or of a light process (e)")
+	fs.DurationVar(&p.length, "length", p.length, "length of the outage (b), of the run (a.sustained, e, g to k) or of a phase (d)")
+	fs.DurationVar(&p.patience, "patience", p.patience, "of the caller of a stream; 0: endless (g to k)")
 	fs.IntVar(&p.attempts, "attempts", p.attempts, "attempts in all, for every peer")
 	fs.DurationVar(&p.backoff, "backoff", p.backoff, "first backoff interval, for every peer")
 	fs.Uint64Var(&p.seed, "seed", p.seed, "seed of the server, the callers and of math/rand")
@@ -77,22 +86,30 @@ func (p params) override(cmd *flag.FlagSet) params {
 
 func (p *params) config() config {
 	cfg := config{attempts: p.attempts, backoff: p.backoff, limit: rate.Limit(p.rate), burst: p.burst}
-	if p.server == "window" {
+	if p.server == "window" || p.server == "sliding" {
 		cfg.burst = windowSize(p.rate, p.period)
 	}
 	return cfg
 }
 
+// newLimit returns the limit of a server that starts now, or nil if there is none.
 func (p *params) newLimit(now time.Time) limit {
+	if p.rate == 0 {
+		return nil
+	}
 	switch p.server {
 	case "bucket":
-		return &tokenBucket{rate: p.rate, burst: float64(p.burst), costly: p.costly, tokens: float64(p.burst), at: now}
+		return newBucket(p.rate, p.burst, p.costly, now)
 	case "chance":
-		return &chance{share: p.share, rng: rand.New(rand.NewPCG(p.seed, 5))}
+		return newChance(p)
 	case "backend":
 		return &chance{every: int(1 / p.share)}
 	case "window":
 		return &fixedWindow{size: windowSize(p.rate, p.period), period: p.period, costly: p.costly, begin: now}
+	case "sliding":
+		return &slidingWindow{size: windowSize(p.rate, p.period), period: p.period}
+	case "flight":
+		return &inFlight{most: p.flight}
 	}
 	panic("unknown server " + p.server)
 }
@@ -112,7 +129,7 @@ func (p *params) optimum(n int) time.Duration {
 // only once.
 func (p *params) quota(d time.Duration, workers int) float64 {
 	byLimit := p.rate * d.Seconds()
-	if p.server == "window" {
+	if p.server == "window" || p.server == "sliding" {
 		byLimit = math.Ceil(d.Seconds()/p.period.Seconds()) * float64(windowSize(p.rate, p.period))
 	}
 	return min(byLimit, d.Seconds()*p.demand(workers))
@@ -120,4 +137,6 @@ func (p *params) quota(d time.Duration, workers int) float64 {
 
 // demand returns the number of requests a second that workers can make if they only
 // wait for the answers.
-func (p *params) demand(workers int) float64 { return float64(workers) / p.latency.Seconds() }
+func (p *params) demand(workers int) float64 {
+	return float64(workers) / (p.latency + 2*p.way + p.jitter).Seconds()
+}

@@ -136,7 +136,7 @@ func heatMap(boards []*board, peers []peer, path string) error {
 	width := left + vg.Length(len(peers)+1)*cellWidth + 6*vg.Millimeter
 	height := head + vg.Length(len(rows))*cellHeight + 2*vg.Millimeter
 	return save(path, width, height, func(dc draw.Canvas) {
-		heading(dc, "The scoreboard", "green: the target is reached; yellow to red: how far it is missed; grey: not drained; blank: takes no part")
+		heading(dc, "The scoreboard", "green: the target is reached; yellow to red: how far it is missed; grey: not drained; blank: takes no part; of several seeds, the median")
 		small := style(7)
 		for i, p := range peers {
 			rotated := style(8)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	"gonum.org/v1/plot"
@@ -23,8 +25,65 @@ type board struct {
 }
 
 type cell struct {
-	values []float64
-	run    *run
+	values []float64 // the medians, if there are several seeds
+	worst  []float64 // nil if there is one seed
+	run    *run      // of the first seed
+}
+
+// summary returns the median and the worst of the values of several seeds.
+func (v *variant) summary(runs [][]float64, first *run) cell {
+	c := cell{values: runs[0], run: first}
+	if len(runs) == 1 {
+		return c
+	}
+	c.values = make([]float64, len(v.metrics))
+	c.worst = make([]float64, len(v.metrics))
+	for i, m := range v.metrics {
+		var values []float64
+		for _, run := range runs {
+			values = append(values, run[i])
+		}
+		slices.SortFunc(values, m.compare)
+		c.values[i] = values[(len(values)-1)/2]
+		c.worst[i] = values[len(values)-1]
+	}
+	return c
+}
+
+// compare orders values from the best to the worst. None is the worst.
+func (m metric) compare(a, b float64) int {
+	switch aNone, bNone := math.IsNaN(a), math.IsNaN(b); {
+	case aNone && bNone:
+		return 0
+	case aNone:
+		return 1
+	case bNone:
+		return -1
+	}
+	if m.atLeast {
+		a, b = b, a
+	}
+	return cmp.Compare(a, b)
+}
+
+// text returns a value of the cell, followed by the worst of all seeds.
+func (c cell) text(i int, m metric) string {
+	if c.worst == nil {
+		return m.format(c.values[i])
+	}
+	return m.format(c.values[i]) + " (" + m.format(c.worst[i]) + ")"
+}
+
+// met reports whether a target is reached, with every seed.
+func (c cell) met(i int, m metric) bool {
+	if c.worst == nil {
+		return m.met(c.values[i])
+	}
+	worst := m
+	if !math.IsNaN(m.anySeed) {
+		worst.target = m.anySeed
+	}
+	return m.met(c.values[i]) && worst.met(c.worst[i])
 }
 
 func newBoard(s scenario, peers []peer) *board {
@@ -36,7 +95,7 @@ func newBoard(s scenario, peers []peer) *board {
 }
 
 func (b *board) set(variant, peer int, values []float64, r *run) {
-	b.cells[variant][peer] = cell{values, r}
+	b.cells[variant][peer] = cell{values: values, run: r}
 }
 
 // writeResults writes the tables and pictures, and the command and versions that
@@ -49,7 +108,7 @@ func writeResults(dir, format, commit string, boards []*board, peers []peer) err
 	plot.DefaultFont.Variant = "Sans"
 	w.WriteString("# Results\n\n")
 	fmt.Fprintf(&w, "    %s\n\n", command())
-	fmt.Fprintf(&w, "at commit %s, with %s on %s/%s, %d CPUs. A figure in bold reaches its target. A failed call counts as never answered. `-` means that the backlog was not drained.\n\n",
+	fmt.Fprintf(&w, "at commit %s, with %s on %s/%s, %d CPUs. A figure in bold reaches its target. Of several seeds, it is the median, and in parentheses the worst, which has to reach the target. A failed call counts as never answered. `-` means that the backlog was not drained.\n\n",
 		commit, runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU())
 	heat := "scoreboard." + format
 	if err := heatMap(boards, peers, filepath.Join(dir, heat)); err != nil {
@@ -136,8 +195,8 @@ func (b *board) markdown(w io.Writer) {
 					fmt.Fprint(w, " |")
 					continue
 				}
-				text := m.format(c.values[i])
-				if m.met(c.values[i]) {
+				text := c.text(i, m)
+				if c.met(i, m) {
 					text = "**" + text + "**"
 				}
 				fmt.Fprintf(w, " %s |", text)
@@ -183,17 +242,26 @@ func (m metric) format(v float64) string {
 		return fmt.Sprintf("%.0f ns", v)
 	case "ms":
 		return fmt.Sprintf("%.0f ms", v)
+	case "time": // in seconds
+		if v < 1 {
+			return fmt.Sprintf("%.0f ms", v*1000)
+		}
+		return fmt.Sprintf("%.2f s", v)
 	case "%":
 		return fmt.Sprintf("%.3g %%", v*100)
 	}
 	return fmt.Sprintf("%.3f", v)
 }
 
-// describe puts the values on a line.
-func (v *variant) describe(values []float64) string {
+// describe puts the values on a line, and marks those that miss their target.
+func (v *variant) describe(c cell) string {
 	var parts []string
 	for i, m := range v.metrics {
-		parts = append(parts, m.name+" "+m.format(values[i]))
+		part := m.name + " " + c.text(i, m)
+		if !math.IsNaN(m.target) && !c.met(i, m) {
+			part += " MISSED " + m.bound()
+		}
+		parts = append(parts, part)
 	}
 	return strings.Join(parts, ", ")
 }

@@ -103,7 +103,7 @@ func (r *run) openLoop(shared bool, length time.Duration) {
 		if !shared {
 			do = r.newClient()
 		}
-		all.stream(do, k, r.params.each, r.at(length), newID)
+		all.stream(do, k, r.params.each, interval{0, length}, newID)
 	}
 	all.wg.Wait()
 }

@@ -22,7 +22,22 @@ func fleet() scenario {
 			atLeast("Jain's index", "", jain),
 			atMost("light p99", "s", p99),
 			atMost("failed", "n", none()),
+			atMost("refused, first minute", "", none()),
+			atMost("refused, after it", "", none()),
 		}
+	}
+	reached := func(all []metric) []metric {
+		all[0].target, all[1].target, all[6].target = 0.97, 0.045, 0.025
+		all[2].target, all[2].anySeed = 0.95, 0.9
+		return all
+	}
+	heavy := func(n int, f func(*params)) params {
+		return with(func(p *params) {
+			p.clients, p.allHeavy = n, true
+			if f != nil {
+				f(p)
+			}
+		})
 	}
 	return scenario{
 		letter: "e",
@@ -32,7 +47,7 @@ func fleet() scenario {
 		variants: []variant{
 			{
 				name: "e.fleet", model: "token bucket, no hint",
-				params: with(nil), metrics: metrics(0.93, 0.03, 0.95, 1), measure: measureFleet,
+				params: with(nil), metrics: reached(metrics(none(), none(), none(), 1)), measure: measureFleet,
 				picture: &picture{length: 2 * time.Minute, top: 400, limit: constant},
 			},
 			{
@@ -55,6 +70,26 @@ func fleet() scenario {
 				params:  with(func(p *params) { p.server, p.period = "window", time.Second }),
 				metrics: metrics(none(), none(), none(), none()), measure: measureFleet,
 			},
+			{
+				name: "e.2-heavy", model: "2 processes, both busy; token bucket, no hint",
+				params:  heavy(2, nil),
+				metrics: reached(metrics(none(), none(), none(), none())), measure: measureFleet,
+			},
+			{
+				name: "e.10-heavy", model: "10 processes, all busy; token bucket, no hint",
+				params:  heavy(10, nil),
+				metrics: reached(metrics(none(), none(), none(), none())), measure: measureFleet,
+			},
+			{
+				name: "e.10-heavy-retry-after", model: "10 processes, all busy; a refusal says Retry-After: 1",
+				params:  heavy(10, func(p *params) { p.hint = "retry-after" }),
+				metrics: reached(metrics(none(), none(), none(), none())), measure: measureFleet,
+			},
+			{
+				name: "e.4-heavy-window", model: "4 processes, all busy; fixed windows of 1 s, no hint",
+				params:  heavy(4, func(p *params) { p.server, p.period = "window", time.Second }),
+				metrics: reached(metrics(none(), none(), none(), none())), measure: measureFleet,
+			},
 		},
 	}
 }
@@ -62,6 +97,9 @@ func fleet() scenario {
 func measureFleet(t *testing.T, p params, pr *peer) ([]float64, *run) {
 	t.Helper()
 	heavy := p.clients / 2
+	if p.allHeavy {
+		heavy = p.clients
+	}
 	r := bubble(t, p, pr, func(r *run) {
 		all := &tally{r: r}
 		until := r.at(p.length)
@@ -69,7 +107,7 @@ func measureFleet(t *testing.T, p params, pr *peer) ([]float64, *run) {
 		for k := range p.clients {
 			do := r.newClient()
 			if k >= heavy {
-				all.stream(do, k, p.each, until, newID)
+				all.stream(do, k, p.each, interval{0, p.length}, newID)
 				continue
 			}
 			for w := range p.workers {
@@ -85,6 +123,8 @@ func measureFleet(t *testing.T, p params, pr *peer) ([]float64, *run) {
 		r.jain(heavy),
 		r.latency(0.99, light).Seconds(),
 		float64(r.failed()),
+		r.refusedIn(interval{0, time.Minute}),
+		r.refusedIn(interval{time.Minute, p.length}),
 	}, r
 }
 

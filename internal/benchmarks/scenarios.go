@@ -40,17 +40,18 @@ type metric struct {
 	unit    string
 	target  float64 // the goal of the transport, or NaN
 	atLeast bool    // larger values are better
+	anySeed float64 // the target for the worst of several seeds; NaN: target
 }
 
 // none returns NaN, which stands for a missing target or value.
 func none() float64 { return math.NaN() }
 
 func atMost(name, unit string, target float64) metric {
-	return metric{name: name, unit: unit, target: target}
+	return metric{name: name, unit: unit, target: target, anySeed: none()}
 }
 
 func atLeast(name, unit string, target float64) metric {
-	return metric{name: name, unit: unit, target: target, atLeast: true}
+	return metric{name: name, unit: unit, target: target, atLeast: true, anySeed: none()}
 }
 
 func (r *run) failed() (n int) {
@@ -102,5 +103,5 @@ func quantile(d []time.Duration, q float64) time.Duration {
 func all(*call) bool { return true }
 
 func scenarios() []scenario {
-	return []scenario{drain(), outage(), isolated(), change(), fleet(), cost(), noLimit()}
+	return []scenario{drain(), outage(), isolated(), change(), fleet(), cost(), noLimit(), rateLimits(), routeLimits(), flightLimits(), downtime()}
 }

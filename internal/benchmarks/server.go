@@ -8,6 +8,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,19 +20,24 @@ import (
 // refusal takes refusal.
 type server struct {
 	limit    limit // nil: none
+	status   int   // of a refusal
 	hint     string
-	latency  time.Duration // until a 200 or a 500
-	refusal  time.Duration // until a 429 or a 503
-	timeout  time.Duration // of the client, until the response headers, or 0
-	capacity float64       // answers a second, behind an unbounded FIFO queue, or 0 for no queue
-	stall    interval      // the queue is not served
-	down     interval      // every request is answered 503
-	flaky    interval      // requests fail with a 500 at random
-	failRate float64       // the share of requests that fail
+	latency  time.Duration                  // until a 200 or a 500
+	service  func(*rand.Rand) time.Duration // draws the latency of each request, or nil
+	refusal  time.Duration                  // until a refusal
+	way      time.Duration                  // of a request or an answer through the network
+	jitter   time.Duration                  // a way takes up to this much longer
+	timeout  time.Duration                  // of the client, until the response headers, or 0
+	capacity float64                        // answers a second, behind an unbounded FIFO queue, or 0 for no queue
+	workers  int                            // that serve the queue, or 0 for one
+	stall    interval                       // the queue is not served
+	down     interval                       // every request is answered 503
+	flaky    interval                       // requests fail with a 500 at random
+	failRate float64                        // the share of requests that fail
 
 	mu    sync.Mutex
 	start time.Time
-	free  time.Time // when the queue is empty
+	free  []time.Time // when each worker has served the requests it was given
 	rng   *rand.Rand
 	bins  []bin
 }
@@ -51,22 +57,29 @@ const binWidth = 100 * time.Millisecond
 type call struct {
 	id         int // of the goroutine, see align
 	process    int
+	url        string        // "": things
+	cost       float64       // in tokens; 0: one
 	patience   time.Duration // 0: endless
 	attempts   int           // seen by the server
+	refused    int           // of the attempts
+	accepted   time.Time     // when the last attempt was
+	service    time.Duration // of the last accepted attempt
 	begin, end time.Time
 	ok         bool
 }
+
+// things is the URL of the calls, unless they are told another.
+const things = "http://api.example/v1/things"
 
 type callKey struct{}
 
 func newServer(p *params) *server {
 	s := &server{
-		hint: p.hint, latency: p.latency, refusal: p.refusal,
+		status: p.status, hint: p.hint, latency: p.latency, refusal: p.refusal,
+		way: p.way, jitter: p.jitter,
 		start: time.Now(), rng: rand.New(rand.NewPCG(p.seed, 1)),
 	}
-	if p.rate > 0 {
-		s.limit = p.newLimit(s.start)
-	}
+	s.limit = p.newLimit(s.start)
 	return s
 }
 
@@ -123,19 +136,52 @@ func (s *server) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err := sleepUntil(ctx, align(time.Now(), c.id)); err != nil {
 		return nil, err
 	}
+	if err := s.travel(ctx, c); err != nil {
+		return nil, err
+	}
 	now := time.Now()
 	status, header, after := s.decide(now, c)
 	var err error
 	if s.timeout > 0 && after > s.timeout {
 		after, err = s.timeout, timeoutError{}
 	}
-	if e := sleepUntil(ctx, align(now.Add(after), c.id)); e != nil {
+	e := sleepUntil(ctx, align(now.Add(after), c.id))
+	if status == http.StatusOK || status == http.StatusInternalServerError {
+		s.done(c) // the limit accepted it
+	}
+	if e != nil {
 		return nil, e
 	}
 	if err != nil {
 		return nil, err
 	}
+	if err := s.travel(ctx, c); err != nil {
+		return nil, err
+	}
 	return answer(req, status, header), nil
+}
+
+// travel takes a request to the server, or its answer back.
+func (s *server) travel(ctx context.Context, c *call) error {
+	if s.way == 0 && s.jitter == 0 {
+		return nil
+	}
+	d := s.way
+	if s.jitter > 0 {
+		s.mu.Lock()
+		d += time.Duration(s.rng.Int64N(int64(s.jitter)))
+		s.mu.Unlock()
+	}
+	return sleepUntil(ctx, align(time.Now().Add(d), c.id))
+}
+
+// done tells the limit that an accepted request is not under way any more.
+func (s *server) done(c *call) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.limit != nil {
+		s.limit.done(c)
+	}
 }
 
 // decide handles the arrival of a request. It returns the answer, and the time until
@@ -155,14 +201,19 @@ func (s *server) decide(now time.Time, c *call) (status int, header http.Header,
 		return http.StatusServiceUnavailable, header, s.refusal
 	}
 	if s.limit != nil {
-		accepted := s.limit.take(now)
-		s.setHint(header, now, accepted)
+		accepted := accepts(s.limit, now, c)
+		s.setHint(header, now, c, accepted)
 		if !accepted {
+			c.refused++
 			b.refused++
-			return http.StatusTooManyRequests, header, s.refusal
+			return s.status, header, s.refusal
 		}
 	}
-	after = s.latency + s.queue(now)
+	c.accepted, c.service = now, s.latency
+	if s.service != nil {
+		c.service = s.service(s.rng)
+	}
+	after = c.service + s.queue(now)
 	if s.flaky.holds(at) && s.rng.Float64() < s.failRate {
 		b.failed++
 		return http.StatusInternalServerError, header, after
@@ -181,19 +232,24 @@ func (s *server) queue(now time.Time) time.Duration {
 	if s.capacity == 0 {
 		return 0
 	}
-	if s.free.Before(now) {
-		s.free = now
+	if s.free == nil {
+		s.free = make([]time.Time, max(s.workers, 1))
 	}
-	if s.stall.holds(s.free.Sub(s.start)) {
-		s.free = s.start.Add(s.stall.to)
+	next := slices.MinFunc(s.free, time.Time.Compare)
+	k := slices.Index(s.free, next)
+	if next.Before(now) {
+		next = now
 	}
-	s.free = s.free.Add(time.Duration(float64(time.Second) / s.capacity))
-	return s.free.Sub(now)
+	if s.stall.holds(next.Sub(s.start)) {
+		next = s.start.Add(s.stall.to)
+	}
+	s.free[k] = next.Add(time.Duration(float64(time.Second) * float64(len(s.free)) / s.capacity))
+	return s.free[k].Sub(now)
 }
 
 // setHint sets the header fields about the limit.
-func (s *server) setHint(h http.Header, now time.Time, accepted bool) {
-	remaining, reset := s.limit.state(now)
+func (s *server) setHint(h http.Header, now time.Time, c *call, accepted bool) {
+	remaining, reset := s.limit.state(now, c)
 	seconds := strconv.Itoa(int(math.Ceil(reset.Seconds())))
 	quota, window := s.limit.quota()
 	left := strconv.Itoa(remaining)
@@ -253,109 +309,4 @@ func answer(req *http.Request, status int, header http.Header) *http.Response {
 		ContentLength: int64(len(body)),
 		Request:       req,
 	}
-}
-
-// limit decides which requests a server refuses.
-type limit interface {
-	take(now time.Time) bool
-	state(now time.Time) (remaining int, reset time.Duration)
-	quota() (requests, seconds int) // for RateLimit-Policy
-	setRate(now time.Time, rate float64)
-}
-
-// tokenBucket is refilled continuously, up to burst.
-type tokenBucket struct {
-	rate, burst float64
-	costly      bool // a refusal takes the part of a token that is left
-	tokens      float64
-	at          time.Time // the time of tokens
-}
-
-func (b *tokenBucket) settle(now time.Time) {
-	b.tokens = min(b.tokens+now.Sub(b.at).Seconds()*b.rate, b.burst)
-	b.at = now
-}
-
-func (b *tokenBucket) take(now time.Time) bool {
-	b.settle(now)
-	if b.tokens >= 1 {
-		b.tokens--
-		return true
-	}
-	if b.costly {
-		b.tokens = 0
-	}
-	return false
-}
-
-// state returns the time until the next request will be accepted. If one is accepted
-// now, it returns the time until the bucket is full.
-func (b *tokenBucket) state(now time.Time) (remaining int, reset time.Duration) {
-	b.settle(now)
-	missing := 1 - b.tokens
-	if missing <= 0 {
-		missing = b.burst - b.tokens
-	}
-	return int(b.tokens), time.Duration(missing / b.rate * float64(time.Second))
-}
-
-func (b *tokenBucket) quota() (requests, seconds int) {
-	seconds = max(int(math.Ceil(1/b.rate)), 1)
-	return int(b.rate * float64(seconds)), seconds
-}
-
-func (b *tokenBucket) setRate(now time.Time, rate float64) {
-	b.settle(now)
-	b.rate = rate
-}
-
-// fixedWindow accepts size requests in each period, and refuses all others until the
-// next one begins.
-type fixedWindow struct {
-	size   int
-	period time.Duration
-	costly bool // refusals count too, and the excess is carried over into the next period
-	used   int
-	begin  time.Time
-}
-
-func (w *fixedWindow) settle(now time.Time) {
-	for !now.Before(w.begin.Add(w.period)) {
-		w.begin = w.begin.Add(w.period)
-		w.used = max(w.used-w.size, 0)
-		if w.used == 0 {
-			w.begin = w.begin.Add(now.Sub(w.begin).Truncate(w.period))
-		}
-	}
-}
-
-func (w *fixedWindow) take(now time.Time) bool {
-	w.settle(now)
-	if w.used < w.size {
-		w.used++
-		return true
-	}
-	if w.costly {
-		w.used++
-	}
-	return false
-}
-
-func (w *fixedWindow) state(now time.Time) (remaining int, reset time.Duration) {
-	w.settle(now)
-	return max(w.size-w.used, 0), w.begin.Add(w.period).Sub(now)
-}
-
-func (w *fixedWindow) quota() (requests, seconds int) {
-	return w.size, max(int(math.Ceil(w.period.Seconds())), 1)
-}
-
-func (w *fixedWindow) setRate(now time.Time, rate float64) {
-	w.settle(now)
-	w.size = windowSize(rate, w.period)
-}
-
-// windowSize returns the number of requests that a window accepts for a given rate.
-func windowSize(rate float64, period time.Duration) int {
-	return max(int(math.Round(rate*period.Seconds())), 1)
 }
