@@ -318,7 +318,7 @@ func (c *call) backoff(a *attempt) (wait time.Duration, why Reason) {
 	if e, ok := c.policy.(*backoff.ExponentialBackOff); ok {
 		spread := min(e.RandomizationFactor, 1)
 		switch {
-		case a.Attempt == 1 && v.Kind != KindRateLimit && !c.key.budget.Correlated(time.Now()):
+		case a.Attempt == 1 && !c.key.budget.Correlated(time.Now()):
 			// Nobody else fails, so there is nothing to spread out: the smallest
 			// interval the policy has, and a tenth of the jitter.
 			interval = time.Duration(float64(e.InitialInterval) * (1 - spread + 0.1*spread*rand.Float64()))

@@ -1,5 +1,7 @@
 package limit
 
+import "time"
+
 // flight is a limit on requests under way at one time: so many threads, connections
 // or places in a queue. The rate that it lets through varies with the time the
 // server takes for each, so a pace gives much of it away. A bound on what is under
@@ -11,9 +13,11 @@ package limit
 // others take a part of it: then the bound falls by a part of itself. A bound of one
 // that is refused all the same is no limit of this kind.
 type flight struct {
-	bound   float64 // attempts under way
-	between float64 // accepted attempts until the bound has risen by one
-	wrong   int     // refusals at a bound of one
+	bound   float64       // attempts under way
+	between float64       // accepted attempts until the bound has risen by one
+	wrong   int           // refusals at a bound of one
+	last    time.Time     // when the last attempt went
+	gap     time.Duration // until the next one may
 }
 
 const (
@@ -21,7 +25,11 @@ const (
 	// refusal in a hundred as long as the limit stays. While it rises the number is
 	// halved each time, down to leastBetween.
 	mostBetween  = 100
-	leastBetween = 4
+	leastBetween = 2
+
+	// Attempts go at least a part of the time apart that would spread them evenly: some
+	// servers refuse what comes at once.
+	apart = 2
 
 	// fallenBy is the part of itself that a bound falls by if the limit has fallen.
 	fallenBy = 8
@@ -30,12 +38,19 @@ const (
 	maxWrong = 3
 )
 
-// free reports whether another attempt may go with so many under way.
-func (f *flight) free(underWay int) bool { return underWay < int(f.bound) }
+// wait returns how long the next attempt is held back with so many under way.
+func (f *flight) wait(now time.Time, underWay int) time.Duration {
+	if underWay >= int(f.bound) {
+		return forever
+	}
+	return f.last.Add(f.gap).Sub(now)
+}
 
-// acceptance notes that the nth attempt under way was accepted. An attempt counts only
-// if it went at the bound: with fewer, nothing is known about more.
-func (f *flight) acceptance(n int) {
+// acceptance notes that the nth attempt under way was accepted, for which the server
+// takes so long. An attempt counts only if it went at the bound: with fewer, nothing
+// is known about more.
+func (f *flight) acceptance(n int, service time.Duration) {
+	f.gap = service / time.Duration(apart*int(f.bound))
 	before := int(f.bound)
 	if n < before {
 		return

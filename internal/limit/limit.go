@@ -125,6 +125,10 @@ func (l *Limit) setState(s State, now time.Time) {
 
 // look begins to look for a limit.
 func (l *Limit) look(now time.Time, share float64, hinted bool) {
+	if l.state == Looking { // with more reason now
+		l.free, l.looking.hinted = share, hinted
+		return
+	}
 	l.setState(Looking, now)
 	l.free = share
 	l.looking.begin(now, hinted)
@@ -153,6 +157,10 @@ func (l *Limit) resume(now time.Time) {
 // quota, and that is not believed.
 func (l *Limit) told() bool { return l.state == Told && !l.pace.Advertised() }
 
+// doubtful reports whether refusals are yet to show that there is a limit: all that is
+// known is a hint, or a quota.
+func (l *Limit) doubtful() bool { return l.told() || l.state == Looking && l.looking.hinted }
+
 // Hold returns how long the next attempt is held back. It is the one place that
 // knows: all else goes by it.
 func (l *Limit) Hold(now time.Time) time.Duration {
@@ -175,9 +183,7 @@ func (l *Limit) Hold(now time.Time) time.Duration {
 		l.resume(now) // it may have been forgotten
 		return d
 	case Flight:
-		if !l.flight.free(l.underWay) {
-			return forever
-		}
+		return max(l.flight.wait(now, l.underWay), 0)
 	}
 	return 0
 }
@@ -201,7 +207,9 @@ func (l *Limit) sent(now time.Time, s *Stamp, waited bool) {
 		s.kind = probing
 	case Looking:
 		l.looking.sent(now)
-	case Free, Rate, Flight, Told:
+	case Flight:
+		l.flight.last = now
+	case Free, Rate, Told:
 	}
 }
 
@@ -253,7 +261,9 @@ func (l *Limit) acceptance(s *Stamp, now time.Time) {
 		l.looking.begin(s.Sent, false)
 	}
 	l.service += (now.Sub(s.Sent) - l.service) / 8
-	l.together.acceptance(s.underWay)
+	// Those that were refused at the same time took no place.
+	together := min(s.underWay, l.underWay+1)
+	l.together.acceptance(together)
 	known := l.pace.Known()
 	l.pace.Accepted(s.pace, now, l.Waiting > 0)
 	switch l.state {
@@ -261,7 +271,7 @@ func (l *Limit) acceptance(s *Stamp, now time.Time) {
 		if s.Sent.Before(l.looking.begun) {
 			return
 		}
-		l.looking.acceptance(s.underWay)
+		l.looking.acceptance(together)
 		switch {
 		case l.Waiting == 0 || l.looking.hinted:
 			l.setState(Free, now) // nobody is left to hold back
@@ -275,7 +285,7 @@ func (l *Limit) acceptance(s *Stamp, now time.Time) {
 			l.looking.begin(s.Sent, false)
 		}
 	case Flight:
-		l.flight.acceptance(s.underWay)
+		l.flight.acceptance(s.underWay, l.service)
 	case Free, Paused, Told:
 	}
 }
@@ -287,9 +297,10 @@ func (l *Limit) refusal(s *Stamp, now time.Time, r Result) verdict {
 	if l.told() && !l.pace.Scarce() {
 		return undecided // it is about something else than the quota
 	}
+	expected := l.pace.Expected()
 	news := l.pace.Refused(s.pace, now, true)
 	if debug != "" {
-		println("REF", fmt.Sprintf("%p", l), now.UnixMilli()%1000000, "state", l.state, "n", s.underWay, "now", l.underWay, "most", l.together.most, l.together.before, "above", l.together.above, "news", news)
+		println("REF", fmt.Sprintf("%p", l), now.UnixMilli()%1000000, "state", l.state, "n", s.underWay, "now", l.underWay, "most", l.together.most, l.together.before, "above", l.together.above, "news", news, "sent", s.Sent.UnixMicro()%1000000000, "service", l.service.String())
 	}
 	if d, blocked := l.pace.BlockedFor(now); blocked && d >= r.Hint/probePart {
 		l.pause.perRequest = 0
@@ -315,12 +326,15 @@ func (l *Limit) refusal(s *Stamp, now time.Time, r Result) verdict {
 		gain = l.pace.Rate(now) * now.Sub(s.Sent).Seconds()
 	case Rate:
 		l.use.refused++
-		if l.use.none(l.pace.Rate(now)) {
-			return l.chance(now, l.use.share())
+		if share, doubtful := l.use.doubtful(l.pace.Rate(now)); doubtful {
+			l.free = share
+			l.trial.again(now)
 		}
-		if bound, ok := l.together.refusal(s.underWay); ok && news && now.After(l.noFlight) {
-			l.fly(now, bound)
-			return undecided
+		if news && !expected {
+			if bound, ok := l.together.refusal(s.underWay); ok && now.After(l.noFlight) {
+				l.fly(now, bound)
+				return undecided
+			}
 		}
 		gain = l.pace.Rate(now) * now.Sub(s.Sent).Seconds()
 	case Flight:
@@ -328,6 +342,10 @@ func (l *Limit) refusal(s *Stamp, now time.Time, r Result) verdict {
 			l.noFlight, l.noFlightFor = now.Add(max(l.noFlightFor, stale)), 2*max(l.noFlightFor, stale)
 			l.setState(Looking, now)
 			l.looking.begin(now, false)
+			return undecided
+		}
+		if int(l.flight.bound) <= fewUnderWay && l.pace.Spaced() {
+			l.setState(Rate, now)
 			return undecided
 		}
 		news = true
@@ -348,9 +366,12 @@ func (l *Limit) chance(now time.Time, share float64) verdict {
 	return byChance
 }
 
+// fewUnderWay attempts under way may be what a rate that keeps no token lets through.
+const fewUnderWay = 3
+
 // fly begins to bound what is under way.
 func (l *Limit) fly(now time.Time, bound int) {
-	l.flight = flight{bound: float64(bound), between: mostBetween}
+	l.flight = flight{bound: float64(bound), between: leastBetween}
 	l.setState(Flight, now)
 }
 

@@ -74,7 +74,7 @@ func (l *looking) acceptance(n int) {
 // it is a rate that refuses, or everything is.
 func (l *looking) refusal(now time.Time, n int, o Outcome, noFlight bool) bool {
 	if l.most > 0 {
-		if n <= l.most || noFlight {
+		if n <= l.most || l.most <= fewUnderWay || noFlight {
 			return true
 		}
 		l.bounded, l.accepted = true, 0
@@ -90,6 +90,6 @@ func (l *looking) refusal(now time.Time, n int, o Outcome, noFlight bool) bool {
 
 // flight reports whether it is a limit on requests under way.
 func (l *looking) flight() bool {
-	const margin = 8
+	const margin = 2
 	return l.bounded && l.held && l.accepted >= 2*l.most+margin
 }

@@ -156,13 +156,13 @@ func (k *Key) Done(s Stamp, name Route, now time.Time, r Result) (limited bool) 
 			k.chance(l, s.route, now)
 		}
 		k.Moved = k.Moved || !l.active()
-		if !l.told() {
+		if !l.doubtful() {
 			return before != Looking
 		}
 	}
 	l := k.Limit(name)
 	switch {
-	case l != nil && !l.told(): // it was sent before there was a limit
+	case l != nil && !l.doubtful(): // it was sent before there was a limit
 	case r.Outcome == Accepted && s.seq == 0:
 		k.all.acceptance()
 		s.route.tally.acceptance()
@@ -205,14 +205,14 @@ func (k *Key) suspect(s *Stamp, now time.Time, r Result) {
 			l = new(Limit)
 		}
 		k.look(l, s.route, now, false)
-	case r.Hint > 0 && k.all.denials == 0 && t.denials == 0:
+	case r.Hint > 0 && k.all.denials == 0 && t.denials == 0 && k.Limit(s.route.name) == nil:
 		k.look(&k.whole, s.route, now, true)
 	}
 }
 
 // look begins to look for a limit, of which the route is one.
 func (k *Key) look(l *Limit, r *route, now time.Time, hinted bool) {
-	if !l.active() || l.told() {
+	if !l.active() || l.doubtful() {
 		share := k.all.chance
 		if l != &k.whole {
 			share = max(share, r.tally.chance)

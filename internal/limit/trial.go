@@ -83,6 +83,14 @@ func (t *trial) begin(now time.Time, gain float64, waiting int) {
 	t.ahead, t.at = min(int(size), waiting), now
 }
 
+// again lets a trial begin that one denial decides.
+func (t *trial) again(now time.Time) {
+	t.next, t.confirmed, t.denied = now, 0, 0
+	if t.underWay == 0 {
+		t.refused, t.known = 0, 0
+	}
+}
+
 // open reports whether an attempt may go ahead of the limit now.
 func (t *trial) open(now time.Time) bool { return t.ahead > 0 && now.Equal(t.at) }
 
@@ -106,7 +114,7 @@ func (t *trial) done(now time.Time, o Outcome, chance float64) verdict {
 		return undecided
 	}
 	chance = min(max(chance, chancePart), maxChancePart)
-	limit := max(limitPart, (1+chance)/2)
+	limit := max(limitPart, (1+chance)/2+0.1*(chance-chancePart))
 	nats := float64(t.refused)*math.Log(limit/chance) +
 		float64(t.known-t.refused)*math.Log((1-limit)/(1-chance))
 	switch {

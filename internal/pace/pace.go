@@ -67,6 +67,7 @@ import (
 type Stamp struct {
 	Seq  int64 // attempts sent, this one included
 	Sent time.Time
+	gap  time.Duration // since the attempt before it that may have been accepted
 }
 
 // Pace is the pace of one limit. The zero Pace knows nothing, and lets
@@ -102,6 +103,7 @@ type Pace struct {
 	peak        float64 // the pace at the last refusal
 	level       int     // refusals in a row at the same pace
 	quota       quota
+	spacing     spacing
 }
 
 // mark is a refusal: an instant at which the server's bucket was empty.
@@ -165,6 +167,10 @@ func (p *Pace) Blank() bool { return p.rate == 0 && p.quota == quota{} }
 
 // Advertised reports whether the pace is the one that the server says of its quota.
 func (p *Pace) Advertised() bool { return p != nil && p.quota.alone }
+
+// Expected reports whether a refusal is due: as many attempts were accepted since the
+// last one as are when the pace is right.
+func (p *Pace) Expected() bool { return !p.idle && float64(p.acks) >= p.every()/2 }
 
 // Scarce reports whether the server says that little is left of a quota.
 func (p *Pace) Scarce() bool { return p.quota.rate > 0 && p.quota.scarce() }
@@ -241,12 +247,16 @@ func (p *Pace) Sent(now time.Time) Stamp {
 	if p.rate > 0 && !p.Advertised() { // a client that goes by an advertised quota runs up no debt
 		gap := Seconds(1 / p.rate)
 		p.idle = p.idle || now.Sub(p.next) > gap
-		if earliest := now.Add(-catchUp); p.next.Before(earliest) {
+		earliest := now.Add(-catchUp)
+		if p.spacing.on() {
+			earliest = now
+		}
+		if p.next.Before(earliest) {
 			p.next = earliest
 		}
 		p.next = p.next.Add(gap)
 	}
-	return Stamp{p.sent, now}
+	return Stamp{p.sent, now, p.spacing.sent(now)}
 }
 
 // Tested takes note of a refusal of an attempt that was sent ahead of the pace, as a
@@ -267,12 +277,13 @@ func (p *Pace) Refused(t Stamp, now time.Time, learning bool) bool {
 		return false
 	}
 	p.refused++
+	p.spacing.refused(t)
 	if learning && t.Sent.Before(p.lastNews) {
 		return false
 	}
 	if t.Seq == 0 {
 		p.Forget()
-		t = Stamp{p.sent, now}
+		t = Stamp{Seq: p.sent, Sent: now}
 	} else {
 		p.rtt = now.Sub(t.Sent)
 		p.quota.breach(t, now, p.streak+1)
@@ -302,6 +313,8 @@ func (p *Pace) Refused(t Stamp, now time.Time, learning bool) bool {
 		p.base = min(p.base, most)
 	}
 	switch {
+	case p.spacing.on():
+		p.base, p.proof = p.spacing.rate(), probeEvery
 	case p.blockedAt(m.at) && !p.shared() || p.streak >= 2*blockedAfter:
 		least := minRate
 		if p.streak > closedAfter {
@@ -381,6 +394,7 @@ func (p *Pace) slack() float64 { return min(p.longestBlock, maxSlack).Seconds() 
 
 // Accepted takes note of an attempt that was accepted.
 func (p *Pace) Accepted(t Stamp, now time.Time, backlog bool) {
+	p.spacing.accepted(t)
 	if t.Sent.Before(p.lastNews) {
 		return
 	}

@@ -33,7 +33,7 @@ func (p *Pace) detectSharing() {
 		}
 		return
 	}
-	if p.idle || float64(p.acks) < p.every()/2 {
+	if !p.Expected() {
 		p.unexplained++
 	} else {
 		p.unexplained = max(p.unexplained-1, 0)
