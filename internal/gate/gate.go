@@ -92,7 +92,7 @@ func (g *Gate) tryAdmit(now time.Time, s *Stamp, a Attempt) bool {
 		return len(g.lines) == 0 && (g.bucket == nil || g.bucket.AllowN(now, 1))
 	}
 	l := g.key.Limit(a.Route)
-	if g.line(l) != nil || a.Last && l != nil && l.Blocked(now) || g.hold(now, l) > 0 {
+	if g.line(l) != nil || a.Last && l != nil && l.Opens(now).After(now) || g.hold(now, l) > 0 {
 		return false
 	}
 	s.Stamp = g.pass(now, l, a, false)
@@ -126,7 +126,7 @@ func (g *Gate) Admit(ctx context.Context, a Attempt, maxWait time.Duration, begi
 	if a.Arrived.IsZero() {
 		a.Arrived = now
 	}
-	w := &waiter{Attempt: a, stamp: Stamp{Arrived: a.Arrived}, patience: now.Add(maxWait), passed: make(chan struct{})}
+	w := &waiter{Attempt: a, stamp: Stamp{Arrived: a.Arrived}, queued: now, maxWait: maxWait, passed: make(chan struct{})}
 	g.mu.Lock()
 	if g.tryAdmit(now, &w.stamp, a) { // since it was tried
 		g.mu.Unlock()
@@ -294,9 +294,8 @@ func (g *Gate) next(now time.Time) (next *waiter, d time.Duration) {
 	for _, q := range g.lines {
 		hold := g.hold(now, q.limit)
 		w := q.first(hold <= 0 && q.limit != nil && q.limit.Blocked(now))
-		if hold <= 0 && w.Last && q.limit != nil && q.limit.Blocked(now) {
-			// The last attempt of a call is not spent on a server that refuses everything.
-			hold = w.patience.Sub(now)
+		if hold <= 0 && w.Last && q.limit != nil {
+			hold = min(w.queued.Add(w.maxWait).Sub(now), q.limit.Opens(now).Sub(now))
 		}
 		switch {
 		case hold > 0:

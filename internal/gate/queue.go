@@ -8,11 +8,12 @@ import (
 // waiter is an attempt in the queue; passed is closed when it may be sent.
 type waiter struct {
 	Attempt
-	stamp    Stamp     // once it has passed
-	patience time.Time // when it has waited as long as it may for once
-	passed   chan struct{}
-	line     *line // nil: it is in none
-	place    *list.Element
+	stamp   Stamp // once it has passed
+	queued  time.Time
+	maxWait time.Duration
+	passed  chan struct{}
+	line    *line // nil: it is in none
+	place   *list.Element
 }
 
 // firstsPerRetry first attempts go before a retry that waits. So retries get a

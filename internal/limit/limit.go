@@ -80,8 +80,9 @@ type Limit struct {
 	since    time.Time // when the state began
 	epoch    int64     // how often it was not Free; attempts from an earlier one say nothing
 	underWay int
-	streak   int     // refusals since an attempt was accepted
+	closed   closed
 	free     float64 // part that was refused before it began
+	seldom   bool    // next to nothing was
 
 	pace     pace.Pace
 	trial    trial
@@ -105,7 +106,7 @@ func (l *Limit) active() bool { return l.state != Free }
 func (l *Limit) setState(s State, now time.Time) {
 	if l.state == Free && s != Free {
 		l.epoch++
-		l.underWay, l.streak, l.together = 0, 0, together{}
+		l.underWay, l.closed.streak, l.together = 0, 0, together{}
 		l.trial.ahead, l.trial.underWay = 0, 0
 	}
 	if debug != "" {
@@ -124,15 +125,15 @@ func (l *Limit) setState(s State, now time.Time) {
 }
 
 // look begins to look for a limit.
-func (l *Limit) look(now time.Time, share float64, hinted bool) {
+func (l *Limit) look(now time.Time, share float64, row int, seldom, hinted bool) {
+	l.free, l.seldom = share, seldom
 	if l.state == Looking { // with more reason now
-		l.free, l.looking.hinted = share, hinted
+		l.looking.hinted = hinted
 		return
 	}
 	l.setState(Looking, now)
-	l.free = share
 	l.looking.begin(now, hinted)
-	l.streak = 1
+	l.closed.streak, l.closed.at = row, now
 	l.pace.Refused(pace.Stamp{}, now, false)
 }
 
@@ -230,7 +231,7 @@ func (l *Limit) done(s *Stamp, now time.Time, r Result) verdict {
 	case Refused, Shed:
 		return l.refusal(s, now, r)
 	case Closed:
-		l.closed(now, r)
+		l.shut(s, now, r)
 	}
 	return undecided
 }
@@ -241,7 +242,8 @@ func (l *Limit) tested(s *Stamp, now time.Time, r Result) verdict {
 	case r.Outcome.refused():
 		l.pace.Tested()
 	case r.Outcome == Accepted:
-		l.streak, l.settled = 0, true
+		l.settled = true
+		l.closed.acceptance(s)
 		l.pace.Accepted(s.pace, now, l.Waiting > 0)
 	}
 	v := l.trial.done(now, r.Outcome, l.free)
@@ -252,7 +254,8 @@ func (l *Limit) tested(s *Stamp, now time.Time, r Result) verdict {
 }
 
 func (l *Limit) acceptance(s *Stamp, now time.Time) {
-	l.streak, l.settled = 0, true
+	l.settled = true
+	l.closed.acceptance(s)
 	l.pause.probeRefused = false
 	if s.kind == probing && l.state == Paused {
 		l.pause.disproved(now)
@@ -305,7 +308,8 @@ func (l *Limit) refusal(s *Stamp, now time.Time, r Result) verdict {
 	if d, blocked := l.pace.BlockedFor(now); blocked && d >= r.Hint/probePart {
 		l.pause.perRequest = 0
 	}
-	if l.streak++; r.Hint > l.pause.perRequest && l.streak >= rowOfHints {
+	l.closed.refusal(s)
+	if r.Hint > l.pause.perRequest && l.closed.now() {
 		l.stop(now, r)
 		return undecided
 	}
@@ -318,8 +322,11 @@ func (l *Limit) refusal(s *Stamp, now time.Time, r Result) verdict {
 		if !l.looking.refusal(now, s.underWay, r.Outcome, now.Before(l.noFlight)) {
 			return undecided
 		}
-		if l.looking.shed >= outage {
+		switch {
+		case l.looking.shed >= outage:
 			l.setState(Free, now)
+			return undecided
+		case !l.pace.Known():
 			return undecided
 		}
 		l.setState(Rate, now)
@@ -375,9 +382,6 @@ func (l *Limit) fly(now time.Time, bound int) {
 	l.setState(Flight, now)
 }
 
-// rowOfHints refusals in a row with a hint make it a pause.
-const rowOfHints = 3
-
 // stop begins a pause.
 func (l *Limit) stop(now time.Time, r Result) {
 	l.pause.begin(now, r.Hint, r.MaxWait, l.state == Paused)
@@ -389,9 +393,9 @@ func (l *Limit) stop(now time.Time, r Result) {
 	l.settled = false
 }
 
-// closed takes note of a hint for everybody that is no rate limit's.
-func (l *Limit) closed(now time.Time, r Result) {
-	if l.streak++; l.streak >= rowOfHints && r.Hint > 0 {
+// shut takes note of a hint for everybody that is no rate limit's.
+func (l *Limit) shut(s *Stamp, now time.Time, r Result) {
+	if l.closed.refusal(s); l.closed.now() && r.Hint > 0 {
 		l.pause.begin(now, r.Hint, r.MaxWait, l.state == Paused)
 		l.pace.Stop(l.pause.until)
 		l.setState(Paused, now)
@@ -433,6 +437,19 @@ func (l *Limit) quota(s Stamp, now time.Time, q waithint.Quota) {
 func (l *Limit) Blocked(now time.Time) bool {
 	_, blocked := l.pace.BlockedFor(now)
 	return blocked
+}
+
+// Opens returns when the last attempt of a call is worth sending: not while everything
+// is refused, as others of its kind find out when that ends, and not before the time
+// after which it ended before. The zero time: at once.
+func (l *Limit) Opens(now time.Time) time.Time {
+	if !l.active() || !l.closed.now() || !l.seldom {
+		return time.Time{}
+	}
+	if l.Blocked(now) {
+		return now.Add(forever)
+	}
+	return l.closed.opens()
 }
 
 // Paces reports whether it is known how long attempts are held back.

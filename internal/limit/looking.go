@@ -26,9 +26,12 @@ type looking struct {
 const (
 	// While nothing is accepted, one attempt goes after firstKnock, and each one
 	// after it waits four times as long. After so many knocks it is a rate that is
-	// exhausted, of which package pace knows more.
+	// exhausted, of which package pace knows more. If it does not, one goes after each
+	// knockPart of the time that has passed, but after mostKnock at most.
 	firstKnock = 10 * time.Millisecond
 	knocks     = 4
+	knockPart  = 8
+	mostKnock  = 5 * time.Second
 
 	// hanging is how long an attempt may hang before the next one may go: as slow as
 	// the slowest limits in use, one a second, since nothing else is known.
@@ -83,8 +86,11 @@ func (l *looking) refusal(now time.Time, n int, o Outcome, noFlight bool) bool {
 	if o == Shed {
 		l.shed++
 	}
-	l.refused++
-	l.knockAt = now.Add(firstKnock << (2 * (l.refused - 1)))
+	if l.refused++; l.refused > knocks {
+		l.knockAt = now.Add(min(now.Sub(l.begun)/knockPart, mostKnock))
+	} else {
+		l.knockAt = now.Add(firstKnock << (2 * (l.refused - 1)))
+	}
 	return l.refused >= knocks
 }
 

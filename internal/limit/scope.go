@@ -163,9 +163,9 @@ func (k *Key) Done(s Stamp, name Route, now time.Time, r Result) (limited bool) 
 	l := k.Limit(name)
 	switch {
 	case l != nil && !l.doubtful(): // it was sent before there was a limit
-	case r.Outcome == Accepted && s.seq == 0:
-		k.all.acceptance()
-		s.route.tally.acceptance()
+	case r.Outcome == Accepted:
+		k.all.acceptance(s.seq == 0)
+		s.route.tally.acceptance(s.seq == 0)
 	case r.Outcome.refused():
 		k.suspect(&s, now, r)
 	case r.Outcome == Closed && r.Hint > 0:
@@ -213,11 +213,12 @@ func (k *Key) suspect(s *Stamp, now time.Time, r Result) {
 // look begins to look for a limit, of which the route is one.
 func (k *Key) look(l *Limit, r *route, now time.Time, hinted bool) {
 	if !l.active() || l.doubtful() {
-		share := k.all.chance
+		t := &k.all
 		if l != &k.whole {
-			share = max(share, r.tally.chance)
+			t = &r.tally
 		}
-		l.look(now, share, hinted)
+		row := int(t.row)
+		l.look(now, max(k.all.chance, t.chance), row, t.blame(), hinted)
 	}
 	r.hold(l)
 	k.Moved = true
@@ -247,7 +248,7 @@ func (k *Key) quota(s Stamp, name Route, now time.Time, q waithint.Quota) {
 
 // Look lets one attempt go, and more as they are accepted.
 func (k *Key) Look(now time.Time) {
-	k.whole.look(now, 0, true)
+	k.whole.look(now, 0, 0, true, true)
 	k.wide = true
 }
 

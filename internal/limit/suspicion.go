@@ -15,6 +15,7 @@ import (
 // that is accepted costs nothing.
 type tally struct {
 	sent, accepted, refused int64
+	passed, stray           int64 // of those that no limit held: accepted, and refused by none
 
 	nats  float64   // for a limit
 	last  int64     // attempt that was refused last
@@ -79,15 +80,30 @@ func (t *tally) refusal(now time.Time, seq int64, chance float64, all count) boo
 	t.nats += math.Log((1 + chance) / (2 * chance))
 	t.last, t.at = max(seq, t.last), now
 	t.row++
+	t.stray++
 	return t.nats >= suspicion+denialNats*float64(t.denials)
 }
 
-// acceptance notes that an attempt from before there was a tally was accepted.
-func (t *tally) acceptance() { t.nats = max(t.nats-math.Ln2, 0) }
+// acceptance notes that an attempt was accepted, perhaps one from before there was a
+// tally, which was not taken for that yet.
+func (t *tally) acceptance(before bool) {
+	t.passed++
+	if before {
+		t.nats = max(t.nats-math.Ln2, 0)
+	}
+}
 
 // share returns the part that was refused since nats began to rise.
 func (t *tally) share() float64 {
 	return float64(t.row) / float64(max(t.last-t.first+1, t.row, 1))
+}
+
+// blame takes the refusals that are suspicious now for those of a limit, and reports
+// whether next to nothing else was refused.
+func (t *tally) blame() (seldom bool) {
+	t.stray -= t.row
+	t.row = 0
+	return float64(t.stray) <= 2*leastChance*float64(t.passed+t.stray)
 }
 
 // found notes the chance that a trial has found.

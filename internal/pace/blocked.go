@@ -3,11 +3,14 @@ package pace
 import "time"
 
 const (
-	// A server that has refused so many in a row is closed, and is asked at this
-	// pace whether it opens. Of a minute that is used up after 6 s it refuses a
-	// hundred attempts, which is less than two for each of 64 callers.
-	closedAfter     = 16
-	closedProbeRate = 1.5
+	// A server that has refused so many in a row is closed.
+	closedAfter = 12
+
+	// While everything is refused, an attempt finds out whether that is over after
+	// each knockPart of the time it has taken, but after mostKnock at most. So a minute
+	// that is used up refuses some 30 attempts, and its end is found within 5 s.
+	knockPart = 12
+	mostKnock = 4 * time.Second
 
 	// minPerWindow attempts must fit a window for its blocked stretch to say by
 	// how much the pace was too fast. Of a window of fewer, one attempt more or
@@ -41,6 +44,12 @@ func (p *Pace) BlockedUntil() time.Time {
 		return p.lastNews
 	}
 	return p.recoveredAt
+}
+
+// knocks returns how many attempts a second find out whether a blocked stretch is over.
+func (p *Pace) knocks(now time.Time) float64 {
+	every := min(now.Sub(p.firstRefusal.at)/knockPart, mostKnock)
+	return min(1/max(every.Seconds(), 1e-6), minRate)
 }
 
 // blockedAt reports whether an attempt that is sent at the given time is in a

@@ -316,11 +316,7 @@ func (p *Pace) Refused(t Stamp, now time.Time, learning bool) bool {
 	case p.spacing.on():
 		p.base, p.proof = p.spacing.rate(), probeEvery
 	case p.blockedAt(m.at) && !p.shared() || p.streak >= 2*blockedAfter:
-		least := minRate
-		if p.streak > closedAfter {
-			least = closedProbeRate
-		}
-		p.base, p.proof = max(p.rate/2, min(p.rate, least)), 0
+		p.base, p.proof = max(p.rate/2, min(p.rate, p.knocks(m.at))), 0
 	case p.shared() && !p.idle:
 		p.base = max(p.rate*(1-shareCut), min(p.rate, minRate))
 	case p.n > 0 && !p.shared():
