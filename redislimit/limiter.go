@@ -60,7 +60,13 @@ type Limiter struct {
 	learnedInterval float64 // in microseconds, or 0 if no limit is learned
 	cutoff          float64 // a refusal counts only if its request was sent later, on Redis's clock
 	refused         int
-	refusedSent     float64 // when the last refused request was sent, on Redis's clock
+	refusedSent     float64   // when the last refused request was sent, on Redis's clock
+	hintEnd         time.Time // of the longest wait that the server asked for in a refusal, zero if reported
+
+	trial trial
+
+	saidLower bool      // the log says that a limit is learned
+	lowerAt   time.Time // when one was last in force
 
 	// The state from the last answer of Redis, which is sent with each call in case
 	// Redis loses it: its clock, the tat of the last token granted to this process,
@@ -113,6 +119,7 @@ type call struct {
 	burst    float64   // the part of the burst that the waiters may use
 	began    time.Time
 	pausing  bool // it publishes a pause
+	hintEnd  time.Time
 	finished bool // answered, failed or timed out
 }
 
@@ -148,6 +155,9 @@ const (
 
 	// samples is the number of measurements in a smoothed average.
 	samples = 4
+
+	// forgetAfter is how long the limit given is in force until that is logged.
+	forgetAfter = time.Minute
 
 	// maxDuration, a year, stands for no deadline.
 	maxDuration = 365 * 24 * time.Hour
@@ -203,31 +213,47 @@ func (l *Limiter) Pause(d time.Duration) {
 
 // Observe records the server's answer to a request that has waited for this
 // limiter. A [resilient.Transport] calls it. A rejection that says how long to wait
-// causes a [Limiter.Pause]. A refusal for the rate (429) lowers the limit of all
-// processes to that of the server, see [WithLearnedRate].
+// causes a [Limiter.Pause]. Refusals for the rate (429) lower the limit of all
+// processes to that of the server, if they are not by chance, see
+// [WithLearnedRate].
 func (l *Limiter) Observe(a resilient.AttemptInfo) {
-	limited := a.Verdict.Kind == resilient.KindRateLimit && !l.store.unlearned
+	limited := a.StatusCode != 0 && a.Verdict.Kind == resilient.KindRateLimit && !l.store.unlearned
 	hint := time.Duration(0)
-	if a.Verdict.Pause {
-		hint = a.Verdict.RetryAfter
+	if a.StatusCode != 0 && a.Verdict.Pause {
+		hint = min(a.Verdict.RetryAfter, l.store.maxPause)
 	}
-	if a.StatusCode == 0 || !limited && hint <= 0 {
+	if !limited && hint <= 0 && !l.trial.watches.Load() {
 		return
 	}
 	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	fresh := limited && l.refuse(now.Add(-a.Duration))
-	if l.pause(now, hint) || fresh {
-		l.serve(now)
+	sent := now.Add(-a.Duration)
+	volley := l.trial.take(sent, a.StatusCode != 0, limited)
+	switch {
+	case !limited:
+		if a.StatusCode != 0 && !volley {
+			l.trial.note(false)
+		}
+		if !l.pause(now, hint) && !volley {
+			return
+		}
+	case !volley && !l.refuse(sent):
+		return
+	case len(l.queue) == 0 && !volley: // there is nobody to find out whether the hint is for all
+		l.pause(now, hint)
+	case hint > 0 && now.Add(hint).After(l.hintEnd):
+		l.hintEnd = now.Add(hint)
 	}
+	l.serve(now)
 }
 
 // refuse records the refusal of a request that was sent at the given time, and
 // reports whether Redis needs to know of it.
 func (l *Limiter) refuse(sent time.Time) bool {
+	more := l.trial.note(true)
 	at := l.clock(sent)
-	if !l.synced() || l.cutoff != 0 && at <= l.cutoff {
+	if !l.synced() || l.cutoff != 0 && at <= l.cutoff && !more {
 		return false
 	}
 	if l.refused == 0 || at > l.refusedSent {
@@ -348,7 +374,7 @@ func (l *Limiter) serve(now time.Time) {
 	if poll {
 		l.calledAt = now
 	}
-	if !l.calling && (poll || l.unpublished || l.refused > 0 || l.wanted() > 0 || l.surplus() > 0) && l.store.mayCall(now) {
+	if !l.calling && (poll || l.unpublished || l.refused > 0 || !l.hintEnd.IsZero() || l.trial.ended() || l.wanted() > 0 || l.surplus() > 0) && l.store.mayCall(now) {
 		l.call(now)
 	}
 	l.expire(now)
@@ -394,6 +420,7 @@ func (l *Limiter) release(now time.Time) {
 	l.store.count(granted, n-granted, 0)
 	for _, w := range l.queue[:n] {
 		w.end(nil)
+		l.trial.sent(now, false)
 	}
 	l.queue, l.slots = slices.Delete(l.queue, 0, n), slices.Delete(l.slots, 0, n)
 }
@@ -527,7 +554,19 @@ func (l *Limiter) call(now time.Time) {
 	if l.store.unlearned {
 		refused = -1
 	}
-	args = append(args, number(micros(pause)), len(c.back), number(leadTrips*l.rtt), refused, number(l.refusedSent))
+	c.hintEnd, l.hintEnd = l.hintEnd, time.Time{}
+	waiting, ended := len(l.queue), volley{}
+	if l.trial.ended() || now.Sub(l.trial.at) > lostVolley {
+		if l.trial.size > 0 {
+			ended, l.refusedSent = l.trial.volley, l.clock(l.trial.at)
+		}
+		l.trial.reset()
+	}
+	if l.trial.size > 0 {
+		waiting = 0
+	}
+	args = append(args, number(micros(pause)), len(c.back), number(leadTrips*l.rtt), refused, number(l.refusedSent),
+		number(max(micros(c.hintEnd.Sub(now)), 0)), waiting, ended.size, ended.known, ended.bad)
 	l.refused = 0
 	for _, w := range c.waiters {
 		patience := maxDuration
@@ -578,6 +617,7 @@ func (l *Limiter) failed(c *call, err error) (log func()) {
 		log = l.store.failed(now, err)
 		l.asked = 0
 		l.unpublished = l.unpublished || c.pausing
+		l.pause(now, c.hintEnd.Sub(now))
 		l.store.count(0, 0, len(c.back))
 		l.fallBack(now, err) // before another call, because the waiters have waited long enough
 	}
@@ -628,6 +668,7 @@ func (l *Limiter) answered(c *call, r reply) (log func()) {
 		l.rtt += (rtt - l.rtt) / 64 // the way may have become longer
 	}
 	l.calls++
+	l.volley(now, r.volley, !c.hintEnd.IsZero())
 	l.refuseLate(now)
 	l.serve(now)
 	for i, w := range l.queue[:min(len(l.queue), len(l.slots))] {
@@ -637,6 +678,21 @@ func (l *Limiter) answered(c *call, r reply) (log func()) {
 		back()
 		learned()
 	}
+}
+
+// volley lets n requests go at once.
+func (l *Limiter) volley(now time.Time, n int, hinted bool) {
+	if n == 0 {
+		return
+	}
+	l.trial.begin(now, n, hinted)
+	n = min(n, len(l.queue))
+	for _, w := range l.queue[:n] {
+		w.end(nil)
+		l.trial.sent(now, true)
+	}
+	l.queue = slices.Delete(l.queue, 0, n)
+	l.store.count(n, 0, 0)
 }
 
 // took records n tokens of a call. last is the tat of the last one if it has to be
@@ -699,9 +755,14 @@ func (l *Limiter) learn(now time.Time, r reply) (log func()) {
 		r.interval = 0
 	}
 	log = func() {}
-	if (r.interval > 0) != (l.learnedInterval > 0) {
-		log = func() { l.store.learned(r.interval > 0) }
+	if lower := r.interval > 0; lower != l.saidLower && (lower || now.Sub(l.lowerAt) >= forgetAfter) {
+		l.saidLower = lower
+		log = func() { l.store.learned(lower) }
 	}
+	if r.interval > 0 {
+		l.lowerAt = now
+	}
+	l.trial.found(r.chance)
 	l.seen, l.syncedAt, l.lead, l.learnedInterval, l.cutoff = r.now, now, r.lead, r.interval, r.cutoff
 	if end := r.now + r.pause; r.pause > 0 && end > l.pauseEnd+1 { // otherwise the pause is known
 		l.pauseEnd = end

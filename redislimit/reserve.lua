@@ -6,7 +6,9 @@
 --              (tat) of the last reserved token was ahead of the clock, which is
 --              all the state of GCRA, and the rest of the pause.
 --              "v2 <clock> <ahead> <pause> <lead> <base> <count> <hold> <cutoff>
---              <accepted> <busy>" if a limit is learned or there is a lead.
+--              <accepted> <busy>" if a limit is learned or there is a lead, and
+--              "<chance> <row> <next> <open> <until> <out> <known> <bad> <told>" is
+--              appended if there was a trial.
 -- ARGV[1..3]   interval between tokens, burst, and the part of it for the waiters
 -- ARGV[4]      the number of tokens with a wait that may be reserved
 -- ARGV[5..8]   the state in the caller, in case the key is lost: the last clock
@@ -17,14 +19,20 @@
 -- ARGV[11]     how far ahead the caller wants to reserve
 -- ARGV[12..13] the number of the caller's requests that the server refused for
 --              their rate, or -1 to ignore the learned limit, and the time at
---              which the last of them was sent
--- ARGV[14..]   the longest wait of each waiter, in their order
+--              which the last of them, or the volley, was sent
+-- ARGV[14]     how long the server said to wait in a refusal for the rate, or 0
+-- ARGV[15]     the number of the caller's requests that could go at once in a volley
+-- ARGV[16..18] the size of a volley that has ended, and of its requests the number
+--              with a known outcome, and with a refusal
+-- ARGV[19..]   the longest wait of each waiter, in their order
 --
 -- Returns the clock, the rest of the pause, the number of tokens taken back, how
--- far ahead to reserve, the interval in force, and the cutoff for refusals. Then
--- follows a value for each waiter, up to the first one that has to ask again: how
--- far the tat of its token is ahead, or minus the wait that would be too long for
--- it. All are text, because a number in a reply is cut to an integer.
+-- far ahead to reserve, the interval in force, the cutoff for refusals, the part
+-- that is refused by chance (or 0), and the number of the caller's requests that go
+-- at once in a volley. Then follows a value for each waiter, up to the first one that
+-- has to ask again: how far the tat of its token is ahead, or minus the wait that
+-- would be too long for it. All are text, because a number in a reply is cut to an
+-- integer.
 local limit, burst, own = 1e6 / ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local time = redis.call('TIME')
 local now = (time[1] - 1735689600) * 1000000 + time[2]
@@ -51,6 +59,18 @@ local lead = 0
 local base, count, hold, cutoff, accepted, busy = nil, 0, 0, 0, 0, 0
 local idle = 0
 
+-- The trial that tells a limit from refusals by chance. chance is the part that was
+-- refused when a trial last found chance, or 0 if none has. row is the number of
+-- trials in a row that found a limit, or minus the number that found none. The next
+-- trial is due at the time next. open requests may go at once until the time until,
+-- and out of them are under way. Of those that are back, known have a known outcome
+-- and bad were refused. told is the end of a pause that begins if the trial finds a
+-- limit.
+local forgetAfter = 60 * 1e6
+local firstTrial, lastTrial = 8e6, 120e6 -- how long a verdict holds, four times as long each time
+local chance, row, next, open, openUntil, out, known, bad, told = 0, 0, now, 0, now - 2 * forgetAfter, 0, 0, 0, now
+local tested = 0
+
 local stored = redis.call('GET', KEYS[1])
 if stored then
   -- These fields have the same meaning in later versions.
@@ -66,8 +86,16 @@ if stored then
   end
   lead = (n[1] or 0) * math.max(1 - math.max(now - seen, 0) / 1e6, 0) -- renewed, or forgotten in a second
   if n[7] and n[2] > 0 then
-    base, count, hold, cutoff, accepted, busy = n[2], n[3], n[4], n[5] - back, n[6], n[7]
+    base, count, hold, cutoff = n[2], n[3], n[4], n[5] - back
     idle = math.max(now - seen, 0)
+  end
+  if n[7] then
+    accepted, busy = n[6], n[7]
+  end
+  if n[16] then
+    chance, row, next, open, openUntil, out, known, bad, told =
+      n[8], n[9], seen - back + n[10], n[11], seen - back + n[12], n[13], n[14], n[15], seen - back + n[16]
+    tested = n[17]
   end
 end
 local ownTat
@@ -85,7 +113,6 @@ local step = 0.02
 local maxHold = 200 -- except with pauses; about one request in so many is refused
 local minRate = 5 -- a second: a rate does not fall below it if it cannot be measured
 local idleFactor = 16 -- without a backlog the rate rises so many times slower
-local forgetAfter = 60 * 1e6
 local function currentRate()
   if count <= hold then
     return base * (1 - 2 * step + 3 * step * count / hold)
@@ -96,33 +123,112 @@ if not stored and ARGV[8] ~= '' and now - ARGV[5] < forgetAfter then
   base, hold, cutoff = 1e6 / ARGV[8], maxHold, now
 end
 local rate = limit
+if not base and chance == 0 and now >= next then
+  row = 0
+end
 if base then
   count = count + idle / 1e6 * base / idleFactor
   rate = currentRate()
   if rate >= limit then
-    base, rate = nil, limit
+    base, rate, next = nil, limit, math.min(next, now + firstTrial)
   end
 end
 local refused = tonumber(ARGV[12])
 local interval = 1e6 / (refused < 0 and limit or rate)
+local hint, told_ = tonumber(ARGV[9]), tonumber(ARGV[14])
 
-local hint = tonumber(ARGV[9])
+-- At the instant of a refusal, the server's bucket is empty if it has one. So a
+-- volley of requests that goes out at that instant, ahead of its turn, is refused by
+-- a limit, and as rarely as any request by chance. A likelihood ratio decides. The
+-- refusals of a volley lower no limit.
+local volleySize = 4
+local bucketGains = 1e-3 -- seconds: a volley takes so long to arrive
+local limitPart, chancePart, maxChance = 0.75, 0.3, 0.6 -- of a volley is refused
+local sureNats = 3 -- odds of twenty to one
+local maxKnown = 4 * volleySize -- then the sign decides
+local lostAfter = 10e6 -- a process may have ended during its volley
+local sureRow = 8 -- so many trials in a row disprove that there is chance beside the limit
+local lower, confirmed = false, false
+if refused >= 0 then
+  local since = now - openUntil
+  if since > lostAfter then
+    out = 0
+  end
+  if since > forgetAfter then
+    known, bad, told = 0, 0, now
+  end
+  if base then
+    accepted, busy = accepted + ARGV[16], busy + ARGV[16] * interval
+  end
+  if tonumber(ARGV[16]) > 0 then
+    out, known, bad = math.max(out - ARGV[16], 0), known + ARGV[17], bad + ARGV[18]
+  end
+  if out > 0 or known > 0 then
+    told = math.max(told, now + told_)
+  end
+  if now > openUntil then
+    open = 0
+  end
+  local nats, together = 0, out == 0 and open == 0
+  if together then
+    local p = math.min(math.max(chancePart, chance), maxChance)
+    nats = bad * math.log(limitPart / p) + (known - bad) * math.log((1 - limitPart) / (1 - p))
+  end
+  local enough = together and (known >= maxKnown or known > 0 and base and chance > 0) -- there are both
+  local isLimit = nats >= sureNats or enough and nats > 1
+  if isLimit or nats <= -sureNats or enough then
+    if isLimit then
+      row = math.max(row, 0) + 1
+      lower, confirmed = true, true
+      hint = math.max(hint, told - now)
+      if row >= sureRow then
+        chance = 0
+      end
+    else
+      row = math.min(row, 0) - 1
+      chance = (bad + 1) / (known + 2)
+      accepted = accepted - bad
+    end
+    next = now + math.min(firstTrial * 4 ^ math.min(math.abs(row) - 1, 4), lastTrial)
+    known, bad, told = 0, 0, now
+  elseif refused > 0 or told_ > 0 then
+    local fresh = not base or tonumber(ARGV[13]) > cutoff
+    if row > 0 and chance == 0 and now < next and rate > 0.5 * tested then -- the limit was confirmed lately
+      lower = refused > 0 and fresh
+      hint = math.max(hint, told_)
+    elseif pause > now then
+      hint = math.max(hint, told_)
+    elseif fresh and together and tonumber(ARGV[13]) >= openUntil then
+      if not base then
+        accepted, busy = (now - ARGV[13]) / interval, now - ARGV[13]
+      end
+      open = math.floor(volleySize * (1 + bucketGains * rate))
+      openUntil = now + open * interval
+      told = math.max(told, now + told_)
+    end
+  end
+  accepted = accepted - refused
+end
+local volley = 0
+if refused >= 0 and open > 0 and pause <= now then
+  volley = math.min(open, tonumber(ARGV[15]))
+  open, out, tat = open - volley, out + volley, tat + volley * interval
+end
 
 -- A refusal means that the server's bucket was empty when the request was sent. So
 -- the requests accepted from one refusal to the next are those that it refilled.
-if refused > 0 and (not base or tonumber(ARGV[13]) > cutoff) then
+if lower then
   local wait = math.max(tat + interval * (1 - burst) - now, 0)
-  local after = math.max(now - ARGV[13], 0) + wait -- the time for requests that do not know of the refusal
-  accepted = accepted - refused
+  local after = base and math.max(now - ARGV[13], 0) + wait or 0 -- the time for requests that do not know of the refusal
   local got, took = math.max(accepted - after / interval, 0), math.max(busy - after, 0)
-  local confidence = 64 -- in the new base: the requests until the rate doubles
-  if not base then
-    base, got, took = rate * 0.8, 0, 0
-  elseif rate > 1.5 * base then -- the limit has risen, and its bucket may have been full
+  local confidence = chance > 0 and maxHold or 64 -- in the new base: the requests until the rate doubles
+  if base and rate > 1.5 * base then -- the limit has risen, and its bucket may have been full
     base, got, took = rate * (1 - 2 * step), 0, 0
-  elseif got >= 8 then
-    base = math.min(math.max(1e6 * got / took, rate * 0.7), rate)
+  elseif got >= 8 or confirmed and took >= 8 * interval then
+    base = math.min(math.max(1e6 * got / took / (1 - chance), rate * (confirmed and chance == 0 and 0.5 or 0.7)), rate)
     confidence = math.min(math.max(got, hold, confidence), maxHold)
+  elseif not base then
+    base, got, took = rate * 0.8, 0, 0
   else -- too few to measure, and if each refusal causes a pause, there should be few
     local part = hint > 0 and 0.7 or math.max(1 - refused / (count + 8), 0.7)
     base = math.max(rate * part, math.min(rate, minRate))
@@ -133,6 +239,9 @@ if refused > 0 and (not base or tonumber(ARGV[13]) > cutoff) then
     got = 32
   end
   accepted, busy, count, cutoff = got, took, 0, now + wait
+  if confirmed then
+    tested = base
+  end
   rate = currentRate()
   local slower = 1e6 / rate
   tat = now + math.max((tat - now) / interval, burst - 1) * slower
@@ -162,10 +271,11 @@ end
 
 local reply = {
   string.format('%.0f', now), string.format('%.3f', pause - now), string.format('%d', back),
-  string.format('%.0f', lead), string.format('%.6f', interval), string.format('%.0f', base and cutoff or 0),
+  string.format('%.0f', lead), string.format('%.6f', interval), string.format('%.0f', base and cutoff or chance > 0 and next or 0),
+  string.format('%.3f', base and 0 or chance), string.format('%d', volley),
 }
 local waits = tonumber(ARGV[4])
-for i = 14, #ARGV do
+for i = 19, #ARGV do
   local wait = tat + interval * (1 - own) - now
   if wait > 0 and waits == 0 then
     break
@@ -174,7 +284,9 @@ for i = 14, #ARGV do
     tat = tat + interval
     if wait > 0 then
       waits = waits - 1
-      count, accepted, busy = count + 1, accepted + 1, busy + interval
+      if base then
+        count, accepted, busy = count + 1, accepted + 1, busy + interval
+      end
     end
     reply[#reply + 1] = string.format('%.3f', tat - now)
   else
@@ -185,14 +297,19 @@ end
 -- The key stays for as long as its value differs from the state without a key, and
 -- one second longer, so that a clock that is set back is noticed.
 local ahead = math.max(tat - now, 0)
-if stored or ahead > 0 or base then
+local tried = chance > 0 or row ~= 0 or out > 0 or known > 0 or open > 0
+if stored or ahead > 0 or base or tried then
   local value = string.format('v1 %.0f %.3f %.0f', now, ahead, pause - now)
   local stay = math.ceil(ahead / 1000) + 1000
-  if base or lead >= interval then
+  if base or tried or lead >= interval then
     value = string.format('v2%s %.0f %.3f %.2f %.0f %.0f %.2f %.0f', string.sub(value, 3), lead,
       base or 0, count, hold, cutoff, accepted, busy)
   end
-  if base then
+  if tried then
+    value = string.format('%s %.3f %d %.0f %d %.0f %d %d %d %.0f %.3f', value,
+      chance, row, next - now, open, openUntil - now, out, known, bad, told - now, tested)
+  end
+  if base or tried then
     stay = math.max(stay, forgetAfter / 1000)
   end
   redis.call('SET', KEYS[1], value, 'PX', string.format('%.0f', stay))

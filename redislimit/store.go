@@ -88,6 +88,8 @@ type reply struct {
 	lead     float64   // how far ahead to reserve
 	interval float64   // the interval in force
 	cutoff   float64   // refusals of requests sent until then are ignored
+	chance   float64   // the part that is refused by chance, or 0 if none is known
+	volley   int       // requests that go at once, in a volley
 	ahead    []float64 // how far the tat of each waiter is ahead, or minus a wait that would be too long
 }
 
@@ -109,10 +111,10 @@ func (s *store) ask(ctx context.Context, key string, args []any) (reply, error) 
 }
 
 // fixedArgs is the number of arguments of the script before the waits.
-const fixedArgs = 13
+const fixedArgs = 18
 
 // fixedTexts is the number of values that the script returns before the waits.
-const fixedTexts = 6
+const fixedTexts = 8
 
 func parse(texts []string, waits int) (reply, error) {
 	if least, most := fixedTexts+min(waits, 1), fixedTexts+waits; len(texts) < least || len(texts) > most {
@@ -128,7 +130,8 @@ func parse(texts []string, waits int) (reply, error) {
 	}
 	return reply{
 		now: numbers[0], pause: numbers[1], back: int(numbers[2]),
-		lead: numbers[3], interval: numbers[4], cutoff: numbers[5], ahead: numbers[fixedTexts:],
+		lead: numbers[3], interval: numbers[4], cutoff: numbers[5], chance: numbers[6], volley: int(numbers[7]),
+		ahead: numbers[fixedTexts:],
 	}, nil
 }
 

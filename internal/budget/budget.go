@@ -9,10 +9,10 @@ import (
 )
 
 const (
-	// start covers the retries of three calls that all fail: enough for a
-	// client that makes a call now and then, and for 100 clients that each make
-	// 10 calls a second, 3 % of an outage of 30 s.
-	start = 10
+	// start covers the retries of one call that fails: enough for a client that makes
+	// a call now and then, and for one that makes a call each second, a tenth of an
+	// outage of 30 s.
+	start = 3
 
 	// window is how long a failed retry is remembered, and about how long a
 	// balance above start lasts.
@@ -30,9 +30,11 @@ const (
 // look isolated: a retry is let go on credit and costs its token only if it
 // fails. A burst of 64 unlucky requests is then retried whole. Once a retry has
 // failed, failures look correlated, and each retry is charged ahead, so an outage
-// soon uses up the balance and is left to the tokens that come with time. Above
-// its start the balance fades within about a window: the earnings of a good hour
-// are not there to be spent on a bad minute.
+// soon uses up the balance. A retry that succeeds earns a token, so where more of them
+// succeed than fail they are never cut off: one bad backend of three is no outage.
+// Tokens come with time too, but not while call after call fails. Above its start the
+// balance fades within about a window: the earnings of a good hour are not there to be
+// spent on a bad minute.
 type Budget struct {
 	ratio float64 // tokens for each call that is answered at once
 	floor float64 // tokens a second
@@ -41,6 +43,7 @@ type Budget struct {
 	balance    float64
 	at         time.Time // when balance was right
 	correlated time.Time // until when failures are
+	failing    bool      // nothing was answered since a failure
 }
 
 // New returns a budget that earns ratio tokens for each call answered at once, and
@@ -60,7 +63,7 @@ func (b *Budget) TryWithdraw(now time.Time, cost int) (ok bool, charged int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.settle(now)
-	if b.balance < float64(cost) {
+	if b.failing = true; b.balance < float64(cost) {
 		return false, 0
 	}
 	if !now.Before(b.correlated) && cost == 1 {
@@ -87,15 +90,20 @@ func (b *Budget) Failed(now time.Time, due int) {
 }
 
 // Answered earns the ratio for a call that was answered at its first attempt.
-func (b *Budget) Answered(now time.Time) { b.Deposit(now, b.ratio) }
-
-// Recovered gives the tokens back to a call that was answered by a retry: failures
-// are isolated again.
-func (b *Budget) Recovered(now time.Time, charged int) {
-	b.Deposit(now, float64(charged))
+func (b *Budget) Answered(now time.Time) {
+	b.Deposit(now, b.ratio)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.correlated = time.Time{}
+	b.failing = false
+}
+
+// Recovered earns a token for a call that was answered by a retry, and gives those back
+// that it was charged ahead: failures are isolated again.
+func (b *Budget) Recovered(now time.Time, charged int) {
+	b.Deposit(now, float64(charged)+1)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.correlated, b.failing = time.Time{}, false
 }
 
 // Deposit adds tokens.
@@ -131,6 +139,9 @@ func (b *Budget) settle(now time.Time) {
 	elapsed := now.Sub(b.at)
 	b.at = now
 	if b.balance <= start {
+		if b.failing {
+			elapsed = max(elapsed-window, 0)
+		}
 		b.balance = min(b.balance+b.floor*elapsed.Seconds(), start)
 		return
 	}

@@ -309,8 +309,7 @@ func (l *Limit) refusal(s *Stamp, now time.Time, r Result) verdict {
 		l.pause.perRequest = 0
 	}
 	l.closed.refusal(s)
-	if r.Hint > l.pause.perRequest && l.closed.now() {
-		l.stop(now, r)
+	if l.hinted(now, r) {
 		return undecided
 	}
 	gain := 0.0
@@ -382,8 +381,12 @@ func (l *Limit) fly(now time.Time, bound int) {
 	l.setState(Flight, now)
 }
 
-// stop begins a pause.
-func (l *Limit) stop(now time.Time, r Result) {
+// hinted begins a pause if everything is refused, with a hint, and reports whether it
+// is.
+func (l *Limit) hinted(now time.Time, r Result) bool {
+	if r.Hint <= l.pause.perRequest || !l.closed.now() {
+		return false
+	}
 	l.pause.begin(now, r.Hint, r.MaxWait, l.state == Paused)
 	l.pace.Stop(l.pause.until)
 	l.setState(Paused, now)
@@ -391,6 +394,7 @@ func (l *Limit) stop(now time.Time, r Result) {
 		l.trial.begin(now, 0, l.Waiting)
 	}
 	l.settled = false
+	return true
 }
 
 // shut takes note of a hint for everybody that is no rate limit's.

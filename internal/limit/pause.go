@@ -26,10 +26,14 @@ const (
 	// probePart of a pause goes by before its probe is sent, but at most latestProbe.
 	probePart   = 4
 	latestProbe = 2 * time.Second
+
+	// believed is how many times the longest wait a hint is believed of which a probe
+	// has found that it is true: an hour by default.
+	believed = 64
 )
 
-// begin begins a pause, or makes it longer. It is at most maxWait, so that a hint
-// gone wrong does not shut the key for a day: until then callers are told at once
+// begin begins a pause, or makes it longer. At first it is at most maxWait, so that a
+// hint gone wrong does not shut the key for a day: until then callers are told at once
 // that the wait is too long for them, and then one goes and finds out.
 func (p *pause) begin(now time.Time, hint, maxWait time.Duration, inForce bool) {
 	hint = min(hint, waithint.Max)
@@ -38,6 +42,9 @@ func (p *pause) begin(now time.Time, hint, maxWait time.Duration, inForce bool) 
 	}
 	if until := now.Add(hint); until.After(p.refusedUntil) {
 		p.refusedUntil = until
+	}
+	if p.probeRefused {
+		maxWait *= believed
 	}
 	until := now.Add(min(hint, maxWait))
 	if inForce && !until.After(p.until) {

@@ -188,8 +188,8 @@ func (k *Key) chance(l *Limit, r *route, now time.Time) {
 func (k *Key) suspect(s *Stamp, now time.Time, r Result) {
 	t := &s.route.tally
 	outcomes := count{k.all.accepted, k.all.refused}
-	byRoute := t.refusal(now, s.seq, k.all.chance, outcomes)
-	byKey := k.all.refusal(now, s.all, 0, outcomes)
+	byRoute := t.refusal(now, s.seq, r.Hint, k.all.chance, outcomes)
+	byKey := k.all.refusal(now, s.all, r.Hint, 0, outcomes)
 	if k.all.row == 1 {
 		k.row = s.route
 	} else if k.row != s.route {
@@ -198,6 +198,7 @@ func (k *Key) suspect(s *Stamp, now time.Time, r Result) {
 	switch {
 	case byKey && k.row == nil:
 		k.look(&k.whole, s.route, now, false)
+		k.whole.hinted(now, r)
 		k.wide = true
 	case byKey || byRoute:
 		l := &k.whole
@@ -205,6 +206,7 @@ func (k *Key) suspect(s *Stamp, now time.Time, r Result) {
 			l = new(Limit)
 		}
 		k.look(l, s.route, now, false)
+		l.hinted(now, r)
 	case r.Hint > 0 && k.all.denials == 0 && t.denials == 0 && k.Limit(s.route.name) == nil:
 		k.look(&k.whole, s.route, now, true)
 	}

@@ -20,6 +20,7 @@ type tally struct {
 	nats  float64   // for a limit
 	last  int64     // attempt that was refused last
 	at    time.Time // when that was known
+	until time.Time // when the server said that it would be over
 	row   int64     // refusals since nats began to rise
 	since count     // of the whole key at that time
 	first int64     // attempt with which it began
@@ -53,7 +54,7 @@ const (
 
 // forget forgets what is out of date.
 func (t *tally) forget(now time.Time) {
-	if now.Sub(t.at) > stale {
+	if now.Sub(t.at) > stale && now.After(t.until) {
 		t.nats = 0
 	}
 	if t.denials > 0 && now.Sub(t.denied) > forgetChance {
@@ -65,8 +66,11 @@ func (t *tally) forget(now time.Time) {
 // there are more of them than by chance. The number of an attempt from before there
 // was a tally is 0. The chance is that of the whole key, and so is the count of all
 // outcomes so far.
-func (t *tally) refusal(now time.Time, seq int64, chance float64, all count) bool {
+func (t *tally) refusal(now time.Time, seq int64, hint time.Duration, chance float64, all count) bool {
 	t.forget(now)
+	if until := now.Add(hint); hint > 0 && until.After(t.until) {
+		t.until = until
+	}
 	chance = max(chance, t.chance, leastChance)
 	gap := max(seq-t.last-1, -1) // -1: it was taken for accepted
 	if seq == 0 {
