@@ -14,7 +14,6 @@ import (
 	"github.com/resilienthttp/resilient/internal/budget"
 	"github.com/resilienthttp/resilient/internal/credential"
 	"github.com/resilienthttp/resilient/internal/gate"
-	"github.com/resilienthttp/resilient/internal/limit"
 	"github.com/resilienthttp/resilient/internal/lru"
 )
 
@@ -63,11 +62,7 @@ func (s *keyState) snapshot(now time.Time, cfg *sharedConfig) KeySnapshot {
 		Key: s.key.String(), Tokens: g.Tokens, Waiting: g.Waiting, Budget: s.budget.Balance(now), Totals: s.totals.snapshot(),
 	}
 	for _, v := range g.Limits {
-		k.LearnedLimit = max(k.LearnedLimit, v.Rate)
-		k.Reopening = k.Reopening || v.State == limit.Looking
-		if v.State == limit.Paused {
-			k.PausedUntil = v.Until
-		}
+		k.Limits = append(k.Limits, limitSnapshot(v))
 	}
 	if cfg.limit > 0 {
 		k.Limit, k.Burst = float64(cfg.limit), cfg.burst

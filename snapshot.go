@@ -1,10 +1,13 @@
 package resilient
 
 import (
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/resilienthttp/resilient/internal/limit"
 )
 
 // Snapshot is the state of a Transport at one moment. It can be encoded as JSON,
@@ -40,16 +43,112 @@ type KeySnapshot struct {
 	// is.
 	Key string `json:"key"`
 
-	Limit        float64   `json:"limit,omitzero"`         // of WithRateLimit, attempts a second; 0: none
-	Burst        int       `json:"burst,omitzero"`         // of WithRateLimit
-	Tokens       float64   `json:"tokens"`                 // in the bucket of WithRateLimit
-	LearnedLimit float64   `json:"learned_limit,omitzero"` // the pace that was learned, attempts a second; 0: none is known
-	PausedUntil  time.Time `json:"paused_until,omitzero"`  // when attempts may go again, by the server's word; zero: now
-	Reopening    bool      `json:"reopening,omitzero"`     // one attempt may go at first, and more as they are accepted
-	Chance       float64   `json:"chance,omitzero"`        // the part of the attempts that is refused by chance, as a trial found; then a refusal binds only its own request
-	Waiting      int       `json:"waiting"`                // attempts in the queue
-	Budget       float64   `json:"budget"`                 // tokens of the retry budget; -1: it is switched off
-	Totals       Totals    `json:"totals"`                 // since the key is remembered
+	Limit   float64 `json:"limit,omitzero"` // of WithRateLimit, attempts a second; 0: none
+	Burst   int     `json:"burst,omitzero"` // of WithRateLimit
+	Tokens  float64 `json:"tokens"`         // in the bucket of WithRateLimit
+	Waiting int     `json:"waiting"`        // attempts in the queue
+
+	// Limits are what is believed of the server's limits, that of the whole key
+	// first. It is empty as long as nothing suggests that there is one.
+	Limits []LimitSnapshot `json:"limits,omitempty"`
+
+	Budget float64 `json:"budget"` // tokens of the retry budget; -1: it is switched off
+	Totals Totals  `json:"totals"` // since the key is remembered
+}
+
+// LimitSnapshot is what is believed of one limit of the server's. A trial tells it from
+// chance: right after a refusal a few requests are sent at once, which a limit refuses
+// and chance does not.
+type LimitSnapshot struct {
+	// Route is the method and the path of the requests that the limit binds, with "*"
+	// in place of ids, such as "GET /v1/search"; "" is the whole key.
+	Route string     `json:"route,omitzero"`
+	State LimitState `json:"state"`
+	Since time.Time  `json:"since"` // when the state began
+
+	Rate        float64   `json:"rate,omitzero"`         // attempts a second that are let go; 0: that is not known
+	InFlight    int       `json:"in_flight,omitzero"`    // attempts under way that are let go
+	PausedUntil time.Time `json:"paused_until,omitzero"` // when attempts go again
+	Chance      float64   `json:"chance,omitzero"`       // part that is refused by chance
+	Confirmed   time.Time `json:"confirmed,omitzero"`    // when a trial found the limit last; zero: none has
+
+	// Sent and Refused count the attempts since the limit was first looked for.
+	Sent    int64 `json:"sent"`
+	Refused int64 `json:"refused"`
+}
+
+// LimitState says what a limit of the server's is taken for.
+type LimitState string
+
+// The states of a limit.
+const (
+	LimitLooking  LimitState = "looking"   // more is refused than by chance; one attempt goes, and more as they are accepted
+	LimitRate     LimitState = "rate"      // attempts a second
+	LimitInFlight LimitState = "in flight" // attempts under way at one time
+	LimitPaused   LimitState = "paused"    // everything is refused until a time that the server said
+	LimitTold     LimitState = "told"      // the server says how much is left of a quota
+	LimitChance   LimitState = "chance"    // there is none: a part is refused, whatever is sent
+)
+
+// String returns what is believed in words, such as "100/s for GET /v1/search,
+// confirmed 8s ago".
+func (l LimitSnapshot) String() string {
+	var what string
+	switch l.State {
+	case LimitLooking:
+		what = fmt.Sprintf("looking for a limit (%d of %d refused)", l.Refused, l.Sent)
+	case LimitRate:
+		what = fmt.Sprintf("%.3g/s", l.Rate)
+	case LimitInFlight:
+		what = fmt.Sprintf("%d in flight", l.InFlight)
+	case LimitPaused:
+		what = "paused for " + seconds(time.Until(l.PausedUntil)) + ", as the server asked"
+	case LimitTold:
+		what = "a quota that the server tells"
+		if l.Rate > 0 {
+			what = fmt.Sprintf("%.3g/s, as the server tells", l.Rate)
+		}
+	case LimitChance:
+		what = fmt.Sprintf("chance: %.0f %% refused, whatever is sent", 100*l.Chance)
+	}
+	if l.Route != "" {
+		what += " for " + l.Route
+	}
+	if !l.Confirmed.IsZero() {
+		what += ", confirmed " + seconds(time.Since(l.Confirmed)) + " ago"
+	}
+	return what
+}
+
+// seconds returns a duration for people.
+func seconds(d time.Duration) string {
+	if d > 10*time.Second {
+		return d.Round(time.Second).String()
+	}
+	return d.Round(100 * time.Millisecond).String()
+}
+
+// limitSnapshot returns what is believed of a limit for people.
+func limitSnapshot(v limit.View) LimitSnapshot {
+	l := LimitSnapshot{
+		Route: v.Route.String(), Since: v.Since, Rate: v.Rate, InFlight: v.InFlight, PausedUntil: v.Until,
+		Chance: v.Chance, Confirmed: v.Confirmed, Sent: v.Sent, Refused: v.Refused,
+	}
+	switch v.State {
+	case limit.Free:
+		l.State = LimitChance
+	case limit.Looking:
+		l.State = LimitLooking
+	case limit.Rate:
+		l.State = LimitRate
+	case limit.Flight:
+		l.State = LimitInFlight
+	case limit.Paused:
+		l.State = LimitPaused
+	case limit.Told:
+		l.State = LimitTold
+	}
+	return l
 }
 
 // Totals are counters. The maps have at most 64 entries each; further reasons of a

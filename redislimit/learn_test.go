@@ -3,6 +3,7 @@ package redislimit_test
 import (
 	"context"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"strings"
@@ -19,24 +20,31 @@ import (
 	"github.com/resilienthttp/resilient/redislimit"
 )
 
-// limitedAPI is a RoundTripper that stands for a server with a token bucket.
+// limitedAPI is a RoundTripper that stands for a server with a token bucket, which
+// may also refuse requests by chance.
 type limitedAPI struct {
-	bucket *rate.Limiter
-	hint   string // Retry-After
+	bucket  *rate.Limiter
+	hint    string // Retry-After
+	way     time.Duration
+	service time.Duration // of an accepted request
 
 	mu                sync.Mutex
 	accepted, refused []time.Time
+	chance            float64
+	random            *rand.Rand
 }
 
 func newLimitedAPI(limit rate.Limit, burst int) *limitedAPI {
-	return &limitedAPI{bucket: rate.NewLimiter(limit, burst)}
+	return &limitedAPI{bucket: rate.NewLimiter(limit, burst), way: 10 * ms}
 }
 
 func (a *limitedAPI) RoundTrip(req *http.Request) (*http.Response, error) {
-	time.Sleep(10 * ms) // the way there; virtual
+	time.Sleep(a.way) // virtual
 	resp := &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: http.NoBody, Request: req}
 	a.mu.Lock()
-	if now := time.Now(); a.bucket.AllowN(now, 1) {
+	now := time.Now()
+	ok := (a.chance == 0 || a.random.Float64() >= a.chance) && a.bucket.AllowN(now, 1)
+	if ok {
 		a.accepted = append(a.accepted, now)
 	} else {
 		a.refused = append(a.refused, now)
@@ -47,7 +55,10 @@ func (a *limitedAPI) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 	}
 	a.mu.Unlock()
-	time.Sleep(10 * ms)
+	if ok {
+		time.Sleep(a.service)
+	}
+	time.Sleep(a.way)
 	return resp, nil
 }
 

@@ -61,7 +61,7 @@ type Limiter struct {
 	cutoff          float64 // a refusal counts only if its request was sent later, on Redis's clock
 	refused         int
 	refusedSent     float64   // when the last refused request was sent, on Redis's clock
-	hintEnd         time.Time // of the longest wait that the server asked for in a refusal, zero if reported
+	hintEnd         time.Time // of the longest wait that a refusal asked for, zero if reported
 
 	trial trial
 
@@ -118,9 +118,9 @@ type call struct {
 	back     []slot    // the slots that are handed back
 	burst    float64   // the part of the burst that the waiters may use
 	began    time.Time
-	pausing  bool // it publishes a pause
-	hintEnd  time.Time
-	finished bool // answered, failed or timed out
+	pausing  bool      // it publishes a pause
+	hintEnd  time.Time // that it reports
+	finished bool      // answered, failed or timed out
 }
 
 const (
@@ -214,8 +214,8 @@ func (l *Limiter) Pause(d time.Duration) {
 // Observe records the server's answer to a request that has waited for this
 // limiter. A [resilient.Transport] calls it. A rejection that says how long to wait
 // causes a [Limiter.Pause]. Refusals for the rate (429) lower the limit of all
-// processes to that of the server, if they are not by chance, see
-// [WithLearnedRate].
+// processes to that of the server, see [WithLearnedRate]. They do neither if they are
+// by chance.
 func (l *Limiter) Observe(a resilient.AttemptInfo) {
 	limited := a.StatusCode != 0 && a.Verdict.Kind == resilient.KindRateLimit && !l.store.unlearned
 	hint := time.Duration(0)
@@ -231,19 +231,25 @@ func (l *Limiter) Observe(a resilient.AttemptInfo) {
 	sent := now.Add(-a.Duration)
 	volley := l.trial.take(sent, a.StatusCode != 0, limited)
 	switch {
-	case !limited:
-		if a.StatusCode != 0 && !volley {
-			l.trial.note(false)
-		}
-		if !l.pause(now, hint) && !volley {
+	case volley:
+	case limited:
+		if !l.refuse(sent) && (hint == 0 || l.trial.chance > 0) {
 			return
 		}
-	case !volley && !l.refuse(sent):
+	case hint <= 0:
+		if a.StatusCode != 0 {
+			l.trial.note(false)
+		}
 		return
-	case len(l.queue) == 0 && !volley: // there is nobody to find out whether the hint is for all
+	}
+	switch {
+	case hint <= 0:
+	case limited && (volley || len(l.queue) > 0) && l.synced() && l.store.down() == nil:
+		if end := now.Add(hint); end.After(l.hintEnd) {
+			l.hintEnd = end // Redis decides, perhaps after a trial
+		}
+	default:
 		l.pause(now, hint)
-	case hint > 0 && now.Add(hint).After(l.hintEnd):
-		l.hintEnd = now.Add(hint)
 	}
 	l.serve(now)
 }
@@ -645,6 +651,9 @@ func (l *Limiter) answered(c *call, r reply) (log func()) {
 			l.slots = append(l.slots, s)
 		}
 		slices.SortFunc(l.slots, func(a, b slot) int { return cmp.Compare(a.at.UnixNano(), b.at.UnixNano()) })
+	}
+	if r.volley > 0 {
+		l.tat = max(l.tat, l.seen) + float64(r.volley)*l.interval()
 	}
 	l.count(r)
 	n, last := 0, 0.0

@@ -25,6 +25,7 @@ import (
 	"github.com/alicebob/miniredis/v2/server"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/time/rate"
 
 	"github.com/resilienthttp/resilient/redislimit"
 	"github.com/resilienthttp/resilient/redislimit/internal/redistest"
@@ -185,6 +186,27 @@ func TestRealLearns(t *testing.T) {
 	wg.Wait()
 	require.GreaterOrEqual(t, accepted, 0.5*200, "a busy machine may be slower")
 	require.LessOrEqual(t, refused, 0.2*accepted, "of 400 a second, 300 would be")
+}
+
+func TestRealRefusalsByChance(t *testing.T) {
+	s := startRedis(t)
+	api := newLimitedAPI(rate.Inf, 1)
+	api.refuseByChance(0.05, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	log, logged := logger()
+	var wg sync.WaitGroup
+	start := time.Now()
+	for range 4 {
+		l := redislimit.New(newClient(t, options(s.Addr)), "k", 400, 10, patient, redislimit.WithLogger(log))
+		work(ctx, &wg, api, l, 8)
+	}
+	<-time.NewTimer(3 * time.Second).C
+	accepted, refused := api.between(start, time.Now())
+	cancel()
+	wg.Wait()
+	require.GreaterOrEqual(t, accepted+refused, 0.5*3*400, "a busy machine may be slower")
+	require.Empty(t, logged(), "no lower limit is learned")
 }
 
 func TestRealOutage(t *testing.T) {

@@ -11,8 +11,8 @@
 //
 // Each attempt waits for its turn in the fleet. If one process receives a
 // rejection with a Retry-After, all processes are held back. If the server's limit
-// is lower than the configured one, all processes learn it at once. [NewKeyed] has
-// a limiter for each of many accounts.
+// is lower than the configured one, all processes learn it at once. Refusals by
+// chance have no such effect. [NewKeyed] has a limiter for each of many accounts.
 //
 // # When to use it
 //
@@ -60,19 +60,35 @@
 //
 // # If the server's limit is lower
 //
-// If the server refuses requests for their rate (429), its limit is lower than the
-// configured one, at least for now, and the fleet learns it. The first refusal
-// lowers the limit by a fifth. After that, the number of requests accepted from
-// one refusal to the next shows the server's limit. A refusal counts only once for
-// all requests that were sent before it was known. The learned limit is kept in
-// Redis. Other processes use it from their next call on, and a process that starts
-// later uses it from its first.
+// If the server refuses requests for their rate (429), either its limit is lower
+// than the configured one, or it refuses some requests by chance: one of its backends
+// is bad, or another route has a limit. A trial tells which. At the instant of a
+// refusal, the bucket of a limit is empty. So right after it, a volley of requests
+// goes ahead of its turn: four, and one more for each 250 a second, 64 at most. A
+// limit refuses most of them. Chance refuses as few as of any others. The requests
+// behind them wait for the turns that they took, so only the burst is exceeded. There
+// is no trial while nobody waits, because the fleet cannot send more then.
+//
+// Nothing is lowered before a trial has found a limit, and no Retry-After of a 429
+// causes a pause if requests wait with which it can be tested. If a trial finds
+// chance, each refusal concerns only its own request, until 8 s later, then 32 s,
+// then 120 s, or until clearly more requests are refused. The next refusal then
+// begins another trial. If a trial finds a limit, the fleet learns it. The limit is
+// tested again after the same times, or when it has become half as high. If there is
+// chance beside a limit, each refusal is tested before it lowers the limit further.
+//
+// The number of requests accepted from one refusal to the next shows the server's
+// limit. A refusal counts only once for all requests that were sent before it was
+// known. The learned limit and the trial are kept in Redis. Other processes use the
+// limit from their next call on, and a process that starts later uses it from its
+// first.
 //
 // With every request that has to wait, the fleet tries a slightly higher rate. So
 // about one request in 200 is refused as long as the server's limit stays, and a
-// limit that rises is found within seconds. If a refusal says how long to wait,
-// the whole fleet pauses. The next refusal is then provoked only after 32 times
-// that pause, and a limit that rises is found correspondingly later.
+// limit that rises is found within seconds. With chance beside it, about one in ten
+// is. If a refusal says how long to wait, the whole fleet pauses. The next refusal is
+// then provoked only after 32 times that pause, and a limit that rises is found
+// correspondingly later.
 //
 // The learned limit is never above the configured one. When it has risen to it, it
 // is removed. A learned limit that is not needed for a while is forgotten. As long
@@ -128,14 +144,15 @@
 //     shard move to another one and start afresh.
 //   - Each limit in use takes one string of about 40 bytes, or 120 with all
 //     overhead for a key of 10 letters. The script takes 10 KiB. The key expires a
-//     second after its burst is full again. If a limit is learned, the string has
-//     about 110 bytes and stays for a minute. Keys are never searched for.
+//     second after its burst is full again. After a refusal the string has up to
+//     200 bytes, and stays for a minute. Keys are never searched for.
 //   - The clock of Redis may be set back, or be that of another server after a
 //     failover. The remaining waits stay the same. If it is set ahead, it ends
 //     waits that were not reserved yet, so that there is one burst.
-//   - The value starts with its version, "v1", or "v2" if a limit is learned or
-//     Redis is far away. A process reads the fields that it knows in the value of a
-//     later version, so the processes of a fleet can be upgraded one by one.
+//   - The value starts with its version, "v1", or "v2" after a refusal or if Redis
+//     is far away. A process reads the fields that it knows in a value with more of
+//     them, so the processes of a fleet can be upgraded one by one. Processes
+//     without trials lower the limit at each refusal, and lose what a trial found.
 //     Processes that know only "v1" are the exception. While the value is "v2",
 //     they cannot read it, and [WithFallback] decides on their requests.
 package redislimit
@@ -284,10 +301,12 @@ func WithMaxPause(d time.Duration) Option {
 	return func(c *config) { c.maxPause = d }
 }
 
-// WithLogger sets the logger for these events, each of which is logged once when it
-// happens:
-//   - Redis does not answer (warn), and it answers again (info).
-//   - A limit was learned, and the configured limit is in force again (info).
+// WithLogger sets the logger for these states, each of which is logged once when it
+// begins:
+//   - Redis does not answer (warn), and it answers again (info). Failures within a
+//     minute of the last ones are logged only if they last for a second.
+//   - A lower limit is learned, and the configured limit has been in force again for
+//     a minute (info).
 //   - The settings of the client given to [New] allow a call to outlast its time
 //     (warn).
 //
@@ -300,8 +319,8 @@ func WithLogger(l *slog.Logger) Option {
 }
 
 // WithLearnedRate controls whether refusals lower the limit of all processes to
-// that of the server, see [Limiter.Observe]. The server's limit is found from the
-// number of requests accepted between two refusals. To follow it, the fleet sends
+// that of the server, if they are not by chance, see [Limiter.Observe]. The server's
+// limit is found from the number of requests accepted between two refusals. To follow it, the fleet sends
 // slightly more requests than that, so that about one in 200 is refused. The
 // learned limit is never above the configured one. The burst is not learned, and
 // should be no larger than the server's. As long as the server refuses no request

@@ -7,8 +7,8 @@
 --              all the state of GCRA, and the rest of the pause.
 --              "v2 <clock> <ahead> <pause> <lead> <base> <count> <hold> <cutoff>
 --              <accepted> <busy>" if a limit is learned or there is a lead, and
---              "<chance> <row> <next> <open> <until> <out> <known> <bad> <told>" is
---              appended if there was a trial.
+--              "<chance> <row> <next> <open> <until> <out> <known> <bad> <told>
+--              <tested>" is appended if there was a trial.
 -- ARGV[1..3]   interval between tokens, burst, and the part of it for the waiters
 -- ARGV[4]      the number of tokens with a wait that may be reserved
 -- ARGV[5..8]   the state in the caller, in case the key is lost: the last clock
@@ -61,15 +61,15 @@ local idle = 0
 
 -- The trial that tells a limit from refusals by chance. chance is the part that was
 -- refused when a trial last found chance, or 0 if none has. row is the number of
--- trials in a row that found a limit, or minus the number that found none. The next
--- trial is due at the time next. open requests may go at once until the time until,
+-- trials in a row that found a limit, or minus the number that found none. The
+-- verdict holds until next. open requests may still go in a volley until openUntil,
 -- and out of them are under way. Of those that are back, known have a known outcome
--- and bad were refused. told is the end of a pause that begins if the trial finds a
--- limit.
+-- and bad were refused. A pause until told begins if the trial finds a limit. tested
+-- is the base when a trial last found one.
 local forgetAfter = 60 * 1e6
 local firstTrial, lastTrial = 8e6, 120e6 -- how long a verdict holds, four times as long each time
-local chance, row, next, open, openUntil, out, known, bad, told = 0, 0, now, 0, now - 2 * forgetAfter, 0, 0, 0, now
-local tested = 0
+local chance, row, next, tested, told = 0, 0, now, 0, now
+local open, openUntil, out, known, bad = 0, now - 2 * forgetAfter, 0, 0, 0
 
 local stored = redis.call('GET', KEYS[1])
 if stored then
@@ -92,10 +92,9 @@ if stored then
   if n[7] then
     accepted, busy = n[6], n[7]
   end
-  if n[16] then
-    chance, row, next, open, openUntil, out, known, bad, told =
-      n[8], n[9], seen - back + n[10], n[11], seen - back + n[12], n[13], n[14], n[15], seen - back + n[16]
-    tested = n[17]
+  if n[17] then
+    chance, row, next, tested, told = n[8], n[9], seen - back + n[10], n[17], seen - back + n[16]
+    open, openUntil, out, known, bad = n[11], seen - back + n[12], n[13], n[14], n[15]
   end
 end
 local ownTat
@@ -135,76 +134,87 @@ if base then
 end
 local refused = tonumber(ARGV[12])
 local interval = 1e6 / (refused < 0 and limit or rate)
-local hint, told_ = tonumber(ARGV[9]), tonumber(ARGV[14])
+local sentAt, hint, newPause = tonumber(ARGV[13]), tonumber(ARGV[14]), tonumber(ARGV[9])
 
 -- At the instant of a refusal, the server's bucket is empty if it has one. So a
 -- volley of requests that goes out at that instant, ahead of its turn, is refused by
--- a limit, and as rarely as any request by chance. A likelihood ratio decides. The
--- refusals of a volley lower no limit.
+-- a limit, and as rarely as any request by chance. A likelihood ratio decides. While
+-- it is undecided, the next refusal adds another volley. A volley lowers no limit,
+-- and the requests after it wait for the turns that it took.
+--
+-- If a limit is found, each refusal lowers the rate until the verdict is out of date
+-- or the rate is half of what it was. If chance is found, refusals lower nothing, and
+-- the callers report none until the verdict is out of date, or more are refused. If
+-- both are found, because there is a learned limit already, each refusal needs a
+-- volley of its own.
 local volleySize = 4
-local bucketGains = 1e-3 -- seconds: a volley takes so long to arrive
+local volleyTime = 1e-3 -- seconds in which a volley arrives, while a bucket gains tokens
+local maxVolley = 64
 local limitPart, chancePart, maxChance = 0.75, 0.3, 0.6 -- of a volley is refused
-local sureNats = 3 -- odds of twenty to one
-local maxKnown = 4 * volleySize -- then the sign decides
+local sureNats, someNats = 3, 1 -- odds of twenty to one; enough for one refusal of many
+local maxKnown = 4 * volleySize -- an undecided trial ends
 local lostAfter = 10e6 -- a process may have ended during its volley
-local sureRow = 8 -- so many trials in a row disprove that there is chance beside the limit
-local lower, confirmed = false, false
+local sureRow = 8 -- so many trials in a row disprove that there is chance beside a limit
+local lower, found = false, false -- a limit was found
+local ended = 0 -- the pause that the trial was about, which may have ended meanwhile
 if refused >= 0 then
-  local since = now - openUntil
-  if since > lostAfter then
+  local size = tonumber(ARGV[16])
+  if now - openUntil > lostAfter then
     out = 0
   end
-  if since > forgetAfter then
-    known, bad, told = 0, 0, now
+  if now - openUntil > forgetAfter then
+    known, bad = 0, 0
   end
-  if base then
-    accepted, busy = accepted + ARGV[16], busy + ARGV[16] * interval
-  end
-  if tonumber(ARGV[16]) > 0 then
-    out, known, bad = math.max(out - ARGV[16], 0), known + ARGV[17], bad + ARGV[18]
-  end
-  if out > 0 or known > 0 then
-    told = math.max(told, now + told_)
+  if size > 0 then
+    out, known, bad = math.max(out - size, 0), known + ARGV[17], bad + ARGV[18]
+    if base then
+      accepted, busy = accepted + size, busy + size * interval
+    end
   end
   if now > openUntil then
     open = 0
   end
-  local nats, together = 0, out == 0 and open == 0
-  if together then
+  if out > 0 or known > 0 then
+    told = math.max(told, now + hint)
+  end
+
+  -- Refusals come sooner than acceptances, so the outcomes are taken together.
+  local nats, isOver = 0, out == 0 and open == 0
+  if isOver then
     local p = math.min(math.max(chancePart, chance), maxChance)
     nats = bad * math.log(limitPart / p) + (known - bad) * math.log((1 - limitPart) / (1 - p))
   end
-  local enough = together and (known >= maxKnown or known > 0 and base and chance > 0) -- there are both
-  local isLimit = nats >= sureNats or enough and nats > 1
-  if isLimit or nats <= -sureNats or enough then
-    if isLimit then
-      row = math.max(row, 0) + 1
-      lower, confirmed = true, true
-      hint = math.max(hint, told - now)
+  local both = base and chance > 0
+  local last = isOver and (known >= maxKnown or known > 0 and both)
+  found = nats >= sureNats or last and nats >= someNats
+  if found or nats <= -sureNats or last then
+    if found then
+      lower, row = true, math.max(row, 0) + 1
+      newPause = math.max(newPause, told - now)
+      ended = math.max(told - openUntil, 0)
       if row >= sureRow then
         chance = 0
       end
     else
-      row = math.min(row, 0) - 1
-      chance = (bad + 1) / (known + 2)
+      row, chance = math.min(row, 0) - 1, (bad + 1) / (known + 2)
       accepted = accepted - bad
     end
     next = now + math.min(firstTrial * 4 ^ math.min(math.abs(row) - 1, 4), lastTrial)
     known, bad, told = 0, 0, now
-  elseif refused > 0 or told_ > 0 then
-    local fresh = not base or tonumber(ARGV[13]) > cutoff
-    if row > 0 and chance == 0 and now < next and rate > 0.5 * tested then -- the limit was confirmed lately
-      lower = refused > 0 and fresh
-      hint = math.max(hint, told_)
+  elseif refused > 0 or hint > 0 then
+    local isNew = not base or sentAt > cutoff
+    if row > 0 and chance == 0 and now < next and rate > tested / 2 then
+      lower = refused > 0 and isNew
+      newPause = math.max(newPause, hint)
     elseif pause > now then
-      hint = math.max(hint, told_)
-    elseif fresh and together and tonumber(ARGV[13]) >= openUntil then
-      if not base then
-        accepted, busy = (now - ARGV[13]) / interval, now - ARGV[13]
-      end
-      open = math.floor(volleySize * (1 + bucketGains * rate))
+      newPause = math.max(newPause, hint)
+    elseif isNew and isOver and sentAt >= openUntil then
+      open = math.min(math.floor(volleySize * (1 + volleyTime * rate)), maxVolley)
       openUntil = now + open * interval
-      told = math.max(told, now + told_)
+      told = now + hint
+      if not base then -- the requests sent since the refused one
+        accepted, busy = (now - sentAt) / interval, now - sentAt
+      end
     end
   end
   accepted = accepted - refused
@@ -219,18 +229,19 @@ end
 -- the requests accepted from one refusal to the next are those that it refilled.
 if lower then
   local wait = math.max(tat + interval * (1 - burst) - now, 0)
-  local after = base and math.max(now - ARGV[13], 0) + wait or 0 -- the time for requests that do not know of the refusal
+  local after = base and math.max(now - sentAt, 0) + wait or 0 -- the time for requests that do not know of the refusal
   local got, took = math.max(accepted - after / interval, 0), math.max(busy - after, 0)
   local confidence = chance > 0 and maxHold or 64 -- in the new base: the requests until the rate doubles
   if base and rate > 1.5 * base then -- the limit has risen, and its bucket may have been full
     base, got, took = rate * (1 - 2 * step), 0, 0
-  elseif got >= 8 or confirmed and took >= 8 * interval then
-    base = math.min(math.max(1e6 * got / took / (1 - chance), rate * (confirmed and chance == 0 and 0.5 or 0.7)), rate)
+  elseif got >= 8 or found and took >= 8 * interval then
+    local least = found and chance == 0 and 0.25 or 0.7
+    base = math.min(math.max(1e6 * got / took / (1 - chance), rate * least), rate)
     confidence = math.min(math.max(got, hold, confidence), maxHold)
   elseif not base then
     base, got, took = rate * 0.8, 0, 0
   else -- too few to measure, and if each refusal causes a pause, there should be few
-    local part = hint > 0 and 0.7 or math.max(1 - refused / (count + 8), 0.7)
+    local part = newPause > 0 and 0.7 or math.max(1 - refused / (count + 8), 0.7)
     base = math.max(rate * part, math.min(rate, minRate))
   end
   hold = base > 2 * minRate and confidence or math.max(math.min(got, maxHold), 16)
@@ -239,7 +250,7 @@ if lower then
     got = 32
   end
   accepted, busy, count, cutoff = got, took, 0, now + wait
-  if confirmed then
+  if found then
     tested = base
   end
   rate = currentRate()
@@ -251,11 +262,11 @@ end
 -- A pause uses up the burst: the first token falls due at its end, and the others
 -- follow one by one. The server's bucket is full then, so that a refusal is less
 -- informative. Each also costs a pause, so there should be fewer.
-if base and now + hint > pause then
-  accepted, busy, cutoff = -burst, 0, now + hint
-  hold = math.max(hold, 32 * rate * hint / 1e6)
+if base and now + math.max(newPause, ended) > pause then
+  accepted, busy, cutoff = -burst, 0, now + newPause
+  hold = math.max(hold, 32 * rate * math.max(newPause, ended) / 1e6)
 end
-pause = math.max(pause, now + hint)
+pause = math.max(pause, now + newPause)
 if pause > now then
   tat = math.max(tat, pause + (burst - 1) * interval)
 end

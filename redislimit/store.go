@@ -34,7 +34,17 @@ type store struct {
 	retryEvery     time.Duration // from a failed call to the next, while Redis is down
 	fallbackBefore uint64        // stats.Fallback when Redis went down
 	stats          Stats
+
+	warned   bool      // the log says that Redis does not answer
+	warnedAt time.Time // when that was last written
 }
+
+// A Redis that answers only now and then is logged once in quietFor. An outage that
+// lasts for warnAfter is always logged.
+const (
+	quietFor  = time.Minute
+	warnAfter = time.Second
+)
 
 // After a first failure Redis is called again at once, because the failure may be
 // that of one connection, and then at growing intervals.
@@ -158,14 +168,18 @@ func (s *store) failed(now time.Time, err error) (log func()) {
 	s.stats.Err = err
 	if s.downSince.IsZero() {
 		s.downSince, s.retryAt, s.retryEvery, s.fallbackBefore = now, now, minRetryEvery, s.stats.Fallback
-		return func() {
-			s.logger.Warn("redislimit: Redis does not answer",
-				slog.String("error", err.Error()), slog.String("fallback", s.fallback.String()))
-		}
+	} else {
+		s.retryAt = now.Add(s.retryEvery)
+		s.retryEvery = min(2*s.retryEvery, maxRetryEvery)
 	}
-	s.retryAt = now.Add(s.retryEvery)
-	s.retryEvery = min(2*s.retryEvery, maxRetryEvery)
-	return func() {}
+	if s.warned || now.Sub(s.warnedAt) < quietFor && now.Sub(s.downSince) < warnAfter {
+		return func() {}
+	}
+	s.warned, s.warnedAt = true, now
+	return func() {
+		s.logger.Warn("redislimit: Redis does not answer",
+			slog.String("error", err.Error()), slog.String("fallback", s.fallback.String()))
+	}
 }
 
 // answered records that a call was answered. Like failed, it returns a function
@@ -176,8 +190,11 @@ func (s *store) answered(now time.Time) (log func()) {
 	if s.downSince.IsZero() {
 		return func() {}
 	}
-	after, requests := now.Sub(s.downSince), s.stats.Fallback-s.fallbackBefore
-	s.downSince, s.stats.Err = time.Time{}, nil
+	after, requests, warned := now.Sub(s.downSince), s.stats.Fallback-s.fallbackBefore, s.warned
+	s.downSince, s.stats.Err, s.warned = time.Time{}, nil, false
+	if !warned {
+		return func() {}
+	}
 	return func() {
 		s.logger.Info("redislimit: Redis answers again", slog.Duration("after", after),
 			slog.Uint64("requests", requests), slog.String("fallback", s.fallback.String()))

@@ -40,7 +40,7 @@ type departure struct {
 }
 
 const (
-	// maxGoing bounds the requests that are told apart.
+	// maxGoing bounds the requests that are told apart. It is the script's maxVolley.
 	maxGoing = 64
 
 	// lateSent is the longest time between the departure of a request and its

@@ -55,7 +55,7 @@ func limitedRoutes() []variant {
 	searchOnly := func(r *run) { r.srv.limit = routes{search: bucket(r, 5)} }
 	chanceToo := func(r *run) { r.srv.limit = every{newChance(&r.params), routes{search: bucket(r, 5)}} }
 	three := func(r *run) { r.srv.limit = routes{alpha: bucket(r, 5), beta: bucket(r, 10)} }
-	wait := func(r *run) { r.srv.limit = routes{graphql: &closed{from: r.start, to: r.at(40 * time.Minute)}} }
+	wait := func(r *run) { r.srv.limit = routes{graphql: &closed{from: r.start, to: r.at(41 * time.Minute)}} }
 	refused := refusedAt("/search", search, 0.02)
 	return []variant{
 		setup{
@@ -86,7 +86,7 @@ func limitedRoutes() []variant {
 		setup{
 			prepare: wait, load: streams(traffic{graphql, 0.1, 0}, traffic{repos, 1, 0}),
 			more: append(free("/repos", repos), attemptsAt("/graphql", graphql, 4)),
-		}.variant("i.graphql", "/graphql refuses for 40 min, and says so with Retry-After, asked 0.1/s; /repos: no limit, asked 1/s; 40 min",
+		}.variant("i.graphql", "/graphql refuses for 41 min, and says so with Retry-After, asked 0.1/s; /repos: no limit, asked 1/s; 40 min",
 			routeParams(func(p *params) { p.hint, p.length = "retry-after", 40*time.Minute }), noTargets()),
 	}
 }

@@ -133,7 +133,7 @@ func (g *Gate) Admit(ctx context.Context, a Attempt, maxWait time.Duration, begi
 		return w.stamp, nil
 	}
 	d, reason, bound := g.estimate(now, a)
-	if bound != unbounded && maxWait == 0 || bound == certain && d > maxWait || PastDeadline(ctx, now, d) {
+	if maxWait == 0 || bound != unbounded && (g.closedFor(now, a.Route) > maxWait || bound == certain && d > maxWait) || PastDeadline(ctx, now, d) {
 		g.mu.Unlock()
 		return Stamp{}, &RefusalError{Reason: reason, Wait: d}
 	}
@@ -356,6 +356,17 @@ func (g *Gate) estimate(now time.Time, a Attempt) (time.Duration, string, bound)
 		held = 0 // until another attempt ends
 	}
 	return max(d, held+l.Behind(ahead)), RateLimit, b
+}
+
+// closedFor returns for how long everything has been refused, if others wait to find out
+// when that ends.
+func (g *Gate) closedFor(now time.Time, route limit.Route) time.Duration {
+	l := g.key.Limit(route)
+	if g.line(l) == nil {
+		return 0
+	}
+	// The end of it is found after a tenth of the time it takes.
+	return l.ClosedFor(now) * 9 / 10
 }
 
 // bucketDelay returns how long until the bucket has a token for an attempt with

@@ -29,6 +29,3 @@ func (c *closed) acceptance(s *Stamp) {
 
 // now reports whether everything is refused.
 func (c *closed) now() bool { return c.streak >= rowOfRefusals }
-
-// opens returns when it would be over if it took as long as the longest one.
-func (c *closed) opens() time.Time { return c.at.Add(c.took) }

@@ -76,13 +76,14 @@ const forever = 365 * 24 * time.Hour
 type Limit struct {
 	Waiting int // attempts that it holds back, which the caller counts
 
-	state    State
-	since    time.Time // when the state began
-	epoch    int64     // how often it was not Free; attempts from an earlier one say nothing
-	underWay int
-	closed   closed
-	free     float64 // part that was refused before it began
-	seldom   bool    // next to nothing was
+	state                   State
+	since                   time.Time // when the state began
+	epoch                   int64     // how often it was not Free; attempts from an earlier one say nothing
+	underWay                int
+	sentSince, refusedSince int64 // since it is not Free
+	closed                  closed
+	free                    float64 // part that was refused before it began
+	seldom                  bool    // next to nothing was
 
 	pace     pace.Pace
 	trial    trial
@@ -107,6 +108,7 @@ func (l *Limit) setState(s State, now time.Time) {
 	if l.state == Free && s != Free {
 		l.epoch++
 		l.underWay, l.closed.streak, l.together = 0, 0, together{}
+		l.sentSince, l.refusedSince = 0, 0
 		l.trial.ahead, l.trial.underWay = 0, 0
 	}
 	if debug != "" {
@@ -119,8 +121,10 @@ func (l *Limit) setState(s State, now time.Time) {
 		l.trial = trial{}
 		l.settled = false
 	case Rate:
-		l.use = use{rate: l.pace.Rate(now)}
-	case Looking, Flight, Paused, Told:
+		l.use = use{height: l.pace.Rate(now)}
+	case Flight:
+		l.use = use{height: l.flight.bound}
+	case Looking, Paused, Told:
 	}
 }
 
@@ -196,6 +200,7 @@ func (l *Limit) sent(now time.Time, s *Stamp, waited bool) {
 		l.pace.Undelayed(now)
 	}
 	l.underWay++
+	l.sentSince++
 	s.limit, s.epoch, s.underWay, s.pace = l, l.epoch, l.underWay, l.pace.Sent(now)
 	if l.trial.open(now) {
 		l.trial.sent()
@@ -217,6 +222,9 @@ func (l *Limit) sent(now time.Time, s *Stamp, waited bool) {
 // done takes the outcome of an attempt that it let go.
 func (l *Limit) done(s *Stamp, now time.Time, r Result) verdict {
 	l.underWay--
+	if r.Outcome > Accepted {
+		l.refusedSince++
+	}
 	l.resume(now)
 	if s.kind == tested {
 		return l.tested(s, now, r)
@@ -288,6 +296,7 @@ func (l *Limit) acceptance(s *Stamp, now time.Time) {
 			l.looking.begin(s.Sent, false)
 		}
 	case Flight:
+		l.use.accepted++
 		l.flight.acceptance(s.underWay, l.service)
 	case Free, Paused, Told:
 	}
@@ -332,10 +341,7 @@ func (l *Limit) refusal(s *Stamp, now time.Time, r Result) verdict {
 		gain = l.pace.Rate(now) * now.Sub(s.Sent).Seconds()
 	case Rate:
 		l.use.refused++
-		if share, doubtful := l.use.doubtful(l.pace.Rate(now)); doubtful {
-			l.free = share
-			l.trial.again(now)
-		}
+		l.doubt(now, l.pace.Rate(now))
 		if news && !expected {
 			if bound, ok := l.together.refusal(s.underWay); ok && now.After(l.noFlight) {
 				l.fly(now, bound)
@@ -350,6 +356,8 @@ func (l *Limit) refusal(s *Stamp, now time.Time, r Result) verdict {
 			l.looking.begin(now, false)
 			return undecided
 		}
+		l.use.refused++
+		l.doubt(now, l.flight.bound)
 		if int(l.flight.bound) <= fewUnderWay && l.pace.Spaced() {
 			l.setState(Rate, now)
 			return undecided
@@ -370,6 +378,14 @@ func (l *Limit) chance(now time.Time, share float64) verdict {
 	l.setState(Free, now)
 	l.free = share
 	return byChance
+}
+
+// doubt lets a trial begin if a limit of that height is of no use.
+func (l *Limit) doubt(now time.Time, height float64) {
+	if share, doubtful := l.use.doubtful(height); doubtful {
+		l.free = share
+		l.trial.again(now)
+	}
 }
 
 // fewUnderWay attempts under way may be what a rate that keeps no token lets through.
@@ -443,17 +459,25 @@ func (l *Limit) Blocked(now time.Time) bool {
 	return blocked
 }
 
-// Opens returns when the last attempt of a call is worth sending: not while everything
-// is refused, as others of its kind find out when that ends, and not before the time
-// after which it ended before. The zero time: at once.
+// Opens returns when the last attempt of a call is worth sending while everything is
+// refused: not while others wait who can find out when that ends, and not before the
+// time after which it ended before. The zero time: at once.
 func (l *Limit) Opens(now time.Time) time.Time {
-	if !l.active() || !l.closed.now() || !l.seldom {
+	switch {
+	case !l.active() || !l.closed.now() || !l.seldom:
 		return time.Time{}
-	}
-	if l.Blocked(now) {
+	case l.Waiting > 1 && l.Blocked(now):
 		return now.Add(forever)
 	}
-	return l.closed.opens()
+	return l.closed.at.Add(l.closed.took)
+}
+
+// ClosedFor returns for how long everything has been refused.
+func (l *Limit) ClosedFor(now time.Time) time.Duration {
+	if !l.active() || !l.closed.now() {
+		return 0
+	}
+	return now.Sub(l.closed.at)
 }
 
 // Paces reports whether it is known how long attempts are held back.
@@ -488,6 +512,9 @@ type View struct {
 	Since     time.Time
 	Rate      float64   // attempts a second, of Rate and Told; 0: not known
 	InFlight  int       // the bound of Flight
+	Chance    float64   // of Free: the part that is refused by chance, as a trial found
+	Sent      int64     // since it is not Free
+	Refused   int64     // of those
 	Until     time.Time // the end of Paused
 	Confirmed time.Time // when a trial found the limit last; zero: none has
 }
@@ -495,7 +522,7 @@ type View struct {
 // view returns what is believed.
 func (l *Limit) view(now time.Time) View {
 	l.resume(now)
-	v := View{State: l.state, Since: l.since, Confirmed: l.trial.confirmedAt}
+	v := View{State: l.state, Since: l.since, Confirmed: l.trial.confirmedAt, Sent: l.sentSince, Refused: l.refusedSince}
 	switch l.state {
 	case Rate, Told:
 		v.Rate = l.pace.Rate(now)

@@ -1,6 +1,10 @@
 package limit
 
-import "time"
+import (
+	"time"
+
+	"github.com/resilienthttp/resilient/internal/pace"
+)
 
 // looking finds out what it is that refuses more than chance. One attempt goes, and
 // each that is accepted lets two follow, so a limit that is still in force costs
@@ -26,12 +30,9 @@ type looking struct {
 const (
 	// While nothing is accepted, one attempt goes after firstKnock, and each one
 	// after it waits four times as long. After so many knocks it is a rate that is
-	// exhausted, of which package pace knows more. If it does not, one goes after each
-	// knockPart of the time that has passed, but after mostKnock at most.
+	// exhausted, of which package pace knows more.
 	firstKnock = 10 * time.Millisecond
 	knocks     = 4
-	knockPart  = 8
-	mostKnock  = 5 * time.Second
 
 	// hanging is how long an attempt may hang before the next one may go: as slow as
 	// the slowest limits in use, one a second, since nothing else is known.
@@ -87,7 +88,7 @@ func (l *looking) refusal(now time.Time, n int, o Outcome, noFlight bool) bool {
 		l.shed++
 	}
 	if l.refused++; l.refused > knocks {
-		l.knockAt = now.Add(min(now.Sub(l.begun)/knockPart, mostKnock))
+		l.knockAt = now.Add(pace.KnockAfter(now.Sub(l.begun)))
 	} else {
 		l.knockAt = now.Add(firstKnock << (2 * (l.refused - 1)))
 	}

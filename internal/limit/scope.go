@@ -23,8 +23,8 @@ type Key struct {
 	routes lru.Table[uint64, *route]
 	none   route // of all requests, if there are no routes
 	seed   maphash.Seed
-	row    *route // that of the refusals since all.nats began to rise; nil: several
-	Moved  bool   // a route may have another limit than before: the caller moves the waiters
+	row    row  // the refusals since all.nats began to rise
+	Moved  bool // a route may have another limit than before: the caller moves the waiters
 }
 
 // route is a route of a key.
@@ -71,11 +71,45 @@ const (
 	// maxRoutes routes of a key are known apart.
 	maxRoutes = 64
 
+	// severalRefused refusals apart from those of one route show that the key's limit
+	// refuses, and not one route's.
+	severalRefused = 2
+
 	// fareWell attempts of other routes that were accepted, three times as well as those
 	// of a route, show that its limit is not theirs.
 	fareWell     = 4
 	fareWellPart = 3
 )
+
+// row counts refusals in a row, as all of the key's, by their routes.
+type row struct {
+	routes [4]*route // beyond these they are several in any case
+	counts [4]int
+	n      int
+}
+
+func (w *row) add(r *route) {
+	w.n++
+	for i := range w.routes {
+		if w.routes[i] == nil || w.routes[i] == r {
+			w.routes[i] = r
+			w.counts[i]++
+			return
+		}
+	}
+}
+
+// top returns the route that was refused most, and how many refusals are those of
+// others.
+func (w *row) top() (r *route, others int) {
+	top := 0
+	for i, n := range w.counts {
+		if n > w.counts[top] {
+			top = i
+		}
+	}
+	return w.routes[top], w.n - w.counts[top]
+}
 
 // of returns the route with the given name.
 func (k *Key) of(name Route) *route {
@@ -189,23 +223,25 @@ func (k *Key) suspect(s *Stamp, now time.Time, r Result) {
 	t := &s.route.tally
 	outcomes := count{k.all.accepted, k.all.refused}
 	byRoute := t.refusal(now, s.seq, r.Hint, k.all.chance, outcomes)
-	byKey := k.all.refusal(now, s.all, r.Hint, 0, outcomes)
+	byKey := k.all.refusal(now, s.all, r.Hint, k.all.usual(), outcomes)
 	if k.all.row == 1 {
-		k.row = s.route
-	} else if k.row != s.route {
-		k.row = nil
+		k.row = row{}
 	}
-	switch {
-	case byKey && k.row == nil:
+	k.row.add(s.route)
+	switch top, others := k.row.top(); {
+	case byKey && others >= severalRefused:
 		k.look(&k.whole, s.route, now, false)
 		k.whole.hinted(now, r)
 		k.wide = true
 	case byKey || byRoute:
+		if byRoute {
+			top = s.route
+		}
 		l := &k.whole
-		if k.othersFareWell(t) {
+		if k.othersFareWell(&top.tally) {
 			l = new(Limit)
 		}
-		k.look(l, s.route, now, false)
+		k.look(l, top, now, false)
 		l.hinted(now, r)
 	case r.Hint > 0 && k.all.denials == 0 && t.denials == 0 && k.Limit(s.route.name) == nil:
 		k.look(&k.whole, s.route, now, true)
@@ -219,8 +255,8 @@ func (k *Key) look(l *Limit, r *route, now time.Time, hinted bool) {
 		if l != &k.whole {
 			t = &r.tally
 		}
-		row := int(t.row)
-		l.look(now, max(k.all.chance, t.chance), row, t.blame(), hinted)
+		row, chance := int(t.row), max(k.all.chance, t.byChance())
+		l.look(now, chance, row, t.blame(), hinted)
 	}
 	r.hold(l)
 	k.Moved = true
@@ -260,16 +296,23 @@ func (k *Key) Paused(now time.Time) bool {
 	return k.whole.state == Paused
 }
 
-// View returns what is believed of the limits that are in force.
+// View returns what is believed: that of the whole key first.
 func (k *Key) View(now time.Time) (views []View) {
-	if k.whole.active() {
-		views = append(views, k.whole.view(now))
-	}
-	for r := range k.routes.All() {
-		if l := r.held(); l != nil && l != &k.whole {
+	add := func(l *Limit, t *tally, r Route) {
+		t.forget(now)
+		switch {
+		case l != nil && l.active():
 			v := l.view(now)
-			v.Route = r.name
+			v.Route = r
 			views = append(views, v)
+		case t.denials > 0:
+			views = append(views, View{Route: r, Since: t.denied, Chance: t.chance})
+		}
+	}
+	add(&k.whole, &k.all, Route{})
+	for r := range k.routes.All() {
+		if l := r.held(); l != &k.whole {
+			add(l, &r.tally, r.name)
 		}
 	}
 	return views

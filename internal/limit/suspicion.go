@@ -102,6 +102,28 @@ func (t *tally) share() float64 {
 	return float64(t.row) / float64(max(t.last-t.first+1, t.row, 1))
 }
 
+// byChance returns the part that may be refused by chance: what is known of, or what is
+// refused now, as long as that is not nearly all.
+func (t *tally) byChance() float64 {
+	const nearlyAll = 0.7
+	if s := t.share(); s < nearlyAll {
+		return max(t.chance, s)
+	}
+	return t.chance
+}
+
+// usual returns the part that is refused apart from what is suspicious now.
+func (t *tally) usual() float64 {
+	const few, many = 20, 200
+	if t.passed+t.stray > many {
+		t.passed, t.stray = t.passed/2, t.stray/2
+	}
+	if n := t.passed + t.stray - t.row; n >= few {
+		return float64(max(t.stray-t.row, 0)) / float64(n)
+	}
+	return 0
+}
+
 // blame takes the refusals that are suspicious now for those of a limit, and reports
 // whether next to nothing else was refused.
 func (t *tally) blame() (seldom bool) {

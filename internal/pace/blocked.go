@@ -8,9 +8,9 @@ const (
 
 	// While everything is refused, an attempt finds out whether that is over after
 	// each knockPart of the time it has taken, but after mostKnock at most. So a minute
-	// that is used up refuses some 30 attempts, and its end is found within 5 s.
+	// that is used up refuses some 50 attempts, and its end is found within 5 s.
 	knockPart = 12
-	mostKnock = 4 * time.Second
+	mostKnock = time.Minute
 
 	// minPerWindow attempts must fit a window for its blocked stretch to say by
 	// how much the pace was too fast. Of a window of fewer, one attempt more or
@@ -48,9 +48,12 @@ func (p *Pace) BlockedUntil() time.Time {
 
 // knocks returns how many attempts a second find out whether a blocked stretch is over.
 func (p *Pace) knocks(now time.Time) float64 {
-	every := min(now.Sub(p.firstRefusal.at)/knockPart, mostKnock)
-	return min(1/max(every.Seconds(), 1e-6), minRate)
+	return min(1/max(KnockAfter(now.Sub(p.firstRefusal.at)).Seconds(), 1e-6), minRate)
 }
+
+// KnockAfter returns how long after a refusal another attempt finds out whether a time is
+// over in which everything was refused for so long.
+func KnockAfter(d time.Duration) time.Duration { return min(d/knockPart, mostKnock) }
 
 // blockedAt reports whether an attempt that is sent at the given time is in a
 // blocked stretch. Over a long way many attempts are refused before the pace can be

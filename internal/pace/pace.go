@@ -404,7 +404,7 @@ func (p *Pace) Accepted(t Stamp, now time.Time, backlog bool) {
 	case blocked:
 		p.recover(t, now, refused)
 	case p.shared():
-		if p.acks++; p.acks > 4*probeEvery {
+		if p.acks++; float64(p.acks) > p.alone() {
 			p.unexplained = 0
 		}
 		growth := shareCut * min(shareGrowth*math.Sqrt(math.Sqrt(p.rate)), p.rate/10)

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -46,7 +47,8 @@ func requireInstalled(t *testing.T, err error) {
 // waits for so long.
 const patience = 20 * time.Second
 
-// TestLimits checks that each server answers, and refuses when it is asked for too much.
+// TestLimits checks that each server answers, and refuses when it is asked for too much,
+// and that calls of the transport succeed after that.
 func TestLimits(t *testing.T) {
 	for _, s := range scenarios() {
 		t.Run(s.name, func(t *testing.T) {
@@ -57,22 +59,37 @@ func TestLimits(t *testing.T) {
 			base := newBase()
 			defer base.CloseIdleConnections()
 			count := newCounter(base)
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
-			defer cancel()
 			limited := s.loads[len(s.loads)-1].path
-			// More than any of them lets pass, and without a pause, until one is refused.
-			load{workers: 64, path: limited}.drive(ctx, func(req *http.Request) (*http.Response, error) {
-				resp, err := count.RoundTrip(req)
-				if n := count.count(limited); n.refused > 0 && n.accepted > 0 || err != nil {
-					cancel()
-				}
-				return resp, err
-			}, at.url, new(tally))
-			n := count.count(limited)
-			require.Positive(t, n.accepted)
-			require.Positive(t, n.refused)
+
+			// More than any of them lets pass, and without a retry.
+			until(t, "the server limits", load{workers: 64, path: limited}, at.url, count.RoundTrip, func() bool {
+				n := count.count(limited)
+				return n.refused > 0 && n.accepted > 0
+			})
+			before := count.count(limited).accepted
+			until(t, "a call succeeds", load{workers: 1, path: limited}, at.url, resilient.NewTransport(count).RoundTrip, func() bool {
+				return count.count(limited).accepted > before
+			})
+			require.NoError(t, count.check())
 		})
 	}
+}
+
+// until puts a load on a server until done, which is asked after each call.
+func until(t *testing.T, what string, l load, url string, do doer, done func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	var yes atomic.Bool
+	l.drive(ctx, func(req *http.Request) (*http.Response, error) {
+		resp, err := do(req)
+		if done() {
+			yes.Store(true)
+			cancel()
+		}
+		return resp, err
+	}, url, new(tally))
+	require.True(t, yes.Load(), "%s: not in %v", what, patience)
 }
 
 // Tolerances of -check.
@@ -81,8 +98,8 @@ const (
 	mostFailed = .01 // of the calls, beyond the best of the others
 )
 
-// TestServers checks what holds in any timing: calls succeed, what a server does not
-// limit is not harmed, and what the transport tells about itself is what it sent.
+// TestServers checks what holds in any timing: what a server does not limit is not
+// harmed, and what the transport tells about itself is what it sent.
 func TestServers(t *testing.T) {
 	if !*check {
 		t.Parallel()
@@ -118,9 +135,6 @@ func TestServers(t *testing.T) {
 
 func checkResult(t *testing.T, r *result) {
 	t.Helper()
-	if r.client == oursName {
-		require.Positive(t, r.tally.ok)
-	}
 	require.LessOrEqual(t, r.tally.ok, r.attempts.accepted, r.client)
 	require.NoError(t, r.broken, r.client)
 	calls := r.tally.ok + r.tally.failed + r.tally.cut
