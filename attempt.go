@@ -40,7 +40,7 @@ func (a *AttemptInfo) outcome() error {
 // this failed attempt: two after a timeout, because the server may still be at
 // work on it and has the more to do the slower it is.
 func (a *AttemptInfo) cost() int {
-	if t, ok := errors.AsType[net.Error](a.Err); ok && t.Timeout() {
+	if t, ok := errors.AsType[net.Error](a.Err); ok && t.Timeout() && !a.Verdict.Unprocessed {
 		return 2
 	}
 	return 1

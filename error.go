@@ -301,28 +301,52 @@ func (e *RetryError) ErrorType() string {
 	return fmt.Sprintf("%T", e.Err)
 }
 
-// LimitError is the refusal to wait for a rate limit or a pause: the wait would
-// have been longer than [WithMaxWait], or than the context lasts. Nothing was
-// sent. It is not an [*APIError], which comes from a server, and no timeout.
+// LimitError is the refusal to wait for a limit: the wait would have been longer
+// than [WithMaxWait], or than the context lasts. Nothing was sent. It is not an
+// [*APIError], which comes from a server, and no timeout. It matches [ErrRateLimit].
+//
+// Only what is certain refuses at once: the limit of [WithRateLimit], which only a
+// context bounds, what the server says, and a learned limit that was confirmed of
+// late. Behind a learned limit that is no more than a belief an attempt waits up to
+// twice as long as WithMaxWait.
 type LimitError struct {
 	finalMark
 
 	Reason Reason        // ReasonRateLimit, ReasonPause or ReasonLimiter
 	Wait   time.Duration // the wait that was refused, estimated; 0: not known
+	Bound  string        // "WithMaxWait", or "deadline": of the context; "": Err says it
 	Err    error         // of the Limiter of WithLimiter; else nil
 }
 
-// Error returns the reason and the wait.
+// Error returns the reason, the wait, and what bounds it.
 func (e *LimitError) Error() string {
-	msg := "resilient: not sent: the client-side " + e.Reason + " does not let the request go in time"
+	msg := "resilient: not sent: the client-side " + e.Reason
+	switch {
+	case e.Bound == boundDeadline:
+		msg += " would hold it beyond the context's deadline"
+	case e.Bound != "":
+		msg += " would hold it longer than " + e.Bound + " allows"
+	default:
+		msg += " does not let it go"
+	}
 	if e.Wait > 0 {
-		msg += fmt.Sprintf(" (wait: %v)", e.Wait)
+		msg += fmt.Sprintf(" (wait: %v)", e.Wait.Round(time.Microsecond))
 	}
 	if e.Err != nil {
 		msg += ": " + redact.Error(e.Err)
 	}
 	return msg
 }
+
+// What bounds a wait.
+const (
+	boundMaxWait  = "WithMaxWait"
+	boundDeadline = "deadline"
+)
+
+// Is reports whether target is ErrRateLimit: it is a limit that holds the request,
+// whoever knows of it.
+func (e *LimitError) Is(target error) bool { return target == ErrRateLimit }
 
 // Unwrap returns the limiter's own error.
 func (e *LimitError) Unwrap() error { return e.Err }

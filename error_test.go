@@ -377,7 +377,7 @@ func TestTimeoutIsKept(t *testing.T) {
 // The error of a caller's Limiter may have a URL in it, as that of a store has.
 func TestLimitErrorTextHasNoSecrets(t *testing.T) {
 	err := &resilient.LimitError{Reason: "limiter", Err: errors.New("dial redis://user:hunter2@redis.test:6379/0?key=hunter2: refused")}
-	require.Equal(t, "resilient: not sent: the client-side limiter does not let the request go in time: "+
+	require.Equal(t, "resilient: not sent: the client-side limiter does not let it go: "+
 		"dial redis://redis.test:6379/0: refused", err.Error())
 }
 

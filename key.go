@@ -84,6 +84,8 @@ func (k limitKey) String() string {
 
 // keyTable holds the state of the keys used last. Its zero value is ready.
 type keyTable struct {
+	retries int // a call makes at most
+
 	known atomic.Bool              // false: no key was ever added, so none need be looked up
 	last  atomic.Pointer[keyState] // the key used last, which is never dropped
 	seed  atomic.Pointer[maphash.Seed]
@@ -185,7 +187,7 @@ func (t *keyTable) add(cfg *config, key limitKey) (s *keyState, warn string) {
 	now, shared := time.Now(), &cfg.shared
 	s = &keyState{
 		key:  key,
-		gate: gate.New(shared.limit, shared.burst), budget: budget.New(shared.budgetRatio, shared.budgetFloor, now),
+		gate: gate.New(shared.limit, shared.burst), budget: budget.New(shared.budgetRatio, shared.budgetFloor, t.retries, now),
 	}
 	if t.suspect(key) {
 		s.troubled.Store(true) // the gate has to learn of the answer

@@ -101,7 +101,7 @@ func waitFor(ctx context.Context, l Limiter, maxWait time.Duration, w *wait) err
 		return context.Cause(ctx)
 	}
 	if limited.Err() != nil {
-		return &LimitError{Reason: ReasonLimiter, Wait: maxWait} // our doing, not the caller's deadline
+		return &LimitError{Reason: ReasonLimiter, Wait: maxWait, Bound: boundMaxWait} // our doing, not the caller's deadline
 	}
 	if refused, ok := err.(*LimitError); ok { //nolint:errorlint // one that says it all is not wrapped
 		return refused

@@ -240,7 +240,6 @@ func TestLimitError(t *testing.T) {
 		opts     []resilient.Option
 		deadline time.Duration
 	}{
-		{"over WithMaxWait", []resilient.Option{resilient.WithMaxWait(time.Second)}, 0},
 		{"over the deadline", nil, time.Second},
 		{"never wait", []resilient.Option{resilient.WithMaxWait(0)}, 0},
 	} {
@@ -263,7 +262,8 @@ func TestLimitError(t *testing.T) {
 				require.InDelta(t, 2*time.Second, limited.Wait, float64(ms))
 				require.Equal(t, "rate limit", limited.Reason)
 				require.NotErrorIs(t, err, context.DeadlineExceeded, "would is not did")
-				require.NotErrorIs(t, err, resilient.ErrRateLimit, "the server said nothing")
+				require.ErrorIs(t, err, resilient.ErrRateLimit, "whoever knows of it")
+				require.Contains(t, err.Error(), limited.Bound, "it says what bounds the wait")
 				require.NotImplements(t, (*interface{ Timeout() bool })(nil), err)
 				require.Contains(t, err.Error(), "client-side rate limit")
 				require.Zero(t, time.Since(start), "at once")
@@ -324,39 +324,15 @@ func TestRetriesQueueBehindRetries(t *testing.T) {
 	})
 }
 
-func TestRetryOvertakenTooOften(t *testing.T) {
+// TestTheUsersLimitIsBoundedByTheContext: of 2,000 calls at once behind a limit of ten a
+// second, WithMaxWait failed 1,390, the first of them at once. Only a context bounds
+// x/time/rate's own Wait.
+func TestTheUsersLimitIsBoundedByTheContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		base := step(func(req *http.Request) (*http.Response, error) {
-			if req.URL.Path == "/retried" {
-				return answer(500)(req)
-			}
-			return answer(200)(req)
-		})
-		transport := resilient.NewTransport(base, every(0), resilient.WithRateLimit(1, 1), resilient.WithMaxWait(5*time.Second))
-		stop, req := make(chan struct{}), get(t)
-		var wg sync.WaitGroup
-		go func() {
-			for i := 0; ; i++ {
-				select {
-				case <-stop:
-					return
-				case <-time.After(900 * ms): //nolint:forbidigo // the test's clock is virtual
-					wg.Go(func() {
-						if resp, err := transport.RoundTrip(req); err == nil {
-							_ = resp.Body.Close()
-						}
-					})
-				}
-			}
-		}()
-		start := time.Now()
-		_, err := transport.RoundTrip(newRequest(t, http.MethodGet, "http://api.test/retried", ""))
-		close(stop)
-		var limited *resilient.LimitError
-		require.ErrorAs(t, err, &limited)
-		require.ErrorIs(t, err, resilient.ErrServer, "what the server said is not lost")
-		require.Equal(t, 5*time.Second, time.Since(start), "no wait is longer than WithMaxWait")
-		wg.Wait()
+		base, start := newScript(answer(200)), time.Now()
+		callers(t, resilient.NewTransport(base, resilient.WithRateLimit(10, 1)), 2000)
+		require.Equal(t, 2000, base.Count())
+		require.Equal(t, 199900*ms, time.Since(start).Truncate(ms))
 	})
 }
 
@@ -366,7 +342,9 @@ func TestTinyRates(t *testing.T) {
 		transport := resilient.NewTransport(newScript(answer(500)), every(0), resilient.WithRateLimit(1e-10, 1))
 		start := time.Now()
 		callers(t, transport, 1)
-		_, err := transport.RoundTrip(get(t))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		_, err := transport.RoundTrip(get(t).WithContext(ctx))
 		var limited *resilient.LimitError
 		require.ErrorAs(t, err, &limited)
 		require.Equal(t, year, limited.Wait)

@@ -217,7 +217,11 @@ func (c *call) queue() error {
 	defer w.ended()
 	stamp, err := c.key.gate.Admit(c.waitContext(), c.waiting(), c.cfg.maxWait, w.begins)
 	if refusal, ok := err.(*gate.RefusalError); ok { //nolint:errorlint // Admit returns it bare
-		return &LimitError{Reason: refusal.Reason, Wait: refusal.Wait}
+		limited := &LimitError{Reason: refusal.Reason, Wait: refusal.Wait, Bound: boundMaxWait}
+		if refusal.Deadline {
+			limited.Bound = boundDeadline
+		}
+		return limited
 	}
 	c.attempt.stamp = stamp
 	return err
@@ -248,10 +252,10 @@ func (c *call) next(a *attempt) (next attempt, wait time.Duration, why Reason) {
 	// The rate limit's wait comes on top. Better to give the caller this
 	// response now than an error later.
 	if c.key != nil {
-		held, bounded := c.key.gate.RetryDelay(time.Now(), c.route())
-		if bounded && held-wait > c.cfg.maxWait {
+		held, certain := c.key.gate.RetryDelay(time.Now(), c.route())
+		if certain && held-wait > c.cfg.maxWait {
 			return next, 0, ReasonMaxWait
-		} else if gate.PastDeadline(c.ctx, time.Now(), held) {
+		} else if certain && gate.PastDeadline(c.ctx, time.Now(), held) {
 			return next, 0, ReasonDeadline
 		}
 	}
@@ -318,7 +322,7 @@ func (c *call) backoff(a *attempt) (wait time.Duration, why Reason) {
 	if e, ok := c.policy.(*backoff.ExponentialBackOff); ok {
 		spread := min(e.RandomizationFactor, 1)
 		switch {
-		case a.Attempt == 1 && !c.key.budget.Correlated(time.Now()):
+		case a.Attempt == 1 && (c.key == nil || !c.key.budget.Correlated(time.Now())):
 			// Nobody else fails, so there is nothing to spread out: the smallest
 			// interval the policy has, and a tenth of the jitter.
 			interval = time.Duration(float64(e.InitialInterval) * (1 - spread + 0.1*spread*rand.Float64()))

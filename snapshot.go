@@ -3,6 +3,7 @@ package resilient
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -102,7 +103,7 @@ func (l LimitSnapshot) String() string {
 	case LimitInFlight:
 		what = fmt.Sprintf("%d in flight", l.InFlight)
 	case LimitPaused:
-		what = "paused for " + seconds(time.Until(l.PausedUntil)) + ", as the server asked"
+		what = "paused for " + seconds(time.Until(l.PausedUntil)) + ", as the server asked,"
 	case LimitTold:
 		what = "a quota that the server tells"
 		if l.Rate > 0 {
@@ -114,6 +115,7 @@ func (l LimitSnapshot) String() string {
 	if l.Route != "" {
 		what += " for " + l.Route
 	}
+	what = strings.TrimSuffix(what, ",")
 	if !l.Confirmed.IsZero() {
 		what += ", confirmed " + seconds(time.Since(l.Confirmed)) + " ago"
 	}

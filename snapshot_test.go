@@ -38,7 +38,7 @@ func TestSnapshot(t *testing.T) {
 		k := s.Keys[0]
 		require.Equal(t, s.Totals, k.Totals, "with a rate limit, the key is known from the first request on")
 		require.InDelta(t, 3, k.Tokens, 1e-6, "two of them went in this instant")
-		require.InDelta(t, 10.05, k.Budget, 1e-6, "the last call was answered at once")
+		require.InDelta(t, 4.05, k.Budget, 1e-6, "the last call was answered at once")
 		k.Tokens, k.Budget, k.Totals = 0, 0, resilient.Totals{}
 		require.Equal(t, resilient.KeySnapshot{Key: "http://api.test", Limit: 10, Burst: 5}, k)
 	})
@@ -46,25 +46,32 @@ func TestSnapshot(t *testing.T) {
 
 func TestSnapshotOfAKeyInTrouble(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		base := newScript(answer(200), answer(429, "Retry-After", "5"), answer(200))
+		refuses := answer(429, "Retry-After", "5")
+		base := newScript(answer(200), refuses, refuses, refuses, answer(200))
 		transport := resilient.NewTransport(base)
 		callers(t, transport, 1)
 		require.Empty(t, transport.Snapshot().Keys, "nothing is remembered of a key that never failed")
 		start := time.Now()
-		during := make(chan resilient.Snapshot, 1)
-		time.AfterFunc(time.Second, func() { during <- transport.Snapshot() })
+		var s resilient.Snapshot
+		var words string
+		time.AfterFunc(time.Second, func() {
+			s = transport.Snapshot()
+			words = s.Keys[0].Limits[0].String()
+		})
 		callers(t, transport, 8)
-		s := <-during
 		require.Len(t, s.Keys, 1)
-		require.Equal(t, start.Add(5*time.Second), s.Keys[0].PausedUntil)
-		require.Equal(t, 7, s.Keys[0].Waiting, "all but the one that was refused, which waits for itself")
-		require.True(t, s.Keys[0].Reopening)
+		require.Len(t, s.Keys[0].Limits, 1)
+		limit := s.Keys[0].Limits[0]
+		require.Equal(t, resilient.LimitPaused, limit.State)
+		require.WithinDuration(t, start.Add(5*time.Second), limit.PausedUntil, 20*ms)
+		require.Equal(t, "paused for 4s, as the server asked, for GET /v1", words)
+		require.Equal(t, 5, s.Keys[0].Waiting, "all but those that were refused, which wait for themselves")
 		require.Equal(t, int64(1), s.Totals.Calls, "those who wait have not ended")
-		require.Equal(t, map[string]int64{"rate limited": 1}, s.Keys[0].Totals.Failures)
+		require.Equal(t, map[string]int64{"rate limited": 3}, s.Keys[0].Totals.Failures)
 		s = transport.Snapshot()
 		require.Equal(t, int64(9), s.Totals.Calls)
 		require.Equal(t, int64(8), s.Keys[0].Totals.Calls, "the first was before the key was known")
-		require.Zero(t, s.Keys[0].PausedUntil)
+		require.Empty(t, s.Keys[0].Limits)
 		require.Zero(t, s.Keys[0].Waiting)
 		pause := s.Totals.Waits["pause"]
 		require.GreaterOrEqual(t, pause.Count, int64(7))
@@ -84,9 +91,14 @@ func TestSnapshotOfALearnedRate(t *testing.T) {
 		})
 		transport := resilient.NewTransport(base, resilient.WithMaxAttempts(10))
 		callers(t, transport, 400)
-		require.InEpsilon(t, 20, transport.Snapshot().Keys[0].LearnedLimit, 0.3, "it may be trying more")
+		limits := transport.Snapshot().Keys[0].Limits
+		require.Len(t, limits, 1)
+		require.Equal(t, resilient.LimitRate, limits[0].State)
+		require.InEpsilon(t, 20, limits[0].Rate, 0.3, "it may be trying more")
+		require.NotZero(t, limits[0].Confirmed)
+		require.Regexp(t, `^(19|2\d)(\.\d)?/s for GET /v1, confirmed [0-9.]+s ago$`, limits[0].String())
 		time.Sleep(2 * time.Minute)
-		require.Zero(t, transport.Snapshot().Keys[0].LearnedLimit, "it is forgotten where nobody has to wait")
+		require.Empty(t, transport.Snapshot().Keys[0].Limits, "it is forgotten where nobody has to wait")
 	})
 }
 

@@ -164,7 +164,7 @@ func NewTransport(base http.RoundTripper, opts ...Option) *Transport {
 		},
 	}
 	cfg.apply(opts)
-	return &Transport{base: base, cfg: cfg}
+	return &Transport{base: base, cfg: cfg, keys: keyTable{retries: cfg.maxAttempts - 1}}
 }
 
 // RoundTrip implements http.RoundTripper. It returns the last response as it was

@@ -113,12 +113,15 @@ func TestWhyACallTookFiveSeconds(t *testing.T) {
 		{
 			name: "its own rate limit", opts: []resilient.Option{resilient.WithRateLimit(0.2, 1)},
 			answers: []resilienttest.Answer{status(200)}, before: 1,
-			want: "5.0 s: waited 5.0 s for its turn at the rate of its key (rate limit), attempt 1 got 200 after 0 ms.",
+			want: "5.0 s: waited 5.0 s because WithRateLimit allows 0.2 a second (rate limit), attempt 1 got 200 after 0 ms.",
 		},
 		{
 			name: "others were refused", opts: []resilient.Option{resilient.WithMaxAttempts(1)},
-			answers: []resilienttest.Answer{status(429, "Retry-After", "5"), late(200, 3*ms)}, before: 1,
-			want: "5.0 s: waited 5.0 s because the server had refused other requests of its key (pause), attempt 1 got 200 after 3.0 ms.",
+			answers: []resilienttest.Answer{
+				status(429, "Retry-After", "8"), status(429, "Retry-After", "8"), status(429, "Retry-After", "8"), late(200, 3*ms),
+			}, before: 3,
+			want: "2.0 s: waited 2.0 s of 8.0 s because the server refused everything, and asked to wait for another 8.0 s " +
+				"(pause: 2 of 2 attempts were refused), attempt 1 got 200 after 3.0 ms.",
 		},
 		{
 			name: "a limiter that does not announce its waits", opts: []resilient.Option{resilient.WithLimiter(sleepLimiter{5 * time.Second, false})},
@@ -182,9 +185,9 @@ func TestWhyACallTookFiveSeconds(t *testing.T) {
 		},
 		{
 			name: "refused by its own limit", opts: []resilient.Option{resilient.WithRateLimit(0.01, 1)},
-			answers: []resilienttest.Answer{status(200)}, before: 1,
+			answers: []resilienttest.Answer{status(200)}, before: 1, timeout: time.Minute,
 			want: "0 ms: no attempt was made. Nothing was sent: it would have had to wait for 1 min 40 s, longer than WithMaxWait " +
-				"or its deadline allows, for its turn at the rate of its key (limited).",
+				"or its deadline allows, because WithRateLimit allows 0.01 a second (limited).",
 		},
 		{
 			name: "refused by the limiter of the program", opts: []resilient.Option{resilient.WithLimiter(brokenLimiter{})},
@@ -356,8 +359,7 @@ func TestNumbers(t *testing.T) {
 	busy(t, func(h http.Handler) { page = body(t, get(t, h, "")) })
 	for _, part := range []string{
 		`<th scope="row">https://api.example.com #[0-9a-f]+</th>`,
-		`<span class="pill ok">paced</span>`,
-		`<span class="pill refused">paused, 5[0-9].\d.s left</span>`,
+		`<span class="pill ok">[0-9.]+/s</span> <span class="because">\d+ of [0-9,]+ refused, confirmed [^<]+ ago, for [^<]+</span>`,
 		`<li>retry-after <b>1 × 5\.\d.s</b></li>`,
 		`<li>temporary status <b>2</b></li>`,
 		`failed <b>3</b>`,                              // 500, 502 and the lost connection
@@ -366,7 +368,7 @@ func TestNumbers(t *testing.T) {
 	} {
 		require.Regexp(t, part, page)
 	}
-	learned := regexp.MustCompile(`data-name="learned limit">([0-9.]+)/s`).FindStringSubmatch(page)
+	learned := regexp.MustCompile(`<span class="pill ok">([0-9.]+)/s</span>`).FindStringSubmatch(page)
 	require.NotNil(t, learned)
 	limit, err := strconv.ParseFloat(learned[1], 64)
 	require.NoError(t, err)

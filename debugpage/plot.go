@@ -73,8 +73,8 @@ func newPlot(seen *[seconds]second, now time.Duration, keys int) *plot {
 	return p
 }
 
-// draw adds a line for each key with a learned limit, the most recent one first. A
-// line has a gap if the limit was not known for longer than near. Single seconds
+// draw adds a line for each limit with a learned rate, the most recent one first. A
+// line has a gap if the rate was not known for longer than near. Single seconds
 // without a call do not interrupt it.
 func (p *plot) draw(at func(int64) *second, top float64, keys int) {
 	const near = 5 // seconds
@@ -94,7 +94,7 @@ func (p *plot) draw(at func(int64) *second, top float64, keys int) {
 			if l.limit <= 0 {
 				continue
 			}
-			j := slices.IndexFunc(traces, func(t *trace) bool { return t.key == l.key })
+			j := slices.IndexFunc(traces, func(t *trace) bool { return t.key == l.key && t.route == l.route })
 			if j < 0 {
 				j, traces = len(traces), append(traces, &trace{last: -near - 1})
 			}
@@ -109,6 +109,9 @@ func (p *plot) draw(at func(int64) *second, top float64, keys int) {
 	slices.SortStableFunc(traces, func(a, b *trace) int { return cmp.Compare(b.last, a.last) })
 	for i, t := range traces[:min(len(traces), maxLines)] {
 		name := "learned limit"
+		if t.route != "" {
+			name += " for " + t.route
+		}
 		if keys > 1 {
 			name += " of " + t.key
 		}

@@ -25,7 +25,11 @@ const (
 	maxSteps    = 40  // of a call, from its beginning and its end
 	maxText     = 200 // bytes of a path or a host
 	maxWord     = 64  // characters of a reason or a code
-	maxLines    = 3   // keys whose learned limits are plotted
+	maxLines    = 3   // limits whose learned rates are plotted
+
+	// What is known of limits is read when an attempt has to wait. If there are many
+	// keys that takes a while, so it takes at most one in readPart of the time.
+	readPart = 50
 )
 
 // recorder keeps the events of the hooks of a Transport. Instants are durations
@@ -49,6 +53,9 @@ type recorder struct {
 	tally   [seconds]second
 	limited time.Duration // when an attempt was last refused or held back for its rate
 	sampled int64         // the second of the last sample
+
+	beliefs []belief
+	until   time.Duration // when they may be read again
 }
 
 // call is one RoundTrip. Calls are reused, so that a success allocates nothing.
@@ -68,6 +75,7 @@ type call struct {
 	reason             string // of DoneInfo
 	status             int
 	refusal            *resilient.LimitError
+	refuser            *held // the limit for which it was refused; nil: it is not known
 }
 
 // step is an attempt or a wait.
@@ -81,6 +89,7 @@ type step struct {
 	status  int
 	reason  string // of WaitInfo, or of the Verdict
 	failure *failure
+	held    *held // the limit it waits for; nil: it is not known
 }
 
 // failure describes a failed attempt: the codes of the error object, as in logs, or
@@ -99,9 +108,10 @@ type second struct {
 	lines  [maxLines]learned
 }
 
-// learned is a learned limit of a key.
+// learned is the learned rate of a limit.
 type learned struct {
 	key   string
+	route string // "": the whole key
 	limit float64
 }
 
@@ -169,17 +179,42 @@ func (r *recorder) attemptDone(a resilient.AttemptInfo) {
 
 func (r *recorder) wait(w resilient.WaitInfo) {
 	now := time.Since(r.start)
+	limited := isLimit(w.Reason)
+	if limited {
+		r.refresh(now)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	c := r.find(w.Request, w.Path, w.Attempt, now)
-	c.add(step{wait: true, attempt: w.Attempt, at: now, want: w.Duration, reason: word(w.Reason)})
-	if w.Reason == "rate limit" || w.Reason == "pause" {
+	s := step{wait: true, attempt: w.Attempt, at: now, want: w.Duration, reason: word(w.Reason)}
+	if limited {
 		r.limited = now
+		s.held = newWaiter(w.Request).find(r.beliefs, w.Reason)
+	}
+	c.add(s)
+}
+
+// isLimit reports whether a wait for this reason is for a limit.
+func isLimit(reason string) bool {
+	return reason == resilient.ReasonRateLimit || reason == resilient.ReasonPause
+}
+
+// refresh reads what is known of limits, unless that would take too much time.
+func (r *recorder) refresh(now time.Duration) {
+	r.mu.Lock()
+	old := now >= r.until
+	r.mu.Unlock()
+	if old {
+		r.sample()
 	}
 }
 
 func (r *recorder) done(d resilient.DoneInfo) {
 	now := time.Since(r.start)
+	refusal, _ := errors.AsType[*resilient.LimitError](d.Err)
+	if refusal != nil && isLimit(refusal.Reason) {
+		r.refresh(now)
+	}
 	r.mu.Lock()
 	c := r.inFlight[d.Request]
 	if c == nil {
@@ -203,8 +238,9 @@ func (r *recorder) done(d resilient.DoneInfo) {
 			s.ended, s.end, s.status, s.reason = true, now, d.StatusCode, "success"
 		}
 	} else {
-		if e, ok := errors.AsType[*resilient.LimitError](d.Err); ok {
-			c.refusal = &resilient.LimitError{Reason: word(e.Reason), Wait: e.Wait}
+		if refusal != nil {
+			c.refusal = &resilient.LimitError{Reason: word(refusal.Reason), Wait: refusal.Wait}
+			c.refuser = newWaiter(d.Request).find(r.beliefs, refusal.Reason)
 		}
 		r.release(r.failed.push(c))
 	}
@@ -221,22 +257,28 @@ func (r *recorder) done(d resilient.DoneInfo) {
 	}
 }
 
-// sample records the current learned limits. Hooks call it at most once a second,
-// and only while rates matter, because it reads every key. It never takes the locks
-// of the Transport while it holds that of the recorder.
+// sample records what is known of limits now. Hooks call it seldom, and only while
+// rates matter, because it reads every key. It never takes the locks of the Transport
+// while it holds that of the recorder.
 func (r *recorder) sample() resilient.Snapshot {
+	began := time.Now()
 	snapshot := r.t.Snapshot()
-	now := time.Since(r.start)
+	now := time.Now()
+	beliefs := newBeliefs(&snapshot, now)
+	at := now.Sub(r.start)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s := r.second(now)
+	r.beliefs, r.until = beliefs, at+readPart*now.Sub(began)
+	s := r.second(at)
 	s.lines = [maxLines]learned{}
 	n := 0
 	for i := range snapshot.Keys {
 		k := &snapshot.Keys[i]
-		if k.LearnedLimit > 0 && n < maxLines {
-			s.lines[n] = learned{key: redact.Line(k.Key, maxText), limit: k.LearnedLimit}
-			n++
+		for _, l := range k.Limits {
+			if l.Rate > 0 && n < maxLines {
+				s.lines[n] = learned{key: redact.Line(k.Key, maxText), route: redact.Line(l.Route, maxText), limit: l.Rate}
+				n++
+			}
 		}
 	}
 	return snapshot

@@ -18,6 +18,7 @@ const (
 	shownInFlight = 5 // the oldest ones
 	shownSlow     = 5
 	shownKeys     = 50 // the most recently used ones
+	shownLimits   = 8  // of a key
 	plainCall     = time.Second
 )
 
@@ -52,6 +53,7 @@ type tile struct{ Name, Value, Note string }
 func (r *recorder) mainPage(refresh int) page {
 	snapshot := r.sample()
 	now := time.Since(r.start)
+	beliefs := newBeliefs(&snapshot, r.start.Add(now))
 	var inFlight, slow, bad, last []*call
 	r.mu.Lock()
 	open := len(r.inFlight)
@@ -75,6 +77,7 @@ func (r *recorder) mainPage(refresh int) page {
 		p.Churn = fmt.Sprintf("%s keys were made, and %s of them used by a second call: see WithLimitKey.",
 			number(churn.Made), number(churn.Reused))
 	}
+	explain(inFlight, beliefs)
 	p.InFlight, p.MoreOpen = r.views(inFlight, now, p.Paused), open-len(inFlight)
 	p.Slow = r.views(slow, now, p.Paused)
 	if len(p.Slow) > shownSlow {
@@ -126,6 +129,21 @@ func (r *recorder) lookup(id int64) *call {
 	return nil
 }
 
+// explain says what the calls wait for now, as far as it is known.
+func explain(calls []*call, beliefs []belief) {
+	for _, c := range calls {
+		n := len(c.steps)
+		if n == 0 || c.ended || c.req == nil {
+			continue
+		}
+		if s := &c.steps[n-1]; s.wait && !s.ended && isLimit(s.reason) {
+			if h := newWaiter(c.req).find(beliefs, s.reason); h != nil {
+				s.held = h
+			}
+		}
+	}
+}
+
 func clones(calls []*call) []*call {
 	copies := make([]*call, 0, len(calls))
 	for _, c := range calls {
@@ -164,37 +182,69 @@ func tiles(t *resilient.Totals, inFlight []*call, open int, now time.Duration) [
 
 // keyView is a row of the table of keys.
 type keyView struct {
-	Key, State, Class       string
-	Limit, Learned, Waiting string
+	Key, Limit, Waiting     string
+	Limits                  []limitView
+	MoreLimits              int
 	Budget, Calls, Attempts string
 	Failures, Waits         []tally
 }
 
+// limitView is what is known of a limit of the server's.
+type limitView struct{ State, Class, Route, Text string }
+
 func newKeyView(k *resilient.KeySnapshot, now time.Time) keyView {
 	v := keyView{
-		Key: redact.Line(k.Key, maxText), State: "open", Class: "ok",
-		Limit: "none", Learned: "none", Waiting: number(int64(k.Waiting)), Budget: rate(k.Budget),
+		Key: redact.Line(k.Key, maxText), Limit: "none", Waiting: number(int64(k.Waiting)), Budget: rate(k.Budget),
 		Calls: number(k.Totals.Calls), Attempts: number(k.Totals.Attempts),
 		Failures: byCount(k.Totals.Failures), Waits: byTime(k.Totals.Waits),
 	}
 	if k.Limit > 0 {
 		v.Limit = fmt.Sprintf("%s/s, burst %s; %s left", rate(k.Limit), number(int64(k.Burst)), rate(max(k.Tokens, 0)))
 	}
-	if k.LearnedLimit > 0 {
-		v.Learned = rate(k.LearnedLimit) + "/s"
-		v.State = "paced"
-	}
 	if k.Budget < 0 {
 		v.Budget = "off"
 	}
-	switch left := k.PausedUntil.Sub(now); {
-	case left > 0:
-		v.State, v.Class = "paused, "+duration(left)+" left", "refused"
-	case k.Reopening:
-		v.State, v.Class = "reopening", "refused"
-	case k.Chance > 0:
-		v.State = share(k.Chance, 1) + " refused by chance"
+	for i := range k.Limits[:min(len(k.Limits), shownLimits)] {
+		v.Limits = append(v.Limits, newLimitView(&k.Limits[i], now))
 	}
+	v.MoreLimits = len(k.Limits) - len(v.Limits)
+	return v
+}
+
+// newLimitView returns the words for a limit: the state, and why it is believed.
+func newLimitView(l *resilient.LimitSnapshot, now time.Time) limitView {
+	v := limitView{State: word(string(l.State)), Class: "ok", Route: redact.Line(l.Route, maxText)}
+	switch l.State {
+	case resilient.LimitLooking:
+		v.Class = "refused"
+	case resilient.LimitRate:
+		v.State = about(l.Rate) + "/s"
+	case resilient.LimitInFlight:
+		v.State = number(int64(l.InFlight)) + " in flight"
+	case resilient.LimitPaused:
+		v.State, v.Class = "paused, "+duration(l.PausedUntil.Sub(now))+" left", "refused"
+	case resilient.LimitTold:
+		v.State = "quota told"
+		if l.Rate > 0 {
+			v.State = about(l.Rate) + "/s, told"
+		}
+	case resilient.LimitChance:
+		v.State, v.Class = "no limit, "+share(l.Chance, 1)+" refused by chance", ""
+	}
+	var parts []string
+	if l.Sent > 0 {
+		parts = append(parts, number(l.Refused)+" of "+number(l.Sent)+" refused")
+	}
+	switch tested := !l.Confirmed.IsZero(); {
+	case tested:
+		parts = append(parts, "confirmed "+duration(now.Sub(l.Confirmed))+" ago")
+	case l.State == resilient.LimitRate || l.State == resilient.LimitInFlight:
+		parts = append(parts, "not confirmed yet")
+	}
+	if !l.Since.IsZero() {
+		parts = append(parts, "for "+duration(now.Sub(l.Since)))
+	}
+	v.Text = strings.Join(parts, ", ")
 	return v
 }
 
@@ -211,6 +261,7 @@ type span struct {
 	status   int
 	reason   string
 	failure  *failure
+	held     *held
 }
 
 func (p *span) length() time.Duration { return p.to - p.from }
@@ -228,7 +279,7 @@ func spans(c *call, now time.Duration) (list []span, took time.Duration) {
 			p.to = s.end
 		}
 		if s.wait {
-			p.class, p.want, p.hint = "wait", s.want, hint
+			p.class, p.want, p.hint, p.held = "wait", s.want, hint, s.held
 			if past := s.at - s.want; s.reason == "limiter" && past >= begin-c.slack(i) && p.length() < s.want/2 {
 				// The limiter did not announce its wait, so the wait was already over.
 				p.from, p.to, p.open = past, s.at, false
@@ -445,7 +496,7 @@ func (v *callView) addDetails() {
 		}
 		switch p.class {
 		case "wait":
-			s.What, s.Detail = "wait", waitText(p.reason, p.hint)
+			s.What, s.Detail = "wait", p.waitText()
 			if p.open && p.want > 0 {
 				s.Detail += ", about " + duration(p.want) + " in all"
 			}

@@ -47,7 +47,7 @@ func sentence(c *call, spans []span, took time.Duration) []phrase {
 				length += " of " + duration(p.want)
 			}
 			mark("wait", length)
-			say(" " + waitText(p.reason, p.hint))
+			say(" " + p.waitText())
 		case "running":
 			say(fmt.Sprintf("attempt %d is under way for %s", p.attempt, duration(p.length())))
 		default:
@@ -70,6 +70,14 @@ func sentence(c *call, spans []span, took time.Duration) []phrase {
 // gapText describes time between two events that no event explains.
 const gapText = "went by in between (an error body was read, or a hook or a limiter took its time)"
 
+// waitText explains the wait of a span.
+func (p *span) waitText() string {
+	if p.held != nil {
+		return p.held.text()
+	}
+	return waitText(p.reason, p.hint)
+}
+
 // waitText explains a wait. The word in brackets is the reason of the WaitInfo.
 func waitText(reason string, hint time.Duration) string {
 	switch reason {
@@ -81,7 +89,7 @@ func waitText(reason string, hint time.Duration) string {
 		}
 		return "because the server asked for it, and jitter (retry-after)"
 	case "rate limit":
-		return "for its turn at the rate of its key (rate limit)"
+		return "for its turn at a limit of its key (rate limit)"
 	case "pause":
 		return "because the server had refused other requests of its key (pause)"
 	case "limiter":
@@ -149,8 +157,11 @@ func (c *call) refused() string {
 	if e == nil || e.Wait <= 0 {
 		return "the limiter refused it"
 	}
-	return "it would have had to wait for " + duration(e.Wait) + ", longer than WithMaxWait or its deadline allows, " +
-		withoutBracket(waitText(e.Reason, 0))
+	why := waitText(e.Reason, 0)
+	if c.refuser != nil {
+		why = c.refuser.text()
+	}
+	return "it would have had to wait for " + duration(e.Wait) + ", longer than WithMaxWait or its deadline allows, " + withoutBracket(why)
 }
 
 func withoutBracket(s string) string {

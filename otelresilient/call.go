@@ -23,6 +23,7 @@ const (
 	waitReasonKey   = attribute.Key("resilient.wait.reason")
 	waitDurationKey = attribute.Key("resilient.wait.duration")
 	limitKeyKey     = attribute.Key("resilient.limit.key")
+	limitRouteKey   = attribute.Key("resilient.limit.route")
 )
 
 // call is one RoundTrip. Its attempts and hooks find it in the context.

@@ -56,7 +56,10 @@ func (tel *telemetry) observe(t *resilient.Transport) {
 		metric.WithDescription("Tokens left in the retry budget."))
 	handle(err)
 	learned, err := tel.meter.Float64ObservableGauge("resilient.limit.learned", metric.WithUnit("{attempt}/s"),
-		metric.WithDescription("Rate that was learned from the server and is in force."))
+		metric.WithDescription("Rate of a limit that was learned from the server."))
+	handle(err)
+	together, err := tel.meter.Int64ObservableGauge("resilient.limit.in_flight", metric.WithUnit("{attempt}"),
+		metric.WithDescription("Number of attempts that a limit learned from the server allows at one time."))
 	handle(err)
 	waiting, err := tel.meter.Int64ObservableUpDownCounter("resilient.limit.waiting", metric.WithUnit("{attempt}"),
 		metric.WithDescription("Number of attempts that wait in a queue."))
@@ -74,17 +77,31 @@ func (tel *telemetry) observe(t *resilient.Transport) {
 			if named == "" {
 				continue
 			}
-			attrs := metric.WithAttributeSet(attribute.NewSet(slices.Concat(constant, []attribute.KeyValue{limitKeyKey.String(named)})...))
+			common := append(slices.Clone(constant), limitKeyKey.String(named))
+			attrs := metric.WithAttributeSet(attribute.NewSet(slices.Clone(common)...)) // which sorts its arguments
 			o.ObserveInt64(waiting, int64(k.Waiting), attrs)
 			if k.Budget >= 0 { // below 0, the budget is switched off
 				o.ObserveFloat64(budget, k.Budget, attrs)
 			}
-			if k.LearnedLimit > 0 {
-				o.ObserveFloat64(learned, k.LearnedLimit, attrs)
+			for _, l := range k.Limits {
+				if l.Rate <= 0 && l.InFlight <= 0 {
+					continue
+				}
+				bound := slices.Clone(common)
+				if l.Route != "" {
+					bound = append(bound, limitRouteKey.String(l.Route))
+				}
+				attrs := metric.WithAttributeSet(attribute.NewSet(bound...))
+				if l.Rate > 0 {
+					o.ObserveFloat64(learned, l.Rate, attrs)
+				}
+				if l.InFlight > 0 {
+					o.ObserveInt64(together, int64(l.InFlight), attrs)
+				}
 			}
 		}
 		return nil
-	}, budget, learned, waiting)
+	}, budget, learned, together, waiting)
 	if err != nil {
 		otel.Handle(err)
 		return

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -23,6 +25,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"golang.org/x/time/rate"
 
 	"github.com/resilienthttp/resilient"
 	"github.com/resilienthttp/resilient/otelresilient"
@@ -58,6 +61,10 @@ func (tel *telemetry) points(t *testing.T, name string) []string {
 	case metricdata.Gauge[float64]:
 		for _, p := range data.DataPoints {
 			add(p.Attributes, fmt.Sprint(p.Value))
+		}
+	case metricdata.Gauge[int64]:
+		for _, p := range data.DataPoints {
+			add(p.Attributes, strconv.FormatInt(p.Value, 10))
 		}
 	case nil:
 	default:
@@ -179,7 +186,7 @@ func TestMetricsOfKeys(t *testing.T) {
 		require.Empty(t, tel.points(t, "resilient.budget"), "no key is known yet")
 		get(t, transport, api)
 		const key = "peer=billing resilient.limit.key=https://api.example.com "
-		require.Equal(t, []string{key + "9"}, tel.points(t, "resilient.budget"), "10 to begin with, and a retry that failed")
+		require.Equal(t, []string{key + fmt.Sprint(transport.Snapshot().Keys[0].Budget)}, tel.points(t, "resilient.budget"))
 		require.Equal(t, []string{key + "0"}, tel.points(t, "resilient.limit.waiting"))
 		require.Empty(t, tel.points(t, "resilient.limit.learned"), "nothing was learned")
 
@@ -205,10 +212,74 @@ func TestLearnedLimit(t *testing.T) {
 			get(t, transport, api)
 			time.Sleep(100 * time.Millisecond)
 		}
-		require.InDelta(t, 10, transport.Snapshot().Keys[0].LearnedLimit, 5, "what the server says it is")
-		require.Equal(t,
-			[]string{fmt.Sprintf("resilient.limit.key=https://api.example.com %v", transport.Snapshot().Keys[0].LearnedLimit)},
+		limits := transport.Snapshot().Keys[0].Limits
+		require.Len(t, limits, 1)
+		require.InDelta(t, 10, limits[0].Rate, 5, "what the server says it is")
+		require.Equal(t, []string{fmt.Sprintf("resilient.limit.key=https://api.example.com %v", limits[0].Rate)},
 			tel.points(t, "resilient.limit.learned"))
+		require.Empty(t, tel.points(t, "resilient.limit.in_flight"))
+	})
+}
+
+// Each limit of a key has points of its own, those of one route with its name.
+func TestLimitsOfRoutes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tel := newTelemetry()
+		var mu sync.Mutex
+		searches, exports := rate.NewLimiter(5, 2), 0
+		transport := tel.transport(roundTripper(func(req *http.Request) (*http.Response, error) {
+			status := http.StatusOK
+			mu.Lock()
+			switch req.URL.Path {
+			case "/search":
+				if !searches.Allow() {
+					status = http.StatusTooManyRequests
+				}
+			case "/export":
+				if exports >= 4 {
+					status = http.StatusTooManyRequests
+				} else {
+					exports++
+					defer func() {
+						mu.Lock()
+						defer mu.Unlock()
+						exports--
+					}()
+				}
+			}
+			mu.Unlock()
+			if status == http.StatusOK {
+				time.Sleep(time.Duration(rand.IntN(40)) * time.Millisecond) //nolint:gosec // no secret
+			}
+			return resilienttest.Status(status).Response(req)
+		}))
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		defer cancel()
+		begun := time.Now()
+		for i := range 48 {
+			wg.Go(func() {
+				for ctx.Err() == nil {
+					path := "/items"
+					if time.Since(begun) > time.Second+time.Duration(i)*20*time.Millisecond {
+						path = [...]string{"/items", "/search", "/export"}[i%3]
+					}
+					req, _ := http.NewRequestWithContext(ctx, http.MethodGet, "https://api.example.com"+path, nil)
+					if resp, err := transport.RoundTrip(req); err == nil {
+						_ = resp.Body.Close()
+					}
+					time.Sleep(10 * time.Millisecond)
+				}
+			})
+		}
+		const key = "resilient.limit.key=https://api.example.com resilient.limit.route=GET "
+		for learned, inFlight := "", ""; !strings.Contains(learned, key+"/search ") || !strings.Contains(inFlight, key+"/export "); {
+			require.Less(t, time.Since(begun), 10*time.Minute, "%s %s", learned, inFlight)
+			time.Sleep(time.Second)
+			learned = strings.Join(tel.points(t, "resilient.limit.learned"), "\n")
+			inFlight = strings.Join(tel.points(t, "resilient.limit.in_flight"), "\n")
+		}
 	})
 }
 
@@ -290,8 +361,9 @@ func TestObservedKeysAreBounded(t *testing.T) {
 	}
 	lines := tel.points(t, "resilient.budget")
 	require.Len(t, lines, 100)
-	require.Contains(t, lines, "resilient.limit.key=https://149.example.com 10", "the last ones are reported")
-	require.NotContains(t, lines, "resilient.limit.key=https://0.example.com 10")
+	all := strings.Join(lines, "\n")
+	require.Contains(t, all, "resilient.limit.key=https://149.example.com ", "the last ones are reported")
+	require.NotContains(t, all, "resilient.limit.key=https://0.example.com ")
 }
 
 // The gauges of a Transport must not keep it alive.

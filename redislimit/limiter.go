@@ -561,15 +561,12 @@ func (l *Limiter) call(now time.Time) {
 		refused = -1
 	}
 	c.hintEnd, l.hintEnd = l.hintEnd, time.Time{}
-	waiting, ended := len(l.queue), volley{}
-	if l.trial.ended() || now.Sub(l.trial.at) > lostVolley {
-		if l.trial.size > 0 {
-			ended, l.refusedSent = l.trial.volley, l.clock(l.trial.at)
-		}
-		l.trial.reset()
+	ended, waiting := l.trial.end(now), len(l.queue)
+	if ended.size > 0 {
+		l.refusedSent = l.clock(l.trial.at)
 	}
 	if l.trial.size > 0 {
-		waiting = 0
+		waiting = 0 // one volley at a time
 	}
 	args = append(args, number(micros(pause)), len(c.back), number(leadTrips*l.rtt), refused, number(l.refusedSent),
 		number(max(micros(c.hintEnd.Sub(now)), 0)), waiting, ended.size, ended.known, ended.bad)

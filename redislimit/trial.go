@@ -56,6 +56,7 @@ const (
 	morePart = 0.15
 )
 
+// begin begins a volley. The requests that go in it are noted with sent.
 func (t *trial) begin(now time.Time, size int, hinted bool) {
 	t.volley, t.at, t.going, t.hinted = volley{size: size}, now, nil, hinted
 	t.watch()
@@ -88,7 +89,7 @@ func (t *trial) take(sent time.Time, answered, refused bool) bool {
 	}
 	t.left--
 	switch late := sent.Sub(d.at) > lateSent; {
-	case late && t.hinted:
+	case late && t.hinted: // its Transport believes the hint
 		t.known++
 		t.bad++
 	case answered && !late:
@@ -103,9 +104,16 @@ func (t *trial) take(sent time.Time, answered, refused bool) bool {
 // ended reports whether all outcomes of a volley are known.
 func (t *trial) ended() bool { return t.size > 0 && t.left == 0 }
 
-func (t *trial) reset() {
+// end returns the outcomes of a volley that has ended or is lost. The size is 0 if
+// there is none.
+func (t *trial) end(now time.Time) volley {
+	if t.left > 0 && now.Sub(t.at) <= lostVolley {
+		return volley{}
+	}
+	v := t.volley
 	t.volley, t.going = volley{}, nil
 	t.watch()
+	return v
 }
 
 // found takes over what the trials of the fleet have found.

@@ -135,8 +135,8 @@ func (d *dashboard) watch(ctx context.Context, transport *resilient.Transport, a
 		served, refused := api.counts()
 		learned := "none"
 		for _, k := range transport.Snapshot().Keys {
-			if k.LearnedLimit > 0 {
-				learned = fmt.Sprintf("%.0f", k.LearnedLimit)
+			for _, l := range k.Limits {
+				learned = l.String()
 			}
 		}
 		seconds := now.Sub(last).Seconds()

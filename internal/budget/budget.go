@@ -9,14 +9,12 @@ import (
 )
 
 const (
-	// start covers the retries of one call that fails: enough for a client that makes
-	// a call now and then, and for one that makes a call each second, a tenth of an
-	// outage of 30 s.
-	start = 3
-
 	// window is how long a failed retry is remembered, and about how long a
 	// balance above start lasts.
 	window = 10 * time.Second
+
+	// leastStart covers the retries of one call with the default of four attempts.
+	leastStart = 3
 
 	// most is as good as no bound, and can be written as JSON, which infinity
 	// cannot.
@@ -38,6 +36,7 @@ const (
 type Budget struct {
 	ratio float64 // tokens for each call that is answered at once
 	floor float64 // tokens a second
+	start float64 // tokens to begin with
 
 	mu         sync.Mutex
 	balance    float64
@@ -47,15 +46,18 @@ type Budget struct {
 }
 
 // New returns a budget that earns ratio tokens for each call answered at once, and
-// perSecond tokens a second. An infinite ratio is no bound.
-func New(ratio, perSecond float64, now time.Time) *Budget {
-	return &Budget{ratio: ratio, floor: perSecond, balance: start, at: now}
+// perSecond tokens a second. It begins with those for the retries of one call that fails:
+// enough for a client that makes a call now and then. For one that makes a call each
+// second they are a tenth of an outage of 30 s. An infinite ratio is no bound.
+func New(ratio, perSecond float64, retries int, now time.Time) *Budget {
+	start := max(float64(retries), leastStart)
+	return &Budget{ratio: ratio, floor: perSecond, start: start, balance: start, at: now}
 }
 
 func (b *Budget) unbounded() bool { return math.IsInf(b.ratio, 1) }
 
-// TryWithdraw reports whether a retry that costs so many tokens may be made, and
-// how many of them it has been charged ahead.
+// TryWithdraw reports whether a retry that costs so many tokens may be made, and how
+// many it has been charged ahead. The last token is enough.
 func (b *Budget) TryWithdraw(now time.Time, cost int) (ok bool, charged int) {
 	if b.unbounded() {
 		return true, 0
@@ -63,13 +65,13 @@ func (b *Budget) TryWithdraw(now time.Time, cost int) (ok bool, charged int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.settle(now)
-	if b.failing = true; b.balance < float64(cost) {
+	if b.failing = true; b.balance < 1 {
 		return false, 0
 	}
 	if !now.Before(b.correlated) && cost == 1 {
 		return true, 0
 	}
-	b.balance -= float64(cost)
+	b.balance = max(b.balance-float64(cost), 0)
 	return true, cost
 }
 
@@ -130,7 +132,7 @@ func (b *Budget) Balance(now time.Time) float64 {
 
 // Idle reports whether a new budget would do as well.
 func (b *Budget) Idle(now time.Time) bool {
-	return !b.Correlated(now) && (b.unbounded() || b.Balance(now) >= start)
+	return !b.Correlated(now) && (b.unbounded() || b.Balance(now) >= b.start)
 }
 
 // settle brings the balance up to now: it rises to start by the floor, and falls
@@ -138,12 +140,12 @@ func (b *Budget) Idle(now time.Time) bool {
 func (b *Budget) settle(now time.Time) {
 	elapsed := now.Sub(b.at)
 	b.at = now
-	if b.balance <= start {
+	if b.balance <= b.start {
 		if b.failing {
 			elapsed = max(elapsed-window, 0)
 		}
-		b.balance = min(b.balance+b.floor*elapsed.Seconds(), start)
+		b.balance = min(b.balance+b.floor*elapsed.Seconds(), b.start)
 		return
 	}
-	b.balance = start + (b.balance-start)*math.Exp(-float64(elapsed)/float64(window))
+	b.balance = b.start + (b.balance-b.start)*math.Exp(-float64(elapsed)/float64(window))
 }

@@ -44,8 +44,9 @@ type Stamp struct {
 
 // RefusalError is the error of an attempt that would have to wait too long.
 type RefusalError struct {
-	Reason string
-	Wait   time.Duration // estimated
+	Reason   string
+	Wait     time.Duration // estimated
+	Deadline bool          // it is the context that does not last so long
 }
 
 func (r *RefusalError) Error() string { return r.Reason }
@@ -132,16 +133,20 @@ func (g *Gate) Admit(ctx context.Context, a Attempt, maxWait time.Duration, begi
 		g.mu.Unlock()
 		return w.stamp, nil
 	}
-	d, reason, bound := g.estimate(now, a)
-	if maxWait == 0 || bound != unbounded && (g.closedFor(now, a.Route) > maxWait || bound == certain && d > maxWait) || PastDeadline(ctx, now, d) {
+	e := g.estimate(now, a)
+	switch {
+	case e.bound != believed && PastDeadline(ctx, now, e.wait):
 		g.mu.Unlock()
-		return Stamp{}, &RefusalError{Reason: reason, Wait: d}
+		return Stamp{}, &RefusalError{Reason: e.reason, Wait: e.wait, Deadline: true}
+	case maxWait == 0, e.bound == certain && e.wait > maxWait, e.bound != unbounded && g.closedFor(now, a.Route) > maxWait:
+		g.mu.Unlock()
+		return Stamp{}, &RefusalError{Reason: e.reason, Wait: e.wait}
 	}
 	g.push(w)
 	g.serve(now)
 	g.mu.Unlock()
 	defer g.leave(w) // if begins panics
-	begins(reason, d)
+	begins(e.reason, e.wait)
 
 	timer := time.NewTimer(maxWait)
 	defer timer.Stop()
@@ -157,7 +162,7 @@ func (g *Gate) Admit(ctx context.Context, a Attempt, maxWait time.Duration, begi
 				waits++
 			}
 			if waits > maxWaits {
-				err = &RefusalError{Reason: reason, Wait: maxWait}
+				err = &RefusalError{Reason: e.reason, Wait: maxWait}
 			}
 			timer.Reset(maxWait)
 		}
@@ -246,12 +251,12 @@ func (g *Gate) move() {
 }
 
 // RetryDelay returns how long a retry of a route would be held back at least, and
-// whether the longest wait bounds that.
-func (g *Gate) RetryDelay(now time.Time, route limit.Route) (d time.Duration, bounded bool) {
+// whether that is certain.
+func (g *Gate) RetryDelay(now time.Time, route limit.Route) (d time.Duration, certain bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	d, _, b := g.estimate(now, Attempt{Route: route, Retry: true, Arrived: now})
-	return d, b == certain
+	e := g.estimate(now, Attempt{Route: route, Retry: true, Arrived: now})
+	return e.wait, e.bound != believed
 }
 
 // serve lets all attempts pass that may go now, and sets the timer for the next
@@ -327,9 +332,16 @@ const (
 	certain                // the longest wait, and it is known before that it will be longer
 )
 
-// estimate returns how long an attempt would wait at least, why, and what bounds
-// that. How long it takes to find a limit is up to the server, so it is not foreseen.
-func (g *Gate) estimate(now time.Time, a Attempt) (time.Duration, string, bound) {
+// estimate is how long an attempt would wait at least, why, and what bounds that.
+type estimate struct {
+	wait   time.Duration
+	reason string
+	bound  bound
+}
+
+// estimate returns how long an attempt would wait. How long it takes to find a limit is
+// up to the server, so it is not foreseen.
+func (g *Gate) estimate(now time.Time, a Attempt) estimate {
 	var l *limit.Limit
 	if g.key != nil {
 		l = g.key.Limit(a.Route)
@@ -340,22 +352,22 @@ func (g *Gate) estimate(now time.Time, a Attempt) (time.Duration, string, bound)
 	}
 	d := g.bucketDelay(now, ahead)
 	if l == nil {
-		return d, RateLimit, unbounded
+		return estimate{d, RateLimit, unbounded}
 	}
 	held, b := l.Hold(now), believed
 	if l.Certain(now) {
 		b = certain
 	}
 	if refused := l.Refused(now); refused > 0 {
-		return max(d, refused), Pause, b
+		return estimate{max(d, refused), Pause, b}
 	}
 	if !l.Paces() {
-		return d, Pause, b
+		return estimate{d, Pause, b}
 	}
 	if held >= forever {
 		held = 0 // until another attempt ends
 	}
-	return max(d, held+l.Behind(ahead)), RateLimit, b
+	return estimate{max(d, held+l.Behind(ahead)), RateLimit, b}
 }
 
 // closedFor returns for how long everything has been refused, if others wait to find out

@@ -5,11 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,6 +17,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/resilienthttp/resilient/internal/gate"
+	"github.com/resilienthttp/resilient/internal/limit"
 	"github.com/resilienthttp/resilient/internal/waithint"
 )
 
@@ -34,6 +34,7 @@ type passes struct {
 	mu     sync.Mutex
 	all    []pass
 	stamps map[string]gate.Stamp
+	routes map[string]limit.Route
 }
 
 type pass struct {
@@ -42,52 +43,77 @@ type pass struct {
 }
 
 func watch(g *gate.Gate) *passes {
-	return &passes{Gate: g, start: time.Now(), stamps: make(map[string]gate.Stamp)}
+	return &passes{Gate: g, start: time.Now(), stamps: make(map[string]gate.Stamp), routes: make(map[string]limit.Route)}
 }
 
-func (p *passes) note(name string, s gate.Stamp) {
+func (p *passes) note(name string, s gate.Stamp, r limit.Route) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.all = append(p.all, pass{name, time.Since(p.start)})
-	p.stamps[name] = s
+	p.stamps[name], p.routes[name] = s, r
 }
 
 // admit sends an attempt through the gate in a goroutine of its own.
 func (p *passes) admit(ctx context.Context, name string, a gate.Attempt) {
 	var s gate.Stamp
-	if p.TryAdmit(&s, a.Arrived) {
-		p.note(name, s)
+	if p.TryAdmit(&s, a) {
+		p.note(name, s, a.Route)
 		return
 	}
 	go func() {
-		s, err := p.Admit(ctx, a, maxWait, func(string, time.Duration) {})
+		s, err := p.Admit(ctx, a, maxWait, ignore)
 		if err == nil {
-			p.note(name, s)
+			p.note(name, s, a.Route)
 			return
 		}
-		p.note(fmt.Sprintf("%s: %v", name, err), s)
+		p.note(fmt.Sprintf("%s: %v", name, err), s, a.Route)
 	}()
 	synctest.Wait()
 }
 
-// stamp returns the stamp of an attempt that has passed.
-func (p *passes) stamp(name string) gate.Stamp {
+func ignore(string, time.Duration) {}
+
+// done tells the gate of the outcome of an attempt that has passed.
+func (p *passes) done(name string, o limit.Outcome, hint time.Duration) {
 	synctest.Wait()
 	p.mu.Lock()
+	s, r := p.stamps[name], p.routes[name]
+	p.mu.Unlock()
+	p.Done(s, r, time.Now(), limit.Result{Outcome: o, Hint: hint, MaxWait: maxWait})
+	synctest.Wait()
+}
+
+func (p *passes) refused(name string, hint time.Duration) { p.done(name, limit.Refused, hint) }
+func (p *passes) accepted(name string)                    { p.done(name, limit.Accepted, 0) }
+func (p *passes) lost(name string)                        { p.done(name, limit.Unanswered, 0) }
+
+// sorted returns all that have passed, in their order. Those that pass at the same
+// instant are noted in any order.
+func (p *passes) sorted() []pass {
+	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.stamps[name]
+	return slices.SortedStableFunc(slices.Values(p.all), func(a, b pass) int { return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.name, b.name)) })
 }
 
-func (p *passes) refused(name string, hint time.Duration, learn bool) {
-	p.Refused(p.stamp(name), time.Now(), hint, maxWait, learn)
+// order returns the names of all that have passed, in their order.
+func (p *passes) order() (names []string) {
+	for _, pass := range p.sorted() {
+		names = append(names, pass.name)
+	}
+	return names
 }
 
-func (p *passes) accepted(name string) { p.Ended(p.stamp(name), time.Now(), true) }
-func (p *passes) lost(name string)     { p.Ended(p.stamp(name), time.Now(), false) }
+var (
+	first = gate.Attempt{Number: 1}
+	retry = gate.Attempt{Number: 2, Retry: true}
+
+	users = limit.Route{Method: "GET", Path: "/users"}
+	items = limit.Route{Method: "GET", Path: "/items"}
+)
+
+func of(r limit.Route) gate.Attempt { return gate.Attempt{Number: 1, Route: r} }
 
 func TestGate(t *testing.T) {
-	first := gate.Attempt{Number: 1}
-	retry := gate.Attempt{Number: 2, Retry: true}
 	for _, tt := range []struct {
 		name string
 		gate *gate.Gate
@@ -140,53 +166,45 @@ func TestGate(t *testing.T) {
 			p.admit(t.Context(), "c", gate.Attempt{Number: 2, Arrived: time.Now().Add(-20 * ms)})
 			p.admit(t.Context(), "d", gate.Attempt{Number: 2, Arrived: time.Now().Add(-10 * ms)})
 		}, []pass{{"a", 0}, {"c", 100 * ms}, {"d", 200 * ms}, {"b", 300 * ms}}, "it keeps its place"},
-		{"a pause", new(gate.Gate), func(t *testing.T, p *passes) {
+		{"a refusal", new(gate.Gate), func(t *testing.T, p *passes) {
 			t.Helper()
 			p.admit(t.Context(), "a", first)
-			p.refused("a", 2*time.Second, false)
-			for _, name := range []string{"b", "c", "d", "e", "f"} {
+			p.refused("a", 0)
+			p.admit(t.Context(), "b", first)
+			p.admit(t.Context(), "c", first)
+		}, []pass{{"a", 0}, {"b", 0}, {"c", 0}}, "it is about one request until there are more"},
+		{"a hint", new(gate.Gate), func(t *testing.T, p *passes) {
+			t.Helper()
+			p.admit(t.Context(), "a", first)
+			p.refused("a", 10*time.Second)
+			for _, name := range []string{"b", "c", "d"} {
 				p.admit(t.Context(), name, first)
 			}
-			time.Sleep(2010 * ms)
+			time.Sleep(10 * ms)
 			p.accepted("b")
-			synctest.Wait()
-		}, []pass{{"a", 0}, {"b", 2 * time.Second}, {"c", 2010 * ms}, {"d", 2010 * ms}, {"e", 3 * time.Second}, {"f", 4 * time.Second}}, "then one, and two for each that is accepted, and one each second"},
-		{"a pause that nobody waited for", new(gate.Gate), func(t *testing.T, p *passes) {
+		}, []pass{{"a", 0}, {"b", 0}, {"c", 10 * ms}, {"d", 10 * ms}}, "the others go one by one, until one is accepted"},
+		{"a hint that is true", new(gate.Gate), func(t *testing.T, p *passes) {
 			t.Helper()
 			p.admit(t.Context(), "a", first)
-			p.refused("a", 2*time.Second, false)
-			time.Sleep(4500 * ms)
-			for _, name := range []string{"b", "c", "d", "e", "f"} {
-				p.admit(t.Context(), name, first)
-			}
-		}, []pass{{"a", 0}, {"b", 4500 * ms}, {"c", 4500 * ms}, {"d", 4500 * ms}, {"e", 5 * time.Second}, {"f", 6 * time.Second}}, "the seconds since it ended are made up for"},
-		{"a hint that is over", new(gate.Gate), func(t *testing.T, p *passes) {
-			t.Helper()
-			p.admit(t.Context(), "a", first)
-			p.refused("a", 0, false)
+			p.refused("a", 4*time.Second)
 			p.admit(t.Context(), "b", first)
+			p.refused("b", 4*time.Second)
 			p.admit(t.Context(), "c", first)
-		}, []pass{{"a", 0}, {"b", 0}, {"c", 0}}, "reading the body took as long"},
-		{"a refusal without a hint", new(gate.Gate), func(t *testing.T, p *passes) {
-			t.Helper()
-			p.admit(t.Context(), "a", first)
-			p.refused("a", 0, true)
-			p.admit(t.Context(), "b", first)
-			p.admit(t.Context(), "c", first)
-			time.Sleep(100 * ms)
-			p.lost("b")
-			synctest.Wait()
-		}, []pass{{"a", 0}, {"b", 0}, {"c", 100 * ms}}, "a lost attempt leaves things as they were before it"},
-		{"a hint longer than the longest wait", new(gate.Gate), func(t *testing.T, p *passes) {
-			t.Helper()
-			p.admit(t.Context(), "a", first)
-			p.refused("a", time.Hour, false)
-			p.admit(t.Context(), "b", first)
-			time.Sleep(maxWait)
-			p.admit(t.Context(), "c", first)
-			p.refused("c", 10*time.Second, false)
+			time.Sleep(10 * ms)
+			p.refused("c", 4*time.Second)
 			p.admit(t.Context(), "d", first)
-		}, []pass{{"a", 0}, {"b: pause", 0}, {"c", maxWait}, {"d", maxWait + 10*time.Second}}, "callers are told at once, and one finds out when the longest wait is over. The next hint is another one"},
+			p.admit(t.Context(), "e", first)
+			time.Sleep(1010 * ms)
+			p.refused("d", 3*time.Second)
+		}, []pass{{"a", 0}, {"b", 0}, {"c", 10 * ms}, {"d", 1010 * ms}, {"e", 4020 * ms}}, "three refusals begin a pause, in which one attempt asks whether it is over"},
+		{"an attempt without an answer", new(gate.Gate), func(t *testing.T, p *passes) {
+			t.Helper()
+			p.TryOne(time.Now())
+			p.admit(t.Context(), "a", first)
+			p.admit(t.Context(), "b", first)
+			time.Sleep(100 * ms)
+			p.lost("a")
+		}, []pass{{"a", 0}, {"b", 100 * ms}}, "a lost attempt leaves things as they were before it"},
 		{"a deadline", gate.New(1, 1), func(t *testing.T, p *passes) {
 			t.Helper()
 			ctx, cancel := context.WithTimeout(t.Context(), 500*ms)
@@ -228,70 +246,17 @@ func TestGate(t *testing.T) {
 			cancel(errors.New("enough"))
 			synctest.Wait()
 		}, []pass{{"a", 0}, {"b: enough", 500 * ms}, {"c", time.Second}}, "it takes no token with it"},
-		{"a probe", new(gate.Gate), func(t *testing.T, p *passes) {
+		{"the first one gives up", new(gate.Gate), func(t *testing.T, p *passes) {
 			t.Helper()
+			ctx, cancel := context.WithCancelCause(t.Context())
+			p.TryOne(time.Now())
 			p.admit(t.Context(), "a", first)
-			p.refused("a", 4*time.Second, true)
-			time.Sleep(4 * time.Second)
-			p.admit(t.Context(), "b", first)
-			p.refused("b", 4*time.Second, true)
+			p.admit(ctx, "b", first)
 			p.admit(t.Context(), "c", first)
-			p.admit(t.Context(), "d", first)
-			time.Sleep(1010 * ms)
-			p.accepted("c")
+			time.Sleep(500 * ms)
+			cancel(errors.New("enough"))
 			synctest.Wait()
-			p.refused("d", 8*time.Second, false)
-			p.admit(t.Context(), "e", first)
-			p.refused("e", 8*time.Second+ms, false)
-			p.admit(t.Context(), "f", first)
-		}, []pass{{"a", 0}, {"b", 4 * time.Second}, {"c", 5 * time.Second}, {"d", 5010 * ms}, {"e", 5010 * ms}, {"f", 13011 * ms}}, "it was accepted, so hints are about one request, unless they are more than twice as long"},
-		{"a probe takes a token", gate.New(0.5, 1), func(t *testing.T, p *passes) {
-			t.Helper()
-			p.admit(t.Context(), "a", first)
-			p.refused("a", 4*time.Second, true)
-			time.Sleep(4 * time.Second)
-			p.admit(t.Context(), "b", first)
-			p.refused("b", 4*time.Second, true)
-			p.admit(t.Context(), "c", first)
-		}, []pass{{"a", 0}, {"b", 4 * time.Second}, {"c", 6 * time.Second}}, "it is due after 1 s, and its token after 2 s"},
-		{"no probe in a first pause", new(gate.Gate), func(t *testing.T, p *passes) {
-			t.Helper()
-			p.admit(t.Context(), "a", first)
-			p.refused("a", 4*time.Second, true)
-			time.Sleep(8 * time.Second)
-			p.admit(t.Context(), "b", first)
-			p.refused("b", 4*time.Second, true)
-			p.admit(t.Context(), "c", first)
-		}, []pass{{"a", 0}, {"b", 8 * time.Second}, {"c", 12 * time.Second}}, "the one before is over for as long as the hint"},
-		{"a late refusal in a pause", new(gate.Gate), func(t *testing.T, p *passes) {
-			t.Helper()
-			p.admit(t.Context(), "a", first)
-			p.admit(t.Context(), "a2", first)
-			p.refused("a", 4*time.Second, true)
-			p.refused("a2", 4*time.Second, true)
-			time.Sleep(4 * time.Second)
-			p.admit(t.Context(), "b", first)
-			p.refused("b", 4*time.Second, true)
-			p.admit(t.Context(), "c", first)
-		}, []pass{{"a", 0}, {"a2", 0}, {"b", 4 * time.Second}, {"c", 5 * time.Second}}, "it was no probe, so the next pause has one"},
-		{"a probe that is refused", new(gate.Gate), func(t *testing.T, p *passes) {
-			t.Helper()
-			p.admit(t.Context(), "a", first)
-			p.refused("a", 4*time.Second, true)
-			time.Sleep(4 * time.Second)
-			p.admit(t.Context(), "b", first)
-			p.refused("b", 4*time.Second, true)
-			p.admit(t.Context(), "c", first)
-			p.admit(t.Context(), "d", first)
-			time.Sleep(1010 * ms)
-			p.refused("c", 3*time.Second, true)
-			synctest.Wait()
-		}, []pass{{"a", 0}, {"b", 4 * time.Second}, {"c", 5 * time.Second}, {"d", 8010 * ms}}, "no other one goes before the pause is over"},
-		{"where nobody waits", new(gate.Gate), func(t *testing.T, p *passes) {
-			t.Helper()
-			p.Refused(gate.Stamp{}, time.Now(), time.Hour, 0, true)
-			p.admit(t.Context(), "a", first)
-		}, []pass{{"a", 0}}, "nothing is held back"},
+		}, []pass{{"a", 0}, {"b: enough", 500 * ms}, {"c", time.Second}}, "the next one goes when it would have gone"},
 		{"one is tried", new(gate.Gate), func(t *testing.T, p *passes) {
 			t.Helper()
 			p.TryOne(time.Now())
@@ -300,12 +265,51 @@ func TestGate(t *testing.T) {
 			p.admit(t.Context(), "b", first)
 			time.Sleep(10 * ms)
 			p.accepted("a")
-			synctest.Wait()
 			p.accepted("b")
 			p.admit(t.Context(), "c", first)
 			p.admit(t.Context(), "d", first)
 			p.admit(t.Context(), "e", first)
 		}, []pass{{"a", 0}, {"b", 10 * ms}, {"c", 10 * ms}, {"d", 10 * ms}, {"e", 10 * ms}}, "nobody is left to hold back"},
+		{"a bucket and a limit", gate.New(0.5, 1), func(t *testing.T, p *passes) {
+			t.Helper()
+			p.TryOne(time.Now())
+			p.admit(t.Context(), "a", first)
+			p.admit(t.Context(), "b", first)
+		}, []pass{{"a", 0}, {"b", 2 * time.Second}}, "it may go after 1 s, and has its token after 2 s"},
+		{"another route", new(gate.Gate), func(t *testing.T, p *passes) {
+			t.Helper()
+			p.admit(t.Context(), "a", of(users))
+			p.refused("a", 10*time.Second)
+			p.admit(t.Context(), "b", of(users))
+			p.admit(t.Context(), "c", of(users))
+			p.admit(t.Context(), "d", of(items))
+			p.admit(t.Context(), "e", of(items))
+		}, []pass{{"a", 0}, {"b", 0}, {"d", 0}, {"e", 0}, {"c", time.Second}}, "a hint is about the route that it came with"},
+		{"one bucket, two queues", gate.New(0.5, 1), func(t *testing.T, p *passes) {
+			t.Helper()
+			p.admit(t.Context(), "a", of(users))
+			p.refused("a", time.Hour)
+			time.Sleep(ms)
+			p.admit(t.Context(), "b", of(users))
+			time.Sleep(ms)
+			p.admit(t.Context(), "c", of(items))
+			time.Sleep(ms)
+			p.admit(t.Context(), "d", of(users))
+			time.Sleep(ms)
+			p.admit(t.Context(), "e", of(items))
+		}, []pass{{"a", 0}, {"b", 2 * time.Second}, {"c", 4 * time.Second}, {"d", 6 * time.Second}, {"e", 8 * time.Second}}, "whose first one waits longest goes first"},
+		{"a route that is held later", gate.New(0.5, 1), func(t *testing.T, p *passes) {
+			t.Helper()
+			p.admit(t.Context(), "a", of(users))
+			for _, name := range []string{"b", "c", "d"} {
+				p.admit(t.Context(), name, of(users))
+			}
+			p.refused("a", 10*time.Second)
+			time.Sleep(2 * time.Second)
+			p.refused("b", 10*time.Second)
+			time.Sleep(2 * time.Second)
+			p.refused("c", 10*time.Second)
+		}, []pass{{"a", 0}, {"b", 2 * time.Second}, {"c", 4 * time.Second}, {"d", 6 * time.Second}}, "those who wait for a token wait for the limit too"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -313,8 +317,7 @@ func TestGate(t *testing.T) {
 				tt.run(t, p)
 				time.Sleep(time.Hour)
 				synctest.Wait()
-				slices.SortStableFunc(p.all, func(a, b pass) int { return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.name, b.name)) })
-				require.Equal(t, tt.want, p.all, tt.why)
+				require.Equal(t, tt.want, p.sorted(), tt.why)
 			})
 		})
 	}
@@ -351,18 +354,13 @@ func TestEstimate(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
 				at := func(i int) time.Time { return start.Add(time.Duration(i) * time.Microsecond) }
-				wait := func(a gate.Attempt, longest time.Duration) error {
-					_, err := p.Admit(ctx, a, longest, func(string, time.Duration) {})
-					return err
-				}
 				p.admit(t.Context(), "a", gate.Attempt{Number: 1, Arrived: start})
 				for _, class := range []struct {
 					n     int
 					retry bool
 				}{{tt.firsts, false}, {tt.retries, true}} {
 					for i := range class.n {
-						go func() { _ = wait(gate.Attempt{Retry: class.retry, Number: 1, Arrived: at(2*i + 2)}, time.Hour) }()
-						synctest.Wait()
+						p.admit(ctx, "", gate.Attempt{Retry: class.retry, Number: 1, Arrived: at(2*i + 2)})
 					}
 				}
 				require.Equal(t, tt.firsts+tt.retries, p.Snapshot(start).Waiting)
@@ -371,38 +369,181 @@ func TestEstimate(t *testing.T) {
 				if tt.arrived > 0 {
 					a.Arrived = at(2*tt.arrived + 1)
 				}
+				_, err := p.Admit(ctx, a, 0, ignore)
 				var refusal *gate.RefusalError
-				require.ErrorAs(t, wait(a, ms), &refusal)
+				require.ErrorAs(t, err, &refusal)
 				require.Equal(t, gate.RateLimit, refusal.Reason)
+				require.EqualError(t, refusal, gate.RateLimit)
 				require.InDelta(t, time.Duration(tt.want)*time.Second, refusal.Wait, float64(ms), tt.why)
 			})
 		})
 	}
 }
 
-func TestAWaitAsLongAsTheLongest(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g, start := gate.New(1, 1), time.Now()
+// TestMaxWait: the longest wait bounds what others believe or know, and not what the
+// user has set.
+func TestMaxWait(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		gate    func(t *testing.T) *gate.Gate
+		maxWait time.Duration
+		timeout time.Duration // of the context; 0: none
+		took    time.Duration
+		err     error
+		why     string
+	}{
+		{"a bucket", used(1.0 / 50), time.Second, 0, 50 * time.Second, nil, "the user's own limit is bounded by the context alone"},
+		{"as long as the longest", used(1), time.Second, 0, time.Second, nil, "it is not longer"},
+		{"a bucket and a deadline", used(1.0 / 50), time.Second, 49 * time.Second, 0, &gate.RefusalError{Reason: gate.RateLimit, Wait: 50 * time.Second, Deadline: true}, "which is known before"},
+		{"a bucket and a context that ends later", used(1.0 / 50), time.Second, 51 * time.Second, 50 * time.Second, nil, ""},
+		{"no wait", used(1), 0, 0, 0, &gate.RefusalError{Reason: gate.RateLimit, Wait: time.Second}, "even for the user's own limit"},
+		{"no wait, and none needed", func(*testing.T) *gate.Gate { return gate.New(1, 1) }, 0, 0, 0, nil, "there is a token"},
+		{"no wait before a belief", looking(0), 0, 0, 0, &gate.RefusalError{Reason: gate.Pause}, "it would have to wait"},
+		{"a belief", looking(0), time.Second, 0, time.Second, nil, "its turn comes when the attempt before it hangs"},
+		{"a long queue before a belief", looking(10), 10 * time.Second, 0, 11 * time.Second, nil, "nobody knows how long it takes, so it stays for another wait"},
+		{"too long a queue before a belief", looking(20), 10 * time.Second, 0, 20 * time.Second, &gate.RefusalError{Reason: gate.Pause, Wait: 10 * time.Second}, "but no longer"},
+		{"a pause", paused(30 * time.Second), 29 * time.Second, 0, 0, &gate.RefusalError{Reason: gate.Pause, Wait: 30 * time.Second}, "the server has said so"},
+		{"a pause that is short enough", paused(4 * time.Second), 4 * time.Second, 0, time.Second, nil, "one asks whether it is over"},
+		{"a pause longer than the longest wait", paused(time.Hour), maxWait, 0, 0, &gate.RefusalError{Reason: gate.Pause, Wait: time.Hour}, "callers are told how long the server refuses everything"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := tt.gate(t)
+				ctx, cancel := context.WithCancel(t.Context())
+				if tt.timeout > 0 {
+					ctx, cancel = context.WithTimeout(ctx, tt.timeout)
+				}
+				defer cancel()
+				start, waited := time.Now(), false
+				_, err := g.Admit(ctx, first, tt.maxWait, func(string, time.Duration) { waited = true })
+				if tt.err == nil {
+					require.NoError(t, err, tt.why)
+				} else {
+					require.Equal(t, tt.err, err, tt.why)
+				}
+				require.Equal(t, tt.took, time.Since(start), tt.why)
+				require.Equal(t, tt.took > 0, waited, "begins is called if it waits")
+				time.Sleep(time.Hour) // for the others
+			})
+		})
+	}
+}
+
+// used returns a gate with a bucket whose token is used.
+func used(limit float64) func(t *testing.T) *gate.Gate {
+	return func(t *testing.T) *gate.Gate {
+		t.Helper()
+		g := gate.New(rate.Limit(limit), 1)
 		var s gate.Stamp
-		require.True(t, g.TryAdmit(&s, time.Time{}))
-		_, err := g.Admit(t.Context(), gate.Attempt{Number: 1}, time.Second, func(string, time.Duration) {})
+		require.True(t, g.TryAdmit(&s, first))
+		return g
+	}
+}
+
+// looking returns a gate that looks for a limit. One attempt has gone and is not
+// answered, and so many wait.
+func looking(waiting int) func(t *testing.T) *gate.Gate {
+	return func(t *testing.T) *gate.Gate {
+		t.Helper()
+		p := watch(new(gate.Gate))
+		p.TryOne(time.Now())
+		for i := range 1 + waiting {
+			p.admit(t.Context(), strconv.Itoa(i), first)
+		}
+		require.Equal(t, waiting, p.Snapshot(time.Now()).Waiting)
+		return p.Gate
+	}
+}
+
+// paused returns a gate that is paused by a hint.
+func paused(hint time.Duration) func(t *testing.T) *gate.Gate {
+	return func(t *testing.T) *gate.Gate {
+		t.Helper()
+		g := new(gate.Gate)
+		for range 3 {
+			refuse(t, g, hint)
+			require.True(t, g.Paused(time.Now()), "the server has said so")
+		}
+		return g
+	}
+}
+
+// refuse sends an attempt through the gate as soon as one may go, and has it
+// refused at once.
+func refuse(t *testing.T, g *gate.Gate, hint time.Duration) {
+	t.Helper()
+	s, err := g.Admit(t.Context(), first, time.Hour, ignore)
+	require.NoError(t, err)
+	g.Done(s, limit.Route{}, time.Now(), limit.Result{Outcome: limit.Refused, Hint: hint, MaxWait: maxWait})
+}
+
+// TestAConfirmedLimit: what a trial has found, or the server says, is no belief. Then
+// a caller that would have to wait for too long is told at once.
+func TestAConfirmedLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := new(gate.Gate)
+		ctx, stop := context.WithCancel(t.Context())
+		bucket := rate.NewLimiter(10, 5)
+		for range 40 {
+			go func() {
+				for {
+					s, err := g.Admit(ctx, first, time.Hour, ignore)
+					if err != nil {
+						return
+					}
+					accepted := bucket.Allow()
+					time.Sleep(10 * ms)
+					r := limit.Result{Outcome: limit.Accepted, MaxWait: maxWait}
+					if !accepted {
+						r.Outcome = limit.Refused
+					}
+					g.Done(s, limit.Route{}, time.Now(), r)
+				}
+			}()
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		now := time.Now()
+		views := g.Snapshot(now).Limits
+		require.Len(t, views, 1)
+		require.Equal(t, limit.Rate, views[0].State)
+		require.InDelta(t, 10, views[0].Rate, 1)
+		require.False(t, views[0].Confirmed.IsZero())
+
+		_, err := g.Admit(t.Context(), first, time.Second, func(string, time.Duration) { t.Error("it does not wait") })
+		var refusal *gate.RefusalError
+		require.ErrorAs(t, err, &refusal)
+		require.Equal(t, gate.RateLimit, refusal.Reason)
+		require.InDelta(t, 4, refusal.Wait.Seconds(), 1, "40 are before it")
+		require.Equal(t, now, time.Now())
+		d, bounded := g.RetryDelay(now, limit.Route{})
+		require.Positive(t, d)
+		require.True(t, bounded)
+
+		begun := false
+		_, err = g.Admit(t.Context(), first, 10*time.Second, func(string, time.Duration) { begun = true })
 		require.NoError(t, err)
-		require.Equal(t, time.Second, time.Since(start))
+		require.True(t, begun)
+		stop()
+		synctest.Wait()
+		require.Zero(t, g.Snapshot(time.Now()).Waiting)
 	})
 }
 
 func TestAdmitAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := gate.New(1, 1)
-		s, err := g.Admit(t.Context(), gate.Attempt{Number: 1}, 0, func(string, time.Duration) { t.Error("it does not wait") })
+		s, err := g.Admit(t.Context(), first, maxWait, func(string, time.Duration) { t.Error("it does not wait") })
 		require.NoError(t, err)
 		require.Equal(t, time.Now(), s.Arrived)
 		g = new(gate.Gate)
 		g.TryOne(time.Now())
-		require.True(t, g.TryAdmit(&s, time.Time{}), "nor does the one that is tried")
-		require.False(t, g.TryAdmit(&s, time.Time{}))
-		_, err = g.Admit(t.Context(), gate.Attempt{Number: 1}, ms, func(string, time.Duration) {})
-		require.Equal(t, &gate.RefusalError{Reason: gate.Pause, Wait: time.Second}, err, "the next one goes in a second")
+		require.True(t, g.TryAdmit(&s, first), "nor does the one that is tried")
+		require.Equal(t, time.Now(), s.Arrived)
+		require.False(t, g.TryAdmit(&s, first))
+		arrived := time.Now().Add(-time.Hour)
+		require.True(t, new(gate.Gate).TryAdmit(&s, gate.Attempt{Arrived: arrived}))
+		require.Equal(t, arrived, s.Arrived, "it keeps its place if it is refused again")
 	})
 }
 
@@ -414,11 +555,11 @@ func TestPassedAndCanceledAtOnce(t *testing.T) {
 		for range 100 {
 			g := gate.New(1, 1)
 			var s gate.Stamp
-			require.True(t, g.TryAdmit(&s, time.Time{}))
+			require.True(t, g.TryAdmit(&s, first))
 			ctx, cancel := context.WithCancel(t.Context())
 			time.AfterFunc(time.Second, cancel)
 			tokens := 1.0
-			if _, err := g.Admit(ctx, gate.Attempt{Number: 1}, maxWait, func(string, time.Duration) {}); err == nil {
+			if _, err := g.Admit(ctx, first, maxWait, ignore); err == nil {
 				passed++
 				tokens = 0
 			} else {
@@ -431,50 +572,41 @@ func TestPassedAndCanceledAtOnce(t *testing.T) {
 	})
 }
 
-// TestRefusedTimeIsAWaitOfItsOwn: a waiter stays for as long as the server refused
-// everything meanwhile, on top of the longest wait, and no longer.
-func TestRefusedTimeIsAWaitOfItsOwn(t *testing.T) {
-	for _, tt := range []struct {
-		name   string
-		others int // that go before it
-		took   time.Duration
-		err    error
-	}{
-		{"its turn comes", 0, 70 * time.Second, nil},
-		{"its turn does not come", 3, 130 * time.Second, &gate.RefusalError{Reason: gate.RateLimit, Wait: maxWait}},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				g, start := gate.New(1.0/50, 1), time.Now()
-				var s gate.Stamp
-				require.True(t, g.TryAdmit(&s, time.Time{}))
-				done := make(chan error, 1)
-				go func() { // it would wait for 50 s
-					_, err := g.Admit(t.Context(), gate.Attempt{Number: 1}, maxWait, func(string, time.Duration) {})
-					done <- err
-				}()
-				time.Sleep(40 * time.Second)
-				g.Refused(s, time.Now(), 30*time.Second, maxWait, false)
-				for range tt.others {
-					go func() {
-						_, _ = g.Admit(t.Context(), gate.Attempt{Number: 2, Arrived: start.Add(-time.Hour)}, time.Hour, func(string, time.Duration) {})
-					}()
-				}
-				require.Equal(t, tt.err, <-done)
-				require.Equal(t, tt.took, time.Since(start))
-				time.Sleep(time.Hour)
-			})
-		})
-	}
+// TestPassedAtTheEndOfTheLongestWait: the same with the end of the longest wait.
+func TestPassedAtTheEndOfTheLongestWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for range 100 {
+			g := looking(1)(t)
+			_, err := g.Admit(t.Context(), first, time.Second, ignore)
+			require.NoError(t, err, "its turn comes at the end of the second wait")
+			require.Zero(t, g.Snapshot(time.Now()).Waiting)
+		}
+	})
 }
 
-// refuse sends an attempt through the gate as soon as one may go, and has it
-// refused at once.
-func refuse(t *testing.T, g *gate.Gate, hint time.Duration) {
-	t.Helper()
-	s, err := g.Admit(t.Context(), gate.Attempt{Number: 1}, time.Hour, func(string, time.Duration) {})
-	require.NoError(t, err)
-	g.Refused(s, time.Now(), hint, maxWait, true)
+// TestNewcomersAreToldAtOnce: if everything has been refused for longer than the
+// longest wait, and somebody waits to find out when that ends, others need not.
+func TestNewcomersAreToldAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, start := watch(new(gate.Gate)), time.Now()
+		for time.Since(start) < 2*maxWait {
+			refuse(t, p.Gate, 0)
+		}
+		require.Empty(t, p.order())
+		p.admit(t.Context(), "a", first)
+		p.admit(t.Context(), "b", first)
+		require.Equal(t, []string{"b: rate limit"}, p.order(), "b is told")
+		d, _ := p.RetryDelay(time.Now(), limit.Route{})
+		require.Positive(t, d)
+		time.Sleep(maxWait)
+		synctest.Wait()
+		require.Equal(t, []string{"b: rate limit", "a"}, p.order(), "a finds out")
+		p.accepted("a")
+		p.admit(t.Context(), "c", first)
+		p.admit(t.Context(), "d", first)
+		p.accepted("c")
+		require.Equal(t, []string{"b: rate limit", "a", "c", "d"}, p.order(), "it is over")
+	})
 }
 
 // TestFewestAttemptsGoFirst: while the server refuses everything, the attempts in
@@ -482,12 +614,9 @@ func refuse(t *testing.T, g *gate.Gate, hint time.Duration) {
 func TestFewestAttemptsGoFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := watch(new(gate.Gate))
-		for range 5 {
+		for range 12 {
 			refuse(t, p.Gate, 0)
-			time.Sleep(time.Second)
-		}
-		for range 4 { // at the pace of a server that is closed
-			refuse(t, p.Gate, 0)
+			time.Sleep(10 * ms)
 		}
 		for _, a := range []struct {
 			name   string
@@ -498,205 +627,100 @@ func TestFewestAttemptsGoFirst(t *testing.T) {
 		require.Equal(t, 4, p.Snapshot(time.Now()).Waiting)
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		var order []string
-		for _, pass := range p.all {
-			order = append(order, pass.name)
-		}
-		require.Equal(t, []string{"first", "second", "second too", "third"}, order)
+		require.Equal(t, []string{"first", "second", "second too", "third"}, p.order())
 	})
 }
 
-// TestAServerThatWasClosed: after so many refusals in a row the pace says nothing,
-// and the gate is opened step by step.
-func TestAServerThatWasClosed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g := new(gate.Gate)
-		for range 20 {
-			refuse(t, g, 0)
-			time.Sleep(100 * ms)
+// TestLastAttempts: while everything is refused, the last attempt of a call is kept
+// until others have found out that this is over, or it can wait no longer.
+func TestLastAttempts(t *testing.T) {
+	last := gate.Attempt{Number: 4, Retry: true, Last: true}
+	closed := func(t *testing.T) *passes {
+		t.Helper()
+		p := watch(new(gate.Gate))
+		p.TryOne(time.Now()) // next to nothing was refused before
+		for range 8 {
+			refuse(t, p.Gate, 0)
 		}
-		s, err := g.Admit(t.Context(), gate.Attempt{Number: 1}, time.Hour, func(string, time.Duration) {})
-		require.NoError(t, err)
-		for range 9 {
-			go func() {
-				_, _ = g.Admit(t.Context(), gate.Attempt{Number: 1}, time.Hour, func(string, time.Duration) {})
-			}()
-		}
-		synctest.Wait()
-		require.False(t, g.Snapshot(time.Now()).Reopening)
-		g.Ended(s, time.Now(), true)
-		synctest.Wait()
-		now := g.Snapshot(time.Now())
-		require.Zero(t, now.Rate, "it is forgotten")
-		require.True(t, now.Reopening)
-		require.Equal(t, 6, now.Waiting, "one, and two for the one that was accepted")
-		time.Sleep(time.Hour)
-	})
-}
-
-// TestHintsHoldAgain: hints were seen to be about one request. When the server
-// refuses everything for a quarter of a hint, that is over.
-func TestHintsHoldAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g := new(gate.Gate)
-		for range 2 {
-			refuse(t, g, 4*time.Second)
-			require.True(t, g.Paused(time.Now()))
-		}
-		s, err := g.Admit(t.Context(), gate.Attempt{Number: 1}, time.Hour, func(string, time.Duration) {})
-		require.NoError(t, err)
-		g.Ended(s, time.Now(), true) // a probe in the second pause
-		require.False(t, g.Paused(time.Now()))
-
-		start := time.Now()
-		for range 3 {
-			refuse(t, g, 4*time.Second)
-			require.False(t, g.Paused(time.Now()), "about one request")
-		}
-		require.Less(t, time.Since(start), ms)
-		time.Sleep(time.Until(start.Add(time.Second)))
-		refuse(t, g, 4*time.Second)
-		require.True(t, g.Paused(time.Now()))
-	})
-}
-
-// TestTheQueueIsNotForever: a wait that turns out longer than the longest one ends.
-func TestTheQueueIsNotForever(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g := gate.New(1.0/50, 1)
-		var s gate.Stamp
-		require.True(t, g.TryAdmit(&s, time.Time{}))
-		start := time.Now()
-		done := make(chan error, 1)
-		go func() { // it would wait for 50 s
-			_, err := g.Admit(t.Context(), gate.Attempt{Number: 1}, maxWait, func(string, time.Duration) {})
-			done <- err
-		}()
-		synctest.Wait()
-		time.Sleep(10 * time.Second)
-		// Others that arrived earlier go before it.
-		for range 3 {
-			go func() {
-				_, _ = g.Admit(t.Context(), gate.Attempt{Number: 2, Arrived: start.Add(-time.Hour)}, 1000*time.Hour, func(string, time.Duration) {})
-			}()
-		}
-		synctest.Wait()
-		require.Equal(t, &gate.RefusalError{Reason: gate.RateLimit, Wait: maxWait}, <-done)
-		require.Equal(t, maxWait, time.Since(start))
-		time.Sleep(time.Hour)
-	})
-}
-
-// server refuses attempts as a limit or by chance, and answers at once.
-type server struct {
-	p       *passes
-	refuses func(n int) bool // the attempt, from 1
-	hint    time.Duration
-	n       int
-	seen    int // passes that were answered
-}
-
-// nth returns the name of the nth attempt that passed, from 0.
-func (p *passes) nth(n int) (name string, ok bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if n >= len(p.all) {
-		return "", false
+		p.start = time.Now()
+		return p
 	}
-	return p.all[n].name, true
-}
-
-// answer answers all attempts that have passed, in their order.
-func (s *server) answer() {
-	for ; ; s.seen++ {
-		name, ok := s.p.nth(s.seen)
-		if !ok {
-			return
-		}
-		if strings.Contains(name, ":") {
-			continue // it was refused at the gate
-		}
-		s.n++
-		if s.refuses(s.n) {
-			s.p.refused(name, s.hint, true)
-		} else {
-			s.p.accepted(name)
-		}
-		synctest.Wait()
-	}
-}
-
-// TestChanceIsToldFromALimit: a pace that was learned from two refusals is tested
-// in the breath of a refusal, by attempts that wait. If they are accepted, nothing
-// is held back any more. If they are refused, it stays.
-func TestChanceIsToldFromALimit(t *testing.T) {
 	for _, tt := range []struct {
-		name    string
-		refuses func(n int) bool
-		hint    time.Duration
-		free    bool
-		why     string
+		name string
+		run  func(t *testing.T, p *passes)
+		want []string
+		why  string
 	}{
-		{"one of four backends", func(n int) bool { return n%4 == 1 }, 0, true, "three of a volley are accepted, whoever they are"},
-		{"one of four backends, with a hint", func(n int) bool { return n%4 == 1 }, time.Second, true, "a hint is about the request that it comes with"},
-		{"one of three backends", func(n int) bool { return n%3 == 1 }, 0, true, "undecided at first, until more are accepted"},
-		{"a limit", func(n int) bool { return n > 8 }, 0, false, "all of the volley are refused"},
-		{"a limit, with a hint", func(n int) bool { return n > 8 }, time.Second, false, "all of the volley are refused"},
+		{"alone", func(t *testing.T, p *passes) {
+			t.Helper()
+			p.admit(t.Context(), "last", last)
+			time.Sleep(maxWait / 2)
+		}, []string{"last"}, "nobody else finds out"},
+		{"with another one", func(t *testing.T, p *passes) {
+			t.Helper()
+			p.admit(t.Context(), "last", last)
+			p.admit(t.Context(), "last too", last)
+			p.admit(t.Context(), "first", first)
+			time.Sleep(maxWait / 2)
+		}, []string{"first"}, "it finds out"},
+		{"with another one that is accepted", func(t *testing.T, p *passes) {
+			t.Helper()
+			p.admit(t.Context(), "last", last)
+			p.admit(t.Context(), "last too", last)
+			p.admit(t.Context(), "first", first)
+			time.Sleep(maxWait / 2)
+			p.accepted("first")
+			time.Sleep(maxWait / 4)
+		}, []string{"first", "last", "last too"}, "it is over"},
+		{"with last ones only", func(t *testing.T, p *passes) {
+			t.Helper()
+			p.admit(t.Context(), "last", last)
+			p.admit(t.Context(), "last too", last)
+			time.Sleep(maxWait)
+		}, []string{"last", "last too"}, "in the end they go, or else they would fail"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := watch(new(gate.Gate))
-				s := &server{p: p, refuses: tt.refuses, hint: tt.hint}
-				for i := range 6000 { // a hundred a second, 50 ms away
-					p.admit(t.Context(), strconv.Itoa(i), gate.Attempt{Number: 1})
-					if i%5 == 4 {
-						s.answer()
-					}
-					time.Sleep(10 * ms)
-				}
-				got := p.Snapshot(time.Now())
-				require.Equal(t, tt.free, got.Waiting == 0 && got.Rate == 0 && got.PausedUntil.IsZero() && !got.Reopening, "%s: %+v", tt.why, got)
-				if tt.free {
-					require.Equal(t, 6000, s.n, "and nobody is refused")
-				}
-				require.Equal(t, tt.free, got.Chance > 0, "it is seen")
+				p := closed(t)
+				tt.run(t, p)
+				synctest.Wait()
+				require.Equal(t, tt.want, p.order(), tt.why)
 				time.Sleep(time.Hour)
 			})
 		})
 	}
 }
 
-// TestChanceIsNotForEver: a limit that begins while refusals are by chance is
-// found, because they become more.
-func TestChanceIsNotForEver(t *testing.T) {
+// TestManyLeaveAtOnce: to take one out of the queue costs the same however many there
+// are. With a walk through the queue each this would take minutes.
+func TestManyLeaveAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := watch(new(gate.Gate))
-		limited := false
-		s := &server{p: p, refuses: func(n int) bool { return limited || n%5 == 1 }}
-		for i := range 1000 {
-			limited = i >= 500
-			p.admit(t.Context(), strconv.Itoa(i), gate.Attempt{Number: 1})
-			if i%2 == 1 {
-				s.answer()
-			}
-			time.Sleep(20 * ms)
-			if i == 499 {
-				require.Zero(t, p.Snapshot(time.Now()).Waiting)
-			}
+		g := looking(0)(t)
+		ctx, cancel := context.WithCancelCause(t.Context())
+		enough := errors.New("enough")
+		var left atomic.Int64
+		const many = 5000 // the race detector allows for 8,128 goroutines
+		for range many {
+			go func() {
+				if _, err := g.Admit(ctx, first, maxWait, ignore); err == enough { //nolint:errorlint // it is the cause itself
+					left.Add(1)
+				}
+			}()
 		}
-		require.Positive(t, p.Snapshot(time.Now()).Rate)
-		require.Less(t, s.n, 700, "it is held to a pace")
-		time.Sleep(time.Hour)
+		synctest.Wait()
+		require.Equal(t, many, g.Snapshot(time.Now()).Waiting)
+		cancel(enough)
+		synctest.Wait()
+		require.EqualValues(t, many, left.Load())
+		require.Zero(t, g.Snapshot(time.Now()).Waiting)
 	})
 }
 
 func TestBeginsPanics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := gate.New(1, 1)
-		var s gate.Stamp
-		require.True(t, g.TryAdmit(&s, time.Time{}))
+		g := used(1)(t)
 		require.PanicsWithValue(t, "hook", func() {
-			_, _ = g.Admit(t.Context(), gate.Attempt{Number: 1}, maxWait, func(string, time.Duration) { panic("hook") })
+			_, _ = g.Admit(t.Context(), first, maxWait, func(string, time.Duration) { panic("hook") })
 		})
 		require.Zero(t, g.Snapshot(time.Now()).Waiting)
 	})
@@ -707,57 +731,81 @@ func TestSnapshotAndIdle(t *testing.T) {
 		g := gate.New(1, 2)
 		now := time.Now()
 		require.True(t, g.Idle(now))
+		require.False(t, g.Paused(now))
 		require.Equal(t, gate.Snapshot{Tokens: 2}, g.Snapshot(now))
 		var s gate.Stamp
-		require.True(t, g.TryAdmit(&s, time.Time{}))
+		require.True(t, g.TryAdmit(&s, first))
+		require.False(t, g.Done(s, limit.Route{}, now, limit.Result{Outcome: limit.Accepted}), "nothing to learn")
 		require.False(t, g.Idle(now), "its bucket is not full")
 		require.Equal(t, gate.Snapshot{Tokens: 1}, g.Snapshot(now))
 		require.True(t, g.Idle(now.Add(time.Second)))
 
 		g = new(gate.Gate)
-		g.Refused(gate.Stamp{}, now, 5*time.Second, maxWait, false)
+		g.TryOne(now)
+		require.False(t, g.Idle(now), "it looks for a limit")
+		require.False(t, g.Paused(now))
+		views := g.Snapshot(now).Limits
+		require.Len(t, views, 1)
+		require.Equal(t, limit.Looking, views[0].State)
+
+		g = paused(5 * time.Second)(t)
+		now = time.Now()
 		require.False(t, g.Idle(now))
 		require.True(t, g.Paused(now))
-		require.Equal(t, gate.Snapshot{PausedUntil: now.Add(5 * time.Second), Reopening: true}, g.Snapshot(now))
-		require.Equal(t, 5*time.Second, g.RetryDelay(now))
+		views = g.Snapshot(now).Limits
+		require.Len(t, views, 1)
+		require.Equal(t, limit.Paused, views[0].State)
+		require.Equal(t, now.Add(5*time.Second), views[0].Until)
+		d, bounded := g.RetryDelay(now, limit.Route{})
+		require.Equal(t, 5*time.Second, d)
+		require.True(t, bounded, "the server's word")
 		now = now.Add(5 * time.Second)
 		require.False(t, g.Paused(now))
-		require.Equal(t, gate.Snapshot{Reopening: true}, g.Snapshot(now))
-		require.Zero(t, g.RetryDelay(now))
-		require.False(t, g.Idle(now))
-		require.False(t, g.Idle(now.Add(time.Minute)))
-		require.True(t, g.Idle(now.Add(time.Minute+1)), "nobody asked for more than a minute")
+		d, _ = g.RetryDelay(now, limit.Route{})
+		require.Zero(t, d)
+		require.False(t, g.Idle(now), "it was refused a moment ago")
+
+		ctx, cancel := context.WithCancel(t.Context())
+		g = used(1)(t)
+		go func() { _, _ = g.Admit(ctx, first, maxWait, ignore) }()
+		synctest.Wait()
+		require.Equal(t, 1, g.Snapshot(time.Now()).Waiting)
+		require.False(t, g.Idle(time.Now().Add(time.Hour)), "somebody waits")
+		cancel()
 	})
 }
 
-func TestAdvertised(t *testing.T) {
+// TestQuota: the server says how much is left. What it says is what goes, and it is no
+// belief.
+func TestQuota(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		// Alone with 10 a second: what the server says is what goes.
 		g := new(gate.Gate)
 		start, sent := time.Now(), 0
 		for time.Since(start) < time.Minute {
-			var s gate.Stamp
-			if !g.TryAdmit(&s, time.Time{}) {
-				var err error
-				s, err = g.Admit(t.Context(), gate.Attempt{Number: 1}, maxWait, func(string, time.Duration) {})
-				require.NoError(t, err)
-			}
+			s, err := g.Admit(t.Context(), first, maxWait, ignore)
+			require.NoError(t, err)
 			sent++
 			left := 100 + 10*time.Since(start).Seconds() - float64(sent)
 			require.Positive(t, left, "never overrun")
 			time.Sleep(50 * ms)
-			g.Advertised(s, time.Now(), waithint.Quota{Remaining: float64(int(left)), Rate: 10})
+			g.Done(s, limit.Route{}, time.Now(), limit.Result{
+				Outcome: limit.Accepted, Told: true, Quota: waithint.Quota{Remaining: float64(int(left)), Rate: 10},
+			})
 		}
-		require.InDelta(t, 10, g.Snapshot(time.Now()).Rate, 0.5)
 		require.InDelta(t, 700, sent, 15)
-		require.False(t, g.Idle(time.Now()))
+		now := time.Now()
+		views := g.Snapshot(now).Limits
+		require.Len(t, views, 1)
+		require.Equal(t, limit.Told, views[0].State)
+		require.InDelta(t, 10, views[0].Rate, 0.5)
+		require.False(t, g.Idle(now))
 
 		// Each waits for those before it, too.
 		ctx, cancel := context.WithCancel(t.Context())
 		var waits []time.Duration
 		for range 8 {
 			go func() {
-				_, _ = g.Admit(ctx, gate.Attempt{Number: 1}, maxWait, func(_ string, d time.Duration) { waits = append(waits, d) })
+				_, _ = g.Admit(ctx, first, maxWait, func(_ string, d time.Duration) { waits = append(waits, d) })
 			}()
 			synctest.Wait()
 		}
@@ -765,192 +813,9 @@ func TestAdvertised(t *testing.T) {
 		for i := range waits[1:] {
 			require.InDelta(t, 100*ms, waits[i+1]-waits[i], float64(10*ms), "what one more takes at 10 a second")
 		}
+		_, bounded := g.RetryDelay(now, limit.Route{})
+		require.True(t, bounded)
 		cancel()
-		synctest.Wait()
-
-		// The server's word is better than a reopening, but does not end a pause.
-		left := waithint.Quota{Remaining: 5, Rate: 10}
-		g.TryOne(time.Now())
-		require.True(t, g.Snapshot(time.Now()).Reopening)
-		g.Advertised(gate.Stamp{}, time.Now(), left)
-		require.False(t, g.Snapshot(time.Now()).Reopening)
-		g.Refused(gate.Stamp{}, time.Now(), 2*time.Second, maxWait, false)
-		require.False(t, g.Paused(time.Now()), "a hint of 2 s is the time until there is one left")
-		g.Refused(gate.Stamp{}, time.Now(), 2*time.Second+ms, maxWait, false)
-		require.True(t, g.Paused(time.Now()))
-		require.False(t, g.Snapshot(time.Now()).Reopening, "nor will it be reopened")
-		g.Advertised(gate.Stamp{}, time.Now(), left)
-		require.True(t, g.Paused(time.Now()))
-		time.Sleep(2*time.Second + ms)
-		require.False(t, g.Paused(time.Now()))
-		require.False(t, g.Snapshot(time.Now()).Reopening, "the pace is known")
 	})
 }
 
-// FuzzGate runs whatever order of arrivals, outcomes and cancellations against
-// the rules that hold for all of them.
-func FuzzGate(f *testing.F) {
-	f.Add([]byte{0, 0, 0, 8, 1, 3, 0, 0, 2, 9, 9, 9, 4, 5, 6}, byte(5), byte(2))
-	f.Add([]byte{0, 3, 0, 0, 0, 9, 9, 6, 9, 9, 0, 0, 9, 7, 9}, byte(0), byte(0))
-	f.Add([]byte{0, 0, 0, 2, 2, 2, 5, 5, 9, 9, 9, 4, 0, 0, 9}, byte(0), byte(0))
-	f.Fuzz(func(t *testing.T, ops []byte, limit, burst byte) {
-		if len(ops) > 200 {
-			t.Skip("long enough")
-		}
-		synctest.Test(t, func(t *testing.T) { play(t, ops, rate.Limit(limit%20), int(burst%5)+1) })
-	})
-}
-
-// crowd is what fuzzed operations do to a gate.
-type crowd struct {
-	t      *testing.T
-	gate   *gate.Gate
-	ctx    context.Context
-	cancel []context.CancelFunc
-
-	mu       sync.Mutex
-	arrivals int
-	ended    int                  // Admits that have returned
-	queued   [2]map[int]time.Time // when first attempts and retries passed; zero: not yet
-	probes   map[time.Time]int    // attempts that passed in a pause, by its end
-	passed   int
-	open     []gate.Stamp // passed, and not answered yet
-}
-
-func play(t *testing.T, ops []byte, limit rate.Limit, burst int) {
-	t.Helper()
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	c := &crowd{
-		t: t, gate: gate.New(limit, burst), ctx: ctx, probes: make(map[time.Time]int),
-		queued: [2]map[int]time.Time{{}, {}},
-	}
-	start := time.Now()
-	for _, op := range ops {
-		switch op % 10 {
-		case 0, 1:
-			c.arrive(false)
-		case 2:
-			c.arrive(true)
-		case 3:
-			c.answer(func(s gate.Stamp) { c.gate.Refused(s, time.Now(), time.Duration(op)*100*ms, maxWait, op%20 < 10) })
-		case 4:
-			c.answer(func(s gate.Stamp) { c.gate.Refused(s, time.Now(), 0, maxWait, true) })
-		case 5, 6:
-			c.answer(func(s gate.Stamp) { c.gate.Ended(s, time.Now(), true) })
-		case 7:
-			c.answer(func(s gate.Stamp) { c.gate.Ended(s, time.Now(), false) })
-		case 8:
-			if n := len(c.cancel); n > 0 {
-				c.cancel[int(op)%n]()
-			}
-		case 9:
-			time.Sleep(time.Duration(op) * 10 * ms)
-		}
-		synctest.Wait()
-		c.check(limit, burst, start)
-	}
-	time.Sleep(3 * maxWait) // the longest wait, another one, and the longest pause
-	synctest.Wait()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	require.Equal(t, c.arrivals, c.ended, "no waiter is lost")
-	require.Zero(t, c.gate.Snapshot(time.Now()).Waiting)
-	if limit > 0 {
-		require.InDelta(t, burst, c.gate.Snapshot(time.Now()).Tokens, 1e-6, "no token is lost")
-	}
-	for _, class := range c.queued {
-		var last time.Time
-		for _, id := range slices.Sorted(maps.Keys(class)) {
-			require.False(t, class[id].Before(last), "order is kept within a class")
-			last = class[id]
-		}
-	}
-}
-
-func (c *crowd) check(limit rate.Limit, burst int, start time.Time) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if limit > 0 {
-		require.LessOrEqual(c.t, float64(c.passed), float64(burst)+float64(limit)*time.Since(start).Seconds()+1e-6, "tokens are conserved")
-	}
-	for _, n := range c.probes {
-		require.LessOrEqual(c.t, n, 1+4, "at most one probe in a pause, and one trial")
-	}
-}
-
-func (c *crowd) arrive(retry bool) {
-	ctx, cancel := context.WithCancel(c.ctx)
-	c.cancel = append(c.cancel, cancel)
-	c.mu.Lock()
-	c.arrivals++
-	id := c.arrivals
-	c.mu.Unlock()
-	var s gate.Stamp
-	if c.gate.TryAdmit(&s, time.Time{}) {
-		require.Zero(c.t, c.gate.Snapshot(time.Now()).Waiting, "nobody is overtaken")
-		c.pass(s)
-		c.mu.Lock()
-		c.ended++
-		c.mu.Unlock()
-		return
-	}
-	class := 0
-	if retry {
-		class = 1
-	}
-	go func() {
-		begun, queued := time.Now(), false
-		s, err := c.gate.Admit(ctx, gate.Attempt{Retry: retry, Number: 1 + class}, maxWait, func(string, time.Duration) {
-			queued = true
-		})
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.ended++
-		if d := time.Since(begun); d > 3*maxWait {
-			c.t.Errorf("waited for %v", d)
-		}
-		var refusal *gate.RefusalError
-		switch {
-		case err == nil:
-			if queued {
-				c.queued[class][id] = time.Now()
-			}
-			c.passLocked(s)
-		case errors.As(err, &refusal):
-			if !queued && refusal.Wait <= maxWait {
-				c.t.Errorf("refused at once to wait for %v", refusal.Wait)
-			}
-		case !errors.Is(err, context.Canceled):
-			c.t.Error(err)
-		}
-	}()
-	synctest.Wait()
-}
-
-func (c *crowd) pass(s gate.Stamp) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.passLocked(s)
-}
-
-func (c *crowd) passLocked(s gate.Stamp) {
-	c.passed++
-	c.open = append(c.open, s)
-	if until := c.gate.Snapshot(time.Now()).PausedUntil; until.After(time.Now()) {
-		c.probes[until]++
-	}
-}
-
-// answer takes the attempt that passed first and was not answered yet.
-func (c *crowd) answer(f func(gate.Stamp)) {
-	c.mu.Lock()
-	if len(c.open) == 0 {
-		c.mu.Unlock()
-		return
-	}
-	s := c.open[0]
-	c.open = c.open[1:]
-	c.mu.Unlock()
-	f(s)
-}

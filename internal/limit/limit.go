@@ -63,7 +63,7 @@ const (
 	Accepted                  // an answer of any kind, except these:
 	Refused                   // refused for its rate
 	Shed                      // a temporary failure of the server, which may be a limit
-	Closed                    // refused with a hint for everybody that is no rate limit's
+	Closed                    // refused for everybody, with a hint, and not for its rate
 )
 
 func (o Outcome) refused() bool { return o == Refused || o == Shed }
@@ -78,6 +78,7 @@ type Limit struct {
 
 	state                   State
 	since                   time.Time // when the state began
+	heldAt                  time.Time // when it last held somebody back, or the state began
 	epoch                   int64     // how often it was not Free; attempts from an earlier one say nothing
 	underWay                int
 	sentSince, refusedSince int64 // since it is not Free
@@ -97,6 +98,7 @@ type Limit struct {
 	noFlight    time.Time     // until when it is taken for no limit on requests under way
 	noFlightFor time.Duration // next time
 
+	paced   bool // it was a rate before it was Paused
 	settled bool // an attempt was accepted since the last pause began
 }
 
@@ -114,7 +116,10 @@ func (l *Limit) setState(s State, now time.Time) {
 	if debug != "" {
 		println("DBG", fmt.Sprintf("%p", l), now.UnixMilli()%1000000, "from", l.state, "to", s, "rate", int(l.pace.Rate(now)*10), "bound", int(l.flight.bound), "most", l.looking.most, "waiting", l.Waiting, "trial", l.trial.refused, l.trial.known, "conf", l.trial.confirmed, "denied", l.trial.denied)
 	}
-	l.state, l.since = s, now
+	if s == Paused && l.state != Paused {
+		l.paced = l.state == Rate
+	}
+	l.state, l.since, l.heldAt = s, now, now
 	switch s {
 	case Free:
 		l.pace.Forget()
@@ -141,17 +146,17 @@ func (l *Limit) look(now time.Time, share float64, row int, seldom, hinted bool)
 	l.pace.Refused(pace.Stamp{}, now, false)
 }
 
-// resume ends what is over: a pause, and a pace that holds nobody back.
+// resume ends what is over: a pause, and a limit that has held nobody back for long.
 func (l *Limit) resume(now time.Time) {
 	switch {
 	case l.state == Paused && !now.Before(l.pause.until):
-		if l.pace.Known() {
+		if l.paced && l.pace.Known() {
 			l.setState(Rate, now)
 			return
 		}
 		l.setState(Looking, now)
 		l.looking.begin(l.pause.until, false)
-	case l.state == Rate && !l.pace.Known():
+	case l.state == Rate && !l.pace.Known(), l.active() && l.state != Paused && !l.pace.Advertised() && l.Waiting == 0 && now.Sub(l.heldAt) > stale:
 		l.setState(Free, now)
 	case l.told() && l.pace.Known():
 		l.setState(Rate, now)
@@ -173,22 +178,28 @@ func (l *Limit) Hold(now time.Time) time.Duration {
 		return 0
 	}
 	l.resume(now)
+	d := l.hold(now)
+	if d > 0 {
+		l.heldAt = now
+	}
+	return max(d, 0)
+}
+
+func (l *Limit) hold(now time.Time) time.Duration {
 	switch l.state {
-	case Free:
+	case Paused:
+		return l.pause.wait(now)
+	case Looking:
+		return l.looking.wait(now, l.underWay)
+	case Rate:
+		return l.pace.Wait(now)
+	case Flight:
+		return l.flight.wait(now, l.underWay)
 	case Told:
 		if l.pace.Advertised() {
 			return l.pace.Wait(now)
 		}
-	case Paused:
-		return max(l.pause.wait(now), 0)
-	case Looking:
-		return max(l.looking.wait(now, l.underWay), 0)
-	case Rate:
-		d := l.pace.Wait(now)
-		l.resume(now) // it may have been forgotten
-		return d
-	case Flight:
-		return max(l.flight.wait(now, l.underWay), 0)
+	case Free:
 	}
 	return 0
 }
@@ -231,15 +242,18 @@ func (l *Limit) done(s *Stamp, now time.Time, r Result) verdict {
 	}
 	switch r.Outcome {
 	case Unanswered:
+		// Which leaves things as they were before it.
 		if l.state == Looking {
-			l.looking.credit++ // which leaves things as they were before it
+			l.looking.credit++
+		} else if l.closed.now() {
+			l.pace.Repeat()
 		}
 	case Accepted:
 		l.acceptance(s, now)
 	case Refused, Shed:
 		return l.refusal(s, now, r)
 	case Closed:
-		l.shut(s, now, r)
+		l.shut(now, r)
 	}
 	return undecided
 }
@@ -333,7 +347,7 @@ func (l *Limit) refusal(s *Stamp, now time.Time, r Result) verdict {
 		switch {
 		case l.looking.shed >= outage:
 			l.setState(Free, now)
-			return undecided
+			return serverDown
 		case !l.pace.Known():
 			return undecided
 		}
@@ -413,13 +427,15 @@ func (l *Limit) hinted(now time.Time, r Result) bool {
 	return true
 }
 
-// shut takes note of a hint for everybody that is no rate limit's.
-func (l *Limit) shut(s *Stamp, now time.Time, r Result) {
-	if l.closed.refusal(s); l.closed.now() && r.Hint > 0 {
-		l.pause.begin(now, r.Hint, r.MaxWait, l.state == Paused)
-		l.pace.Stop(l.pause.until)
-		l.setState(Paused, now)
+// shut begins a pause because of a hint for everybody that is no rate limit's: a ban, for
+// instance. It leaves no doubt.
+func (l *Limit) shut(now time.Time, r Result) {
+	l.pause.begin(now, r.Hint, r.MaxWait, l.state == Paused)
+	if r.Hint <= r.MaxWait {
+		l.pause.probeAt = time.Time{}
 	}
+	l.pace.Stop(l.pause.until)
+	l.setState(Paused, now)
 }
 
 // Behind returns how much longer it takes for an attempt with so many before it, as
@@ -489,7 +505,11 @@ func (l *Limit) Refused(now time.Time) time.Duration {
 	if l.state != Paused {
 		return 0
 	}
-	return l.pause.refusedUntil.Sub(now)
+	until := l.pause.refusedUntil
+	if l.pause.until.Before(until) {
+		until = l.pause.until // it will be tried then
+	}
+	return until.Sub(now)
 }
 
 // Certain reports whether there is more than a belief that an attempt would be refused:

@@ -23,18 +23,18 @@ type pause struct {
 }
 
 const (
-	// probePart of a pause goes by before its probe is sent, but at most latestProbe.
+	// probePart of a pause goes by before its probe is sent, but at most latestProbe. If
+	// the pause is longer than callers wait, its probe goes when the longest wait has
+	// passed.
 	probePart   = 4
 	latestProbe = 2 * time.Second
 
-	// believed is how many times the longest wait a hint is believed of which a probe
-	// has found that it is true: an hour by default.
+	// believed is how many times the longest wait a pause may take: an hour by default,
+	// so that a hint gone wrong does not shut the key for a day.
 	believed = 64
 )
 
-// begin begins a pause, or makes it longer. At first it is at most maxWait, so that a
-// hint gone wrong does not shut the key for a day: until then callers are told at once
-// that the wait is too long for them, and then one goes and finds out.
+// begin begins a pause, or makes it longer.
 func (p *pause) begin(now time.Time, hint, maxWait time.Duration, inForce bool) {
 	hint = min(hint, waithint.Max)
 	if !inForce {
@@ -43,16 +43,17 @@ func (p *pause) begin(now time.Time, hint, maxWait time.Duration, inForce bool) 
 	if until := now.Add(hint); until.After(p.refusedUntil) {
 		p.refusedUntil = until
 	}
-	if p.probeRefused {
-		maxWait *= believed
-	}
-	until := now.Add(min(hint, maxWait))
+	until := now.Add(min(hint, believed*maxWait))
 	if inForce && !until.After(p.until) {
 		return
 	}
 	p.until, p.hint, p.probeAt = until, hint, time.Time{}
-	if at := now.Add(min(hint/probePart, latestProbe)); !p.probeRefused && at.Before(until) {
-		p.probeAt = at
+	probe := min(hint/probePart, latestProbe)
+	if hint > maxWait {
+		probe = maxWait
+	}
+	if !p.probeRefused {
+		p.probeAt = now.Add(probe)
 	}
 }
 

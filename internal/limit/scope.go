@@ -23,6 +23,7 @@ type Key struct {
 	routes lru.Table[uint64, *route]
 	none   route // of all requests, if there are no routes
 	seed   maphash.Seed
+	down   bool // everything failed, with nothing to say that it is a limit, and nothing was accepted since
 	row    row  // the refusals since all.nats began to rise
 	Moved  bool // a route may have another limit than before: the caller moves the waiters
 }
@@ -178,6 +179,7 @@ func (k *Key) Done(s Stamp, name Route, now time.Time, r Result) (limited bool) 
 	}
 	switch {
 	case r.Outcome == Accepted:
+		k.down, k.all.until, s.route.tally.until = false, time.Time{}, time.Time{}
 		k.all.accepted++
 		s.route.tally.accepted++
 	case r.Outcome != Unanswered:
@@ -186,8 +188,12 @@ func (k *Key) Done(s Stamp, name Route, now time.Time, r Result) (limited bool) 
 	}
 	if l := s.limit; l != nil && l.epoch == s.epoch && l.active() {
 		before := l.state
-		if l.done(&s, now, r) == byChance {
+		switch l.done(&s, now, r) {
+		case byChance:
 			k.chance(l, s.route, now)
+		case serverDown:
+			k.down = true
+		case undecided, confirmed, denied:
 		}
 		k.Moved = k.Moved || !l.active()
 		if !l.doubtful() {
@@ -200,11 +206,12 @@ func (k *Key) Done(s Stamp, name Route, now time.Time, r Result) (limited bool) 
 	case r.Outcome == Accepted:
 		k.all.acceptance(s.seq == 0)
 		s.route.tally.acceptance(s.seq == 0)
+	case r.Outcome == Shed && k.down: // the retry budget is what protects it
 	case r.Outcome.refused():
 		k.suspect(&s, now, r)
-	case r.Outcome == Closed && r.Hint > 0:
-		k.look(&k.whole, s.route, now, true)
-		k.wide = true
+	case r.Outcome == Closed:
+		k.whole.shut(now, r)
+		k.wide, k.Moved = true, true
 	}
 	return false
 }
@@ -286,14 +293,15 @@ func (k *Key) quota(s Stamp, name Route, now time.Time, q waithint.Quota) {
 
 // Look lets one attempt go, and more as they are accepted.
 func (k *Key) Look(now time.Time) {
-	k.whole.look(now, 0, 0, true, true)
+	k.whole.look(now, 0, rowOfRefusals-1, true, true)
 	k.wide = true
 }
 
-// Paused reports whether a pause of the whole key is in force.
+// Paused reports whether the server has asked the whole key to stay away until later, as
+// far as is known.
 func (k *Key) Paused(now time.Time) bool {
 	k.whole.resume(now)
-	return k.whole.state == Paused
+	return k.whole.state == Paused || now.Before(k.all.until)
 }
 
 // View returns what is believed: that of the whole key first.
@@ -309,22 +317,36 @@ func (k *Key) View(now time.Time) (views []View) {
 			views = append(views, View{Route: r, Since: t.denied, Chance: t.chance})
 		}
 	}
+	k.whole.resume(now)
 	add(&k.whole, &k.all, Route{})
+	bound, only := 0, Route{}
 	for r := range k.routes.All() {
+		if r.limit != nil {
+			r.limit.resume(now)
+		}
 		if l := r.held(); l != &k.whole {
 			add(l, &r.tally, r.name)
+			continue
 		}
+		bound, only = bound+1, r.name
+	}
+	if bound == 1 && !k.wide {
+		views[0].Route = only // it holds no other
 	}
 	return views
 }
 
 // Idle reports whether nothing is lost if the key is forgotten.
 func (k *Key) Idle(now time.Time) bool {
-	if k.whole.active() || k.all.denials > 0 && now.Sub(k.all.denied) < forgetChance {
+	k.whole.resume(now)
+	if k.whole.active() && (k.whole.state != Told || k.whole.pace.Advertised()) || k.all.denials > 0 && now.Sub(k.all.denied) < forgetChance {
 		return false
 	}
 	for r := range k.routes.All() {
-		if r.held() != nil {
+		if r.limit != nil {
+			r.limit.resume(now)
+		}
+		if l := r.held(); l != nil && l != &k.whole {
 			return false
 		}
 	}

@@ -68,6 +68,7 @@ const (
 	confirmed
 	denied // once, of a limit that was confirmed before
 	byChance
+	serverDown // everything fails, and it is no limit
 )
 
 // begin lets a volley go, right after a refusal, from those that wait. The gain is

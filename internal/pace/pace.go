@@ -264,6 +264,11 @@ func (p *Pace) Sent(now time.Time) Stamp {
 // in its place.
 func (p *Pace) Tested() {
 	p.refused++
+	p.Repeat()
+}
+
+// Repeat lets another attempt go in the place of one that came to nothing.
+func (p *Pace) Repeat() {
 	if p.rate > 0 && !p.Advertised() {
 		p.next = p.next.Add(-Seconds(1 / p.rate))
 	}

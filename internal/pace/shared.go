@@ -46,6 +46,6 @@ func (p *Pace) shared() bool { return p.unexplained >= sharedAfter }
 // alone returns how many attempts are accepted in a row only by a client that shares the
 // quota with nobody: several times as many as there are between two refusals.
 func (p *Pace) alone() float64 {
-	const times = 6
+	const times = 3
 	return min(times*math.Pow(p.rate, 0.75)/shareGrowth, 4*probeEvery)
 }

@@ -1,0 +1,182 @@
+package debugpage
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/resilienthttp/resilient"
+	"github.com/resilienthttp/resilient/internal/limit"
+	"github.com/resilienthttp/resilient/internal/redact"
+)
+
+// held is the limit that holds attempts back, as it was known at one time.
+type held struct {
+	state     resilient.LimitState // "": the limit of WithRateLimit
+	route     string               // "": all of the key
+	rate      float64
+	inFlight  int
+	left      time.Duration // of a pause
+	confirmed time.Duration // ago, or below 0
+	sent      int64
+	refused   int64
+}
+
+// belief is what was known of the limits of one key at one time.
+type belief struct {
+	key    string
+	own    *held // the limit of WithRateLimit, if there is one
+	empty  bool  // its bucket has no token
+	limits []*held
+}
+
+// newBeliefs returns what a snapshot says of limits that hold attempts back.
+func newBeliefs(s *resilient.Snapshot, now time.Time) (beliefs []belief) {
+	for i := range s.Keys {
+		k := &s.Keys[i]
+		if k.Limit <= 0 && len(k.Limits) == 0 {
+			continue
+		}
+		b := belief{key: k.Key, empty: k.Tokens < 1}
+		if k.Limit > 0 {
+			b.own = &held{rate: k.Limit, confirmed: -1}
+		}
+		for _, l := range k.Limits {
+			if l.State == resilient.LimitChance {
+				continue // it holds nobody back
+			}
+			h := &held{
+				state: l.State, route: redact.Line(l.Route, maxText), rate: l.Rate, inFlight: l.InFlight,
+				left: max(l.PausedUntil.Sub(now), 0), confirmed: -1, sent: l.Sent, refused: l.Refused,
+			}
+			if !l.Confirmed.IsZero() {
+				h.confirmed = max(now.Sub(l.Confirmed), 0)
+			}
+			b.limits = append(b.limits, h)
+		}
+		beliefs = append(beliefs, b)
+	}
+	return beliefs
+}
+
+// waiter is a request that waits for a limit. Its key is not known for certain: it
+// may have a credential, or a name of WithLimitKey.
+type waiter struct {
+	key   string // without a credential
+	route string
+}
+
+func newWaiter(req *http.Request) waiter {
+	method := req.Method
+	if method == "" {
+		method = http.MethodGet
+	}
+	return waiter{
+		key:   strings.ToLower(req.URL.Scheme + "://" + req.URL.Host),
+		route: redact.Line(limit.Route{Method: method, Path: req.URL.Path}.String(), maxText),
+	}
+}
+
+// find returns what holds w back for a reason of a WaitInfo, or nil if that cannot be
+// told. The keys of other hosts cannot hold it. If several others can, it is not known
+// which of them does.
+func (w waiter) find(beliefs []belief, reason string) (found *held) {
+	named := func(key string) bool { return key == w.key || strings.HasPrefix(key, w.key+" #") }
+	byName := false
+	for i := range beliefs {
+		byName = byName || named(beliefs[i].key)
+	}
+	for i := range beliefs {
+		if byName && !named(beliefs[i].key) {
+			continue
+		}
+		h := beliefs[i].holds(w.route, reason)
+		switch {
+		case h == nil:
+		case found != nil && *found != *h:
+			return nil
+		default:
+			found = h
+		}
+	}
+	return found
+}
+
+// holds returns the limit that holds back the requests of a route, or nil.
+func (b *belief) holds(route, reason string) *held {
+	var l *held
+	for _, h := range b.limits {
+		if h.reason() == reason && (h.route == route || h.route == "" && l == nil) {
+			l = h
+		}
+	}
+	if b.own == nil || reason != resilient.ReasonRateLimit {
+		return l
+	}
+	switch {
+	case l == nil || l.rate > b.own.rate:
+		return b.own
+	case l.state == resilient.LimitInFlight && b.empty:
+		return nil // it may be either
+	}
+	return l
+}
+
+// reason returns the reason of the WaitInfo of an attempt that is held.
+func (h *held) reason() string {
+	switch h.state {
+	case resilient.LimitLooking, resilient.LimitPaused:
+		return resilient.ReasonPause
+	case resilient.LimitRate, resilient.LimitInFlight, resilient.LimitTold, resilient.LimitChance:
+	}
+	return resilient.ReasonRateLimit
+}
+
+// text explains a wait. The word in brackets is the reason of the WaitInfo, with what
+// was known of the limit when the wait began.
+func (h *held) text() string {
+	to := ""
+	if h.route != "" {
+		to = " to " + h.route
+	}
+	refused := ""
+	if h.sent > 0 {
+		refused = ": " + number(h.refused) + " of " + number(h.sent) + " attempts" + to + " were refused"
+	}
+	switch h.state {
+	case resilient.LimitLooking:
+		return "while it was found out what the server limits (pause" + refused + ")"
+	case resilient.LimitPaused:
+		return "because the server refused everything" + to + ", and asked to wait for another " + duration(h.left) + " (pause" + refused + ")"
+	case resilient.LimitTold:
+		if h.rate > 0 {
+			return "because the quota that the server tells lets " + rate(h.rate) + " a second through" + to + " (rate limit)"
+		}
+		return "because the server tells that little is left of its quota" + to + " (rate limit)"
+	case resilient.LimitRate:
+		return "because the server lets about " + about(h.rate) + " a second through" + to + " (rate limit" + refused + h.proof() + ")"
+	case resilient.LimitInFlight:
+		return "because the server takes " + number(int64(h.inFlight)) + " requests at one time" + to + " (rate limit" + refused + h.proof() + ")"
+	case resilient.LimitChance:
+	}
+	return "because WithRateLimit allows " + rate(h.rate) + " a second (rate limit)"
+}
+
+// about formats a rate that was measured.
+func about(x float64) string {
+	if x >= 10 {
+		return number(int64(x + 0.5))
+	}
+	return strconv.FormatFloat(x, 'g', 2, 64)
+}
+
+func (h *held) proof() string {
+	switch {
+	case h.sent == 0:
+		return ""
+	case h.confirmed < 0:
+		return ", and no trial has confirmed the limit yet"
+	}
+	return ", and a trial confirmed the limit " + duration(h.confirmed) + " before"
+}

@@ -1,0 +1,368 @@
+package limit_test
+
+import (
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/resilienthttp/resilient/internal/limit"
+)
+
+func one() limit.Route { return all }
+
+// TestBucket is a server with a limit on the rate: it is found, and a trial confirms
+// it.
+func TestBucket(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		rate    float64
+		burst   float64
+		outcome limit.Outcome
+		workers int // more than there is room for
+	}{
+		{"20 a second", 20, 5, limit.Refused, 32},
+		{"100 a second", 100, 10, limit.Refused, 64},
+		{"as 503", 20, 5, limit.Shed, 32},
+		{"1 a second", 1, 10, limit.Refused, 8},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := simulate(t, newBucket(tt.rate, tt.burst).server(tt.outcome))
+			s.workers(tt.workers, one)
+			s.run(time.Minute)
+			got := s.run(time.Minute)
+			v := s.view(all)
+			require.Equal(t, limit.Rate, v.State)
+			require.InDelta(t, tt.rate, v.Rate, 0.1*tt.rate)
+			require.Greater(t, float64(got.accepted), 0.9*60*tt.rate)
+			require.Less(t, float64(got.refused), 0.05*60*tt.rate+4)
+			require.Positive(t, v.Sent)
+			require.Positive(t, v.Refused)
+			require.False(t, v.Confirmed.IsZero())
+			l := s.key.Limit(all)
+			require.True(t, l.Paces())
+			require.True(t, l.Certain(s.now))
+			require.False(t, s.key.Idle(s.now))
+			require.False(t, s.key.Paused(s.now))
+			require.InDelta(t, 100/tt.rate, l.Behind(100).Seconds(), 10/tt.rate)
+
+			s.over = true
+			s.run(3 * time.Minute)
+			require.Zero(t, s.waiting())
+		})
+	}
+}
+
+// TestFewWorkers have nobody waiting for a trial, and get what the server gives.
+func TestFewWorkers(t *testing.T) {
+	for workers := range 4 {
+		s := simulate(t, newBucket(20, 5).server(limit.Refused))
+		s.workers(1+workers, one)
+		s.run(time.Minute)
+		got := s.run(time.Minute)
+		require.Greater(t, got.accepted, 1000, "%d workers", 1+workers)
+	}
+}
+
+// TestChance is a server that refuses a part of the requests whatever is sent. To hold
+// any back would not help.
+func TestChance(t *testing.T) {
+	oneOf := func(n int) server {
+		i := 0
+		return func(time.Time, limit.Route) (limit.Result, time.Duration, func()) {
+			if i++; i%n == 0 {
+				return refused(), 5 * ms, nil
+			}
+			return accepted(), 20 * ms, nil
+		}
+	}
+	for _, tt := range []struct {
+		name   string
+		server server
+		seen   bool // that it is chance
+	}{
+		{"5 %", byChance(0.05, refused()), false},
+		{"5 %, with a hint", byChance(0.05, limit.Result{Outcome: limit.Refused, Hint: time.Second}), false},
+		{"20 %", byChance(0.2, refused()), true},
+		{"20 %, as 503", byChance(0.2, limit.Result{Outcome: limit.Shed}), true},
+		{"40 %", byChance(0.4, refused()), true},
+		{"one of four backends", oneOf(4), true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := simulate(t, tt.server)
+			s.every(all, 100)
+			got := s.run(2 * time.Minute)
+			require.Greater(t, got.accepted, 2*60*100-200)
+			require.Less(t, got.held, 5*time.Second, "for about a trial")
+			held := 0
+			for range 120 {
+				if s.run(time.Second).held > 0 {
+					held++
+				}
+			}
+			require.Less(t, held, 12, "seconds in which somebody was held back")
+			s.over = true
+			s.run(30 * time.Second)
+			v := s.view(all)
+			require.Equal(t, limit.Free, v.State)
+			if tt.seen {
+				require.InDelta(t, 0.3, v.Chance, 0.25)
+				require.False(t, v.Since.IsZero())
+				require.False(t, s.key.Idle(s.now), "it is remembered")
+			}
+			s.run(10 * time.Minute)
+			require.Empty(t, s.key.View(s.now), "but not for ever")
+			require.True(t, s.key.Idle(s.now))
+		})
+	}
+}
+
+// TestALimitThatBecomesChance: a limit that was confirmed is given up when trials find
+// chance twice.
+func TestALimitThatBecomesChance(t *testing.T) {
+	srv := newBucket(50, 10).server(limit.Refused)
+	s := simulate(t, func(now time.Time, r limit.Route) (limit.Result, time.Duration, func()) { return srv(now, r) })
+	s.workers(64, one)
+	s.run(30 * time.Second)
+	require.Equal(t, limit.Rate, s.view(all).State)
+	srv = byChance(0.3, refused())
+	s.run(2 * time.Minute)
+	require.Equal(t, limit.Free, s.view(all).State)
+	require.Positive(t, s.view(all).Chance)
+	got := s.run(time.Minute)
+	require.Greater(t, got.accepted, 60*400)
+}
+
+// TestChanceBeyondAHalf is a server that refuses so much by chance that a trial takes
+// it for a limit. But a lower pace does not help.
+func TestChanceBeyondAHalf(t *testing.T) {
+	s := simulate(t, byChance(0.65, refused()))
+	s.every(all, 50)
+	s.run(5 * time.Minute)
+	got := s.run(5 * time.Minute)
+	require.Greater(t, got.accepted, 300*50*8/10)
+}
+
+// TestInFlight is a server with a limit on the requests under way at one time.
+func TestInFlight(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		most    int
+		outcome limit.Outcome
+		service time.Duration
+		workers int
+	}{
+		{"8", 8, limit.Refused, 100 * ms, 32},
+		{"16, as 503", 16, limit.Shed, 50 * ms, 64},
+		{"30, slow", 30, limit.Refused, time.Second, 100},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := simulate(t, inFlight(&tt.most, tt.outcome, tt.service))
+			s.workers(tt.workers, one)
+			s.run(time.Minute)
+			got := s.run(time.Minute)
+			v := s.view(all)
+			require.Equal(t, limit.Flight, v.State)
+			require.InDelta(t, tt.most, v.InFlight, 1.5)
+			require.Greater(t, float64(got.accepted), 0.9*60*float64(tt.most)/tt.service.Seconds())
+			require.Less(t, float64(got.refused), 0.03*float64(got.accepted))
+			require.False(t, v.Confirmed.IsZero())
+			l := s.key.Limit(all)
+			require.True(t, l.Certain(s.now))
+			require.True(t, l.Paces())
+			require.InDelta(t, 10*tt.service.Seconds(), l.Behind(10*tt.most).Seconds(), 3*tt.service.Seconds())
+		})
+	}
+}
+
+// TestInFlightThatChanges: the bound follows a limit that falls and rises.
+func TestInFlightThatChanges(t *testing.T) {
+	most := 30
+	s := simulate(t, inFlight(&most, limit.Refused, 50*ms))
+	s.workers(100, one)
+	s.run(time.Minute)
+	for _, most = range []int{10, 30} {
+		s.run(time.Minute)
+		got := s.run(time.Minute)
+		require.Greater(t, float64(got.accepted), 0.85*60*float64(most)/0.05, "%d", most)
+		require.Less(t, float64(got.refused), 0.05*float64(got.accepted))
+	}
+}
+
+// TestInFlightThatBecomesARate: a bound of one that is refused all the same is none.
+func TestInFlightThatBecomesARate(t *testing.T) {
+	most := 10
+	srv := inFlight(&most, limit.Refused, 50*ms)
+	s := simulate(t, func(now time.Time, r limit.Route) (limit.Result, time.Duration, func()) { return srv(now, r) })
+	s.workers(40, one)
+	s.run(30 * time.Second)
+	require.Equal(t, limit.Flight, s.view(all).State)
+	b := newBucket(5, 5)
+	b.at = s.now
+	srv = b.server(limit.Refused)
+	s.run(time.Minute)
+	got := s.run(time.Minute)
+	require.Equal(t, limit.Rate, s.view(all).State)
+	require.InDelta(t, 5, s.view(all).Rate, 1)
+	require.InDelta(t, 300, got.accepted, 30)
+}
+
+// TestNoBurst is a server that keeps no token.
+func TestNoBurst(t *testing.T) {
+	for _, rate := range []float64{5, 20, 100} {
+		s := simulate(t, newBucket(rate, 1).server(limit.Refused))
+		s.workers(32, one)
+		s.run(time.Minute)
+		got := s.run(time.Minute)
+		require.Greater(t, float64(got.accepted), 0.75*60*rate, "%v a second", rate)
+		require.Less(t, float64(got.refused), 0.15*60*rate, "%v a second", rate)
+	}
+}
+
+// TestOneRouteIsLimited: the others are not held back by its limit.
+func TestOneRouteIsLimited(t *testing.T) {
+	b := newBucket(5, 5)
+	limited := b.server(limit.Refused)
+	s := simulate(t, func(now time.Time, r limit.Route) (limit.Result, time.Duration, func()) {
+		if r == search {
+			return limited(now, r)
+		}
+		return accepted(), 20 * ms, nil
+	})
+	s.every(items, 80)
+	s.every(search, 20)
+	begun := s.run(30 * time.Second)
+	require.Zero(t, begun.byRoute[items].held, "not for a moment")
+	got := s.run(time.Minute)
+	require.Zero(t, got.byRoute[items].held)
+	require.Nil(t, s.key.Limit(items))
+	require.NotNil(t, s.key.Limit(search))
+	require.Equal(t, limit.Rate, s.view(search).State)
+	require.Equal(t, search, s.view(search).Route)
+	require.InDelta(t, 5, s.view(search).Rate, 1)
+	require.Greater(t, got.byRoute[search].accepted, 270)
+	require.Less(t, got.byRoute[search].refused, 20)
+	require.False(t, s.key.Paused(s.now))
+	require.False(t, s.key.Idle(s.now))
+	require.Nil(t, s.key.Limit(limit.Route{Method: "GET", Path: "/new"}), "nor a route that begins later")
+}
+
+// TestAllRoutesAreLimited: one limit for all is found, and it holds a route that
+// begins later.
+func TestAllRoutesAreLimited(t *testing.T) {
+	for _, routes := range []int{2, 200} {
+		t.Run(strconv.Itoa(routes), func(t *testing.T) {
+			s := simulate(t, newBucket(50, 10).server(limit.Refused))
+			n := 0
+			s.workers(64, func() limit.Route {
+				n++
+				return limit.Route{Method: "GET", Path: "/" + name(n%routes)}
+			})
+			s.run(time.Minute)
+			got := s.run(time.Minute)
+			require.Greater(t, got.accepted, 2700)
+			require.Less(t, got.refused, 150)
+			v := s.view(all)
+			require.Equal(t, limit.Rate, v.State)
+			require.Equal(t, all, v.Route)
+			require.InDelta(t, 50, v.Rate, 5)
+			if routes > 2 {
+				require.NotNil(t, s.key.Limit(limit.Route{Method: "POST", Path: "/new"}), "where several are refused, all are held")
+			}
+			require.LessOrEqual(t, len(s.key.View(s.now)), 1+64)
+		})
+	}
+}
+
+// name returns a name without digits, which would be an id.
+func name(n int) string {
+	b := []byte{'a' + byte(n/26%26), 'a' + byte(n%26)}
+	return string(b)
+}
+
+// TestTwoRoutesWithLimitsOfTheirOwn are told apart.
+func TestTwoRoutesWithLimitsOfTheirOwn(t *testing.T) {
+	five, twenty := newBucket(5, 5), newBucket(20, 5)
+	s := simulate(t, func(now time.Time, r limit.Route) (limit.Result, time.Duration, func()) {
+		switch r {
+		case search:
+			return five.server(limit.Refused)(now, r)
+		case items:
+			return twenty.server(limit.Refused)(now, r)
+		}
+		return accepted(), 20 * ms, nil
+	})
+	s.every(limit.Route{Method: "GET", Path: "/free"}, 80)
+	s.workers(10, func() limit.Route { return search })
+	s.run(10 * time.Second)
+	s.workers(10, func() limit.Route { return items })
+	s.run(time.Minute)
+	got := s.run(time.Minute)
+	require.Greater(t, got.byRoute[search].accepted, 270)
+	require.Greater(t, got.byRoute[items].accepted, 1080)
+	require.Zero(t, got.byRoute[limit.Route{Method: "GET", Path: "/free"}].held)
+}
+
+// TestEverythingIsRefused: a 429 holds, and one knocks ever more seldom. A 503 holds
+// nothing.
+func TestEverythingIsRefused(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		outcome limit.Outcome
+		held    bool
+	}{
+		{"429", limit.Refused, true},
+		{"503", limit.Shed, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			down := true
+			s := simulate(t, func(time.Time, limit.Route) (limit.Result, time.Duration, func()) {
+				if down {
+					return limit.Result{Outcome: tt.outcome}, 5 * ms, nil
+				}
+				return accepted(), 20 * ms, nil
+			})
+			s.workers(20, one)
+			s.run(time.Minute)
+			got := s.run(9 * time.Minute)
+			if tt.held {
+				require.Less(t, got.refused, 100)
+				require.True(t, s.key.Limit(all).Blocked(s.now))
+				require.Greater(t, s.key.Limit(all).ClosedFor(s.now), 9*time.Minute)
+				require.True(t, s.key.Limit(all).Opens(s.now).After(s.now.Add(time.Hour)), "others who wait find out")
+			} else {
+				require.Greater(t, got.refused, 9*60*5)
+			}
+			down = false
+			got = s.run(2 * time.Minute)
+			require.Positive(t, got.accepted)
+			require.Greater(t, s.run(10*time.Second).accepted, 9000, "20 workers")
+		})
+	}
+}
+
+// TestQuota is a server that says what is left of its quota.
+func TestQuota(t *testing.T) {
+	b := newBucket(20, 20)
+	s := simulate(t, func(now time.Time, _ limit.Route) (r limit.Result, took time.Duration, then func()) {
+		if r = refused(); b.allow(now) {
+			r = accepted()
+		}
+		r.Told = true
+		r.Quota.Rate, r.Quota.Remaining = b.rate, float64(int(b.tokens))
+		return r, 20 * ms, nil
+	})
+	s.workers(32, one)
+	s.run(10 * time.Second)
+	got := s.run(time.Minute)
+	v := s.view(all)
+	require.Equal(t, limit.Told, v.State)
+	require.InDelta(t, 20, v.Rate, 1)
+	require.Greater(t, got.accepted, 1100)
+	require.Less(t, got.refused, 5)
+	l := s.key.Limit(all)
+	require.True(t, l.Certain(s.now))
+	require.True(t, l.Paces())
+	require.InDelta(t, 5, l.Behind(100).Seconds(), 0.5)
+}
