@@ -118,10 +118,15 @@ func ExampleWithRateLimit() {
 	defer api.Close()
 	client := &http.Client{Transport: resilient.NewTransport(nil,
 		resilient.WithRateLimit(2, 1),
-		resilient.WithMaxWait(100*time.Millisecond),
 	)}
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
 	for range 2 {
-		resp, err := client.Get(api.URL)
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, api.URL, nil)
+		if err != nil {
+			panic(err)
+		}
+		resp, err := client.Do(req) // the context is all that bounds the wait
 		if limited, ok := errors.AsType[*resilient.LimitError](err); ok {
 			fmt.Println("not sent:", limited.Reason)
 			continue

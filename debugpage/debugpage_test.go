@@ -120,7 +120,7 @@ func TestWhyACallTookFiveSeconds(t *testing.T) {
 			answers: []resilienttest.Answer{
 				status(429, "Retry-After", "8"), status(429, "Retry-After", "8"), status(429, "Retry-After", "8"), late(200, 3*ms),
 			}, before: 3,
-			want: "2.0 s: waited 2.0 s of 8.0 s because the server refused everything, and asked to wait for another 8.0 s " +
+			want: "2.0 s: waited 2.0 s of 8.0 s because the server refused GET /v1/people and asked to wait for another 8.0 s " +
 				"(pause: 2 of 2 attempts were refused), attempt 1 got 200 after 3.0 ms.",
 		},
 		{
@@ -359,11 +359,11 @@ func TestNumbers(t *testing.T) {
 	busy(t, func(h http.Handler) { page = body(t, get(t, h, "")) })
 	for _, part := range []string{
 		`<th scope="row">https://api.example.com #[0-9a-f]+</th>`,
-		`<span class="pill ok">[0-9.]+/s</span> <span class="because">\d+ of [0-9,]+ refused, confirmed [^<]+ ago, for [^<]+</span>`,
+		`<span class="pill ok">[0-9.]+/s</span> (<b>GET /v1/sensors/\*/visitors</b> )?<span class="because">\d+ of [0-9,]+ refused, confirmed [^<]+ ago, for [^<]+</span>`,
 		`<li>retry-after <b>1 × 5\.\d.s</b></li>`,
 		`<li>temporary status <b>2</b></li>`,
-		`failed <b>3</b>`,                              // 500, 502 and the lost connection
-		`learned limit of https://api\.example\.com #`, // there are two keys
+		`failed <b>3</b>`, // 500, 502 and the lost connection
+		`learned limit (for GET /v1/sensors/\*/visitors )?of https://api\.example\.com #`, // there are two keys
 		`class="line line1" d="M\d`,
 	} {
 		require.Regexp(t, part, page)

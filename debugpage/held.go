@@ -133,34 +133,46 @@ func (h *held) reason() string {
 	return resilient.ReasonRateLimit
 }
 
-// text explains a wait. The word in brackets is the reason of the WaitInfo, with what
-// was known of the limit when the wait began.
+// text explains a wait. In brackets are the reason of the WaitInfo and the grounds of
+// the belief, as they were when the wait began.
 func (h *held) text() string {
-	to := ""
+	everything, to, of := "everything", "", ""
 	if h.route != "" {
-		to = " to " + h.route
-	}
-	refused := ""
-	if h.sent > 0 {
-		refused = ": " + number(h.refused) + " of " + number(h.sent) + " attempts" + to + " were refused"
+		everything, to, of = h.route, " to "+h.route, " for "+h.route
 	}
 	switch h.state {
 	case resilient.LimitLooking:
-		return "while it was found out what the server limits (pause" + refused + ")"
+		return "while it was found out what the server limits" + of + h.because()
 	case resilient.LimitPaused:
-		return "because the server refused everything" + to + ", and asked to wait for another " + duration(h.left) + " (pause" + refused + ")"
+		return "because the server refused " + everything + " and asked to wait for another " + duration(h.left) + h.because()
 	case resilient.LimitTold:
 		if h.rate > 0 {
-			return "because the quota that the server tells lets " + rate(h.rate) + " a second through" + to + " (rate limit)"
+			return "because the server says that its quota is " + about(h.rate) + " a second" + of + h.because()
 		}
-		return "because the server tells that little is left of its quota" + to + " (rate limit)"
+		return "because the server says that little is left of its quota" + of + h.because()
 	case resilient.LimitRate:
-		return "because the server lets about " + about(h.rate) + " a second through" + to + " (rate limit" + refused + h.proof() + ")"
+		return "because the server lets about " + about(h.rate) + " a second through" + to + h.because()
 	case resilient.LimitInFlight:
-		return "because the server takes " + number(int64(h.inFlight)) + " requests at one time" + to + " (rate limit" + refused + h.proof() + ")"
+		return "because the server takes " + number(int64(h.inFlight)) + " requests at one time" + to + h.because()
 	case resilient.LimitChance:
 	}
-	return "because WithRateLimit allows " + rate(h.rate) + " a second (rate limit)"
+	return "because WithRateLimit allows " + rate(h.rate) + " a second" + h.because()
+}
+
+// because returns the brackets.
+func (h *held) because() string {
+	s := " (" + h.reason()
+	if h.refused > 0 {
+		s += ": " + number(h.refused) + " of " + number(h.sent) + " attempts were refused"
+		found := h.state == resilient.LimitRate || h.state == resilient.LimitInFlight
+		switch {
+		case found && h.confirmed >= 0:
+			s += ", and a trial confirmed the limit " + duration(h.confirmed) + " before"
+		case found:
+			s += ", and no trial has confirmed the limit yet"
+		}
+	}
+	return s + ")"
 }
 
 // about formats a rate that was measured.
@@ -169,14 +181,4 @@ func about(x float64) string {
 		return number(int64(x + 0.5))
 	}
 	return strconv.FormatFloat(x, 'g', 2, 64)
-}
-
-func (h *held) proof() string {
-	switch {
-	case h.sent == 0:
-		return ""
-	case h.confirmed < 0:
-		return ", and no trial has confirmed the limit yet"
-	}
-	return ", and a trial confirmed the limit " + duration(h.confirmed) + " before"
 }

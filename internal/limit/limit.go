@@ -134,14 +134,19 @@ func (l *Limit) setState(s State, now time.Time) {
 }
 
 // look begins to look for a limit.
-func (l *Limit) look(now time.Time, share float64, row int, seldom, hinted bool) {
+func (l *Limit) look(now time.Time, share float64, row int, seldom bool, hint time.Duration) {
 	l.free, l.seldom = share, seldom
+	hinted := time.Time{}
+	if hint > 0 {
+		hinted = now.Add(hint)
+	}
 	if l.state == Looking { // with more reason now
 		l.looking.hinted = hinted
 		return
 	}
 	l.setState(Looking, now)
-	l.looking.begin(now, hinted)
+	l.looking.begin(now)
+	l.looking.hinted = hinted
 	l.closed.streak, l.closed.at = row, now
 	l.pace.Refused(pace.Stamp{}, now, false)
 }
@@ -155,7 +160,9 @@ func (l *Limit) resume(now time.Time) {
 			return
 		}
 		l.setState(Looking, now)
-		l.looking.begin(l.pause.until, false)
+		l.looking.begin(l.pause.until)
+	case l.state == Looking && !l.looking.hinted.IsZero() && now.After(l.looking.hinted):
+		l.setState(Free, now)
 	case l.state == Rate && !l.pace.Known(), l.active() && l.state != Paused && !l.pace.Advertised() && l.Waiting == 0 && now.Sub(l.heldAt) > stale:
 		l.setState(Free, now)
 	case l.told() && l.pace.Known():
@@ -169,7 +176,7 @@ func (l *Limit) told() bool { return l.state == Told && !l.pace.Advertised() }
 
 // doubtful reports whether refusals are yet to show that there is a limit: all that is
 // known is a hint, or a quota.
-func (l *Limit) doubtful() bool { return l.told() || l.state == Looking && l.looking.hinted }
+func (l *Limit) doubtful() bool { return l.told() || l.state == Looking && !l.looking.hinted.IsZero() }
 
 // Hold returns how long the next attempt is held back. It is the one place that
 // knows: all else goes by it.
@@ -283,7 +290,7 @@ func (l *Limit) acceptance(s *Stamp, now time.Time) {
 		l.pause.disproved(now)
 		l.pace.Stop(now)
 		l.setState(Looking, now)
-		l.looking.begin(s.Sent, false)
+		l.looking.begin(s.Sent)
 	}
 	l.service += (now.Sub(s.Sent) - l.service) / 8
 	// Those that were refused at the same time took no place.
@@ -298,7 +305,7 @@ func (l *Limit) acceptance(s *Stamp, now time.Time) {
 		}
 		l.looking.acceptance(together)
 		switch {
-		case l.Waiting == 0 || l.looking.hinted:
+		case l.Waiting == 0 || !l.looking.hinted.IsZero():
 			l.setState(Free, now) // nobody is left to hold back
 		case l.looking.flight():
 			l.fly(now, l.looking.most)
@@ -307,7 +314,7 @@ func (l *Limit) acceptance(s *Stamp, now time.Time) {
 		l.use.accepted++
 		if known && !l.pace.Known() { // the server was closed, and is as if nothing were known
 			l.setState(Looking, now)
-			l.looking.begin(s.Sent, false)
+			l.looking.begin(s.Sent)
 		}
 	case Flight:
 		l.use.accepted++
@@ -367,7 +374,7 @@ func (l *Limit) refusal(s *Stamp, now time.Time, r Result) verdict {
 		if !l.flight.refusal(s.underWay) {
 			l.noFlight, l.noFlightFor = now.Add(max(l.noFlightFor, stale)), 2*max(l.noFlightFor, stale)
 			l.setState(Looking, now)
-			l.looking.begin(now, false)
+			l.looking.begin(now)
 			return undecided
 		}
 		l.use.refused++

@@ -20,11 +20,11 @@ type looking struct {
 	refused int // refusals while nothing was accepted
 	shed    int // of those, that said nothing of a limit
 
-	most     int  // most attempts under way of which one was accepted
-	bounded  bool // one was refused with more under way
-	held     bool // the bound held somebody back
-	accepted int  // since bounded
-	hinted   bool // only a hint is the reason to look
+	most     int       // most attempts under way of which one was accepted
+	bounded  bool      // one was refused with more under way
+	held     bool      // the bound held somebody back
+	accepted int       // since bounded
+	hinted   time.Time // until when, if only a hint is the reason to look
 }
 
 const (
@@ -43,8 +43,8 @@ const (
 	outage = knocks
 )
 
-func (l *looking) begin(now time.Time, hinted bool) {
-	*l = looking{credit: 1, knockAt: now.Add(hanging), begun: now, hinted: hinted}
+func (l *looking) begin(now time.Time) {
+	*l = looking{credit: 1, knockAt: now.Add(hanging), begun: now}
 }
 
 // wait returns how long the next attempt is held back.

@@ -237,7 +237,7 @@ func (k *Key) suspect(s *Stamp, now time.Time, r Result) {
 	k.row.add(s.route)
 	switch top, others := k.row.top(); {
 	case byKey && others >= severalRefused:
-		k.look(&k.whole, s.route, now, false)
+		k.look(&k.whole, s.route, now, 0)
 		k.whole.hinted(now, r)
 		k.wide = true
 	case byKey || byRoute:
@@ -248,22 +248,22 @@ func (k *Key) suspect(s *Stamp, now time.Time, r Result) {
 		if k.othersFareWell(&top.tally) {
 			l = new(Limit)
 		}
-		k.look(l, top, now, false)
+		k.look(l, top, now, 0)
 		l.hinted(now, r)
 	case r.Hint > 0 && k.all.denials == 0 && t.denials == 0 && k.Limit(s.route.name) == nil:
-		k.look(&k.whole, s.route, now, true)
+		k.look(&k.whole, s.route, now, r.Hint)
 	}
 }
 
 // look begins to look for a limit, of which the route is one.
-func (k *Key) look(l *Limit, r *route, now time.Time, hinted bool) {
+func (k *Key) look(l *Limit, r *route, now time.Time, hint time.Duration) {
 	if !l.active() || l.doubtful() {
 		t := &k.all
 		if l != &k.whole {
 			t = &r.tally
 		}
 		row, chance := int(t.row), max(k.all.chance, t.byChance())
-		l.look(now, chance, row, t.blame(), hinted)
+		l.look(now, chance, row, t.blame(), hint)
 	}
 	r.hold(l)
 	k.Moved = true
@@ -293,7 +293,7 @@ func (k *Key) quota(s Stamp, name Route, now time.Time, q waithint.Quota) {
 
 // Look lets one attempt go, and more as they are accepted.
 func (k *Key) Look(now time.Time) {
-	k.whole.look(now, 0, rowOfRefusals-1, true, true)
+	k.whole.look(now, 0, rowOfRefusals-1, true, stale)
 	k.wide = true
 }
 
