@@ -52,19 +52,20 @@ func TestSnapshotOfAKeyInTrouble(t *testing.T) {
 		callers(t, transport, 1)
 		require.Empty(t, transport.Snapshot().Keys, "nothing is remembered of a key that never failed")
 		start := time.Now()
-		var s resilient.Snapshot
-		var words string
+		during, said := make(chan resilient.Snapshot, 1), make(chan string, 1)
 		time.AfterFunc(time.Second, func() {
-			s = transport.Snapshot()
-			words = s.Keys[0].Limits[0].String()
+			s := transport.Snapshot()
+			said <- s.Keys[0].Limits[0].String()
+			during <- s
 		})
 		callers(t, transport, 8)
+		s := <-during
 		require.Len(t, s.Keys, 1)
 		require.Len(t, s.Keys[0].Limits, 1)
 		limit := s.Keys[0].Limits[0]
 		require.Equal(t, resilient.LimitPaused, limit.State)
 		require.WithinDuration(t, start.Add(5*time.Second), limit.PausedUntil, 20*ms)
-		require.Equal(t, "paused for 4s, as the server asked, for GET /v1", words)
+		require.Equal(t, "paused for 4s, as the server asked, for GET /v1", <-said)
 		require.Equal(t, 5, s.Keys[0].Waiting, "all but those that were refused, which wait for themselves")
 		require.Equal(t, int64(1), s.Totals.Calls, "those who wait have not ended")
 		require.Equal(t, map[string]int64{"rate limited": 3}, s.Keys[0].Totals.Failures)

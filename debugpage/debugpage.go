@@ -1,8 +1,10 @@
 // Package debugpage serves a page about the calls of a [resilient.Transport], in
-// the manner of net/http/pprof. It shows each limit key with its state, the rate of
-// the last minutes, and the last calls, the slowest calls and the last failed calls
-// as timelines, with a sentence that explains the duration of each. One line mounts
-// it, under any path:
+// the manner of net/http/pprof. It shows each limit key with what is believed of the
+// server's limits and why, the rate of the last minutes, and the last calls, the
+// slowest calls and the last failed calls as timelines, with a sentence that explains
+// the duration of each. If a call waited for a limit, the sentence says for which one,
+// what was known of it when the wait began, and whether a trial had confirmed it. One
+// line mounts it, under any path:
 //
 //	http.Handle("/debug/resilient", debugpage.Handler(transport))
 //
@@ -24,7 +26,8 @@
 //
 // The package costs nothing until [Handler] is called. From then on, a call that
 // succeeds at once takes a fraction of a microsecond longer, and no more
-// allocations. The memory is bounded. The page remembers the last 100 calls, the 20
+// allocations. When an attempt has to wait for a limit, the page takes a Snapshot, for
+// which it uses at most a fiftieth of the time. The memory is bounded. The page remembers the last 100 calls, the 20
 // slowest of the last five minutes, the last 20 that failed, and at most 1,024 in
 // flight. For each call it remembers 40 attempts and waits. This takes some hundred
 // KiB in all, and a few MiB at the worst. A call whose base panicked has no end,

@@ -54,6 +54,7 @@ type recorder struct {
 	limited time.Duration // when an attempt was last refused or held back for its rate
 	sampled int64         // the second of the last sample
 
+	reading sync.Mutex // held while the beliefs are read, before mu
 	beliefs []belief
 	until   time.Duration // when they may be read again
 }
@@ -199,8 +200,11 @@ func isLimit(reason string) bool {
 	return reason == resilient.ReasonRateLimit || reason == resilient.ReasonPause
 }
 
-// refresh reads what is known of limits, unless that would take too much time.
+// refresh reads what is known of limits at the time now or later, unless that would
+// take too much time. Of several that wait at once, one reads for all.
 func (r *recorder) refresh(now time.Duration) {
+	r.reading.Lock()
+	defer r.reading.Unlock()
 	r.mu.Lock()
 	old := now >= r.until
 	r.mu.Unlock()

@@ -47,7 +47,11 @@ func sentence(c *call, spans []span, took time.Duration) []phrase {
 				length += " of " + duration(p.want)
 			}
 			mark("wait", length)
-			say(" " + p.waitText())
+			if p.length() < took/10 {
+				say(" " + waitText(p.reason, p.hint)) // in short: it does not explain much
+			} else {
+				say(" " + p.waitText())
+			}
 		case "running":
 			say(fmt.Sprintf("attempt %d is under way for %s", p.attempt, duration(p.length())))
 		default:

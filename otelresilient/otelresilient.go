@@ -63,8 +63,10 @@
 //     resilient.retry.reason and the request attributes. The retry reason is the
 //     Reason of the [resilient.Verdict] on the attempt before.
 //   - resilient.budget: gauge, tokens. The balance of the retry budget.
-//   - resilient.limit.learned: gauge, attempts a second. The learned rate, while
-//     one is in force.
+//   - resilient.limit.learned: gauge, attempts a second. The rate of a limit that
+//     was learned, while one is in force.
+//   - resilient.limit.in_flight: gauge, attempts. How many a limit that was learned
+//     allows at one time, while one is in force.
 //   - resilient.limit.waiting: up-down counter. The attempts that wait in a queue.
 //
 // The durations of attempts and calls are those of their spans. The duration of a
@@ -72,8 +74,12 @@
 // the reason "limiter", where it is the time announced by the limiter, because the
 // end of such a wait is not reported.
 //
-// The last three metrics are read from [resilient.Transport.Snapshot] when metrics
-// are collected, for at most the 100 limit keys used last, see [WithKeyName].
+// The last four metrics are read from [resilient.Transport.Snapshot] when metrics are
+// collected, for at most the 100 limit keys used last, see [WithKeyName]. They have
+// the attribute resilient.limit.key. The two of learned limits also have
+// resilient.limit.route if the limit binds only requests of one method and path, such
+// as "GET /v1/search". That is the Route of a [resilient.LimitSnapshot], in which "*"
+// stands for ids. A key has few limits, and at most 65.
 // Programs may observe the rest of a Snapshot with instruments of their own.
 //
 // The metrics of several Transports for the same host cannot be distinguished,

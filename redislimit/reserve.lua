@@ -262,9 +262,10 @@ end
 -- A pause uses up the burst: the first token falls due at its end, and the others
 -- follow one by one. The server's bucket is full then, so that a refusal is less
 -- informative. Each also costs a pause, so there should be fewer.
-if base and now + math.max(newPause, ended) > pause then
-  accepted, busy, cutoff = -burst, 0, now + newPause
-  hold = math.max(hold, 32 * rate * math.max(newPause, ended) / 1e6)
+ended = math.max(ended, newPause)
+if base and now + ended > pause then
+  accepted, busy, cutoff = -burst, 0, now + ended -- the requests that a Transport held back go together
+  hold = math.max(hold, 32 * rate * ended / 1e6)
 end
 pause = math.max(pause, now + newPause)
 if pause > now then

@@ -110,7 +110,7 @@ func TestALowerLimitIsFoundFast(t *testing.T) {
 		{200, 10 * ms, 25, 0.02}, // it was 17, a volley less
 		{100, 10 * ms, 35, 0.02},
 		{40, 10 * ms, 53, 0.04},
-		{100, 50 * ms, 152, 0.12}, // a limit that rises is looked for faster than refusals are known
+		{100, 50 * ms, 152, 0.2}, // a limit that rises is looked for faster than refusals are known
 	} {
 		t.Run(fmt.Sprintf("%v of 400, %v away", tt.limit, tt.way), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
 	"text/tabwriter"
 	"time"
@@ -115,13 +116,13 @@ func work(ctx context.Context, client *http.Client, base string, worker int) {
 	}
 }
 
-// watch changes the limit of the API, and prints the learned limit beside it.
+// watch changes the limit of the API, and prints what is learned of it.
 func (d *dashboard) watch(ctx context.Context, transport *resilient.Transport, api *api) {
 	every := min(d.step/4, d.duration/4, 5*time.Second)
 	ticker := time.NewTicker(max(every, time.Millisecond))
 	defer ticker.Stop()
 	table := tabwriter.NewWriter(d.out, 10, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(table, "after\tlimit\tlearned\taccepted/s\trefused/s\t")
+	fmt.Fprintln(table, "after\tlimit\taccepted/s\trefused/s\t  learned")
 	begun := time.Now()
 	last, lastServed, lastRefused := begun, int64(0), int64(0)
 	limit := limits[0]
@@ -133,15 +134,15 @@ func (d *dashboard) watch(ctx context.Context, transport *resilient.Transport, a
 		}
 		now := time.Now()
 		served, refused := api.counts()
-		learned := "none"
+		var learned []string
 		for _, k := range transport.Snapshot().Keys {
 			for _, l := range k.Limits {
-				learned = l.String()
+				learned = append(learned, l.String())
 			}
 		}
 		seconds := now.Sub(last).Seconds()
-		fmt.Fprintf(table, "%s\t%.0f\t%s\t%.0f\t%.1f\t\n", now.Sub(begun).Round(100*time.Millisecond), float64(limit), learned,
-			float64(served-lastServed)/seconds, float64(refused-lastRefused)/seconds)
+		fmt.Fprintf(table, "%s\t%.0f\t%.0f\t%.1f\t  %s\n", now.Sub(begun).Round(100*time.Millisecond), float64(limit),
+			float64(served-lastServed)/seconds, float64(refused-lastRefused)/seconds, strings.Join(learned, "; "))
 		_ = table.Flush() // an error means that stdout is closed
 		last, lastServed, lastRefused = now, served, refused
 		limit = limits[int(now.Sub(begun)/d.step)%len(limits)]

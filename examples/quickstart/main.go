@@ -1,6 +1,7 @@
 // Quickstart shows a resilient.Transport with each documented error of an API. It
 // prints the attempts and waits, the reason for the end of each call, and the
-// caller's result.
+// caller's result. Then it shows how a limit that the API does not advertise is found
+// and kept to, and how it is told from refusals by chance.
 //
 //	go run ./examples/quickstart
 //	go run ./examples/quickstart -url https://api.example.com/v1/things -key "$KEY"
@@ -72,7 +73,7 @@ func tour(ctx context.Context, p printer, client *http.Client) (err error) {
 			return err
 		}
 	}
-	return nil
+	return p.limits(ctx, base)
 }
 
 func calls() []call {
@@ -151,6 +152,7 @@ func (p printer) header(text string) {
 	p.line("wait", "before the next attempt: its duration and its reason")
 	p.line("end", "why there was no further attempt")
 	p.line("got", "the caller's result -> a possible reaction")
+	p.line("found", "what the Transport believes of the API's limits")
 }
 
 func (p printer) title(req *http.Request, about string) {
@@ -158,8 +160,11 @@ func (p printer) title(req *http.Request, about string) {
 	if about != "" {
 		text = req.Method + " " + req.URL.RequestURI() + " : " + about
 	}
-	_, _ = fmt.Fprintf(p.out, "\n%s\n", p.clean(text))
+	p.section(text)
 }
+
+// section begins what follows with a title.
+func (p printer) section(title string) { _, _ = fmt.Fprintf(p.out, "\n%s\n", p.clean(title)) }
 
 // trace returns hooks that print the attempts, the waits and the end of a call.
 func (p printer) trace() *resilient.Trace {

@@ -4,11 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"strconv"
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 // The keys that the API knows.
@@ -58,7 +61,15 @@ type api struct {
 	mu       sync.Mutex
 	visitors map[string]int
 	mishaps  map[string][]problem // still to be returned, by method and path
+
+	searches *rate.Limiter
+	weather  *rand.Rand
 }
+
+const (
+	searchLimit    = 10 // a second
+	weatherServers = 4  // one of which is broken
+)
 
 func newAPI() *api {
 	return &api{
@@ -69,6 +80,8 @@ func newAPI() *api {
 			"GET /v1/sensors/roof/visitors":   {rateLimited(""), rateLimited("")},
 			"POST /v1/visits":                 {serverError(), rateLimited("")},
 		},
+		searches: rate.NewLimiter(searchLimit, 5),
+		weather:  rand.New(rand.NewPCG(1, 2)), //nolint:gosec // no secret
 	}
 }
 
@@ -99,6 +112,8 @@ func (a *api) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/sensors/{id}/visitors", a.getVisitors)
 	mux.HandleFunc("POST /v1/visits", a.postVisit)
+	mux.HandleFunc("GET /v1/search", a.search)
+	mux.HandleFunc("GET /v1/weather", a.getWeather)
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		fail(w, newProblem(http.StatusNotFound, "NOT_FOUND_ERROR", "There is nothing at this path."))
 	})
@@ -176,6 +191,28 @@ func (a *api) postVisit(w http.ResponseWriter, r *http.Request) {
 	n := a.visitors[visit.Sensor]
 	a.mu.Unlock()
 	reply(w, http.StatusCreated, count{visit.Sensor, n})
+}
+
+// search has a limit of its own.
+func (a *api) search(w http.ResponseWriter, _ *http.Request) {
+	if !a.searches.Allow() {
+		fail(w, rateLimited(""))
+		return
+	}
+	reply(w, http.StatusOK, []count{})
+}
+
+// getWeather asks a server at random.
+func (a *api) getWeather(w http.ResponseWriter, _ *http.Request) {
+	a.mu.Lock()
+	server := a.weather.IntN(weatherServers)
+	a.mu.Unlock()
+	time.Sleep(2 * time.Millisecond)
+	if server == 0 {
+		fail(w, rateLimited(""))
+		return
+	}
+	reply(w, http.StatusOK, map[string]int{"degrees": 18})
 }
 
 func fail(w http.ResponseWriter, p problem) {

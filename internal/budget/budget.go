@@ -71,8 +71,9 @@ func (b *Budget) TryWithdraw(now time.Time, cost int) (ok bool, charged int) {
 	if !now.Before(b.correlated) && cost == 1 {
 		return true, 0
 	}
-	b.balance = max(b.balance-float64(cost), 0)
-	return true, cost
+	charged = min(cost, int(b.balance))
+	b.balance -= float64(charged)
+	return true, charged
 }
 
 // Correlated reports whether a retry has failed lately, so that failures are not

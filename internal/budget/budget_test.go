@@ -76,7 +76,21 @@ func TestBudget(t *testing.T) {
 			b.Recovered(at(1), 3)
 			ok, charged := b.TryWithdraw(at(1), 1)
 			return at(1), ok && charged == 0 && !b.Correlated(at(1))
-		}, 10, true, "failures are isolated again"},
+		}, 11, true, "failures are isolated again, and it earns a token"},
+		{"not while call after call fails", 0, 0.2, func(b *budget.Budget) (time.Time, bool) {
+			b.Failed(at(0), 10)
+			for i := range 30 {
+				if ok, _ := b.TryWithdraw(at(float64(i)), 1); ok {
+					return at(float64(i)), ok
+				}
+			}
+			return at(29), false
+		}, 0, false, "an outage of 30 s costs a client that makes a call a second no more than a busy one"},
+		{"the last token is enough", 0, 0, func(b *budget.Budget) (time.Time, bool) {
+			b.Failed(at(0), 9)
+			ok, charged := b.TryWithdraw(at(0), 2)
+			return at(0), ok && charged == 1
+		}, 0, true, "for a timeout too"},
 		{"switched off", math.Inf(1), 0, func(b *budget.Budget) (time.Time, bool) {
 			b.Failed(at(0), 100)
 			b.Deposit(at(0), 1)
@@ -90,7 +104,7 @@ func TestBudget(t *testing.T) {
 		}, 1e9, true, "infinity is no JSON"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			b := budget.New(tt.ratio, tt.floor, start)
+			b := budget.New(tt.ratio, tt.floor, 10, start)
 			now, allowed := tt.run(b)
 			require.Equal(t, tt.allowed, allowed, tt.why)
 			require.InDelta(t, tt.balance, b.Balance(now), 1e-9, tt.why)
@@ -101,15 +115,15 @@ func TestBudget(t *testing.T) {
 }
 
 func TestIdle(t *testing.T) {
-	b := budget.New(0, 1, start)
+	b := budget.New(0, 1, 10, start)
 	require.True(t, b.Idle(at(0)))
 	b.Failed(at(0), 3)
 	require.False(t, b.Idle(at(5)), "a failure is remembered, though the balance is back")
 	require.True(t, b.Idle(at(10)))
 	b.Failed(at(10), 3)
-	b.Recovered(at(10), 2)
+	b.Recovered(at(10), 1)
 	require.False(t, b.Idle(at(10)), "a token is missing")
-	require.True(t, budget.New(math.Inf(1), 0, start).Idle(start))
+	require.True(t, budget.New(math.Inf(1), 0, 10, start).Idle(start))
 }
 
 // FuzzBudget: whatever happens, the balance stays in its bounds, and no more
@@ -120,7 +134,7 @@ func FuzzBudget(f *testing.F) {
 		if !(ratio >= 0 && ratio <= 1e6 && floor >= 0 && floor <= 1e6) {
 			t.Skip("WithRetryBudget panics, or it is as good as no bound")
 		}
-		b, now := budget.New(ratio, floor, start), start
+		b, now := budget.New(ratio, floor, 10, start), start
 		tokens, charged := 10.0, 0.0 // there can have been no more than that
 		for _, op := range ops {
 			d := time.Duration(op) * 10 * time.Millisecond
@@ -139,6 +153,7 @@ func FuzzBudget(f *testing.F) {
 				b.Failed(now, int(op>>7))
 			case 4:
 				b.Recovered(now, 0)
+				tokens++
 			}
 			balance := b.Balance(now)
 			require.GreaterOrEqual(t, balance, 0.0)

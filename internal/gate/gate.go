@@ -300,7 +300,15 @@ func (g *Gate) next(now time.Time) (next *waiter, d time.Duration) {
 		hold := g.hold(now, q.limit)
 		w := q.first(hold <= 0 && q.limit != nil && q.limit.Blocked(now))
 		if hold <= 0 && w.Last && q.limit != nil {
-			hold = min(w.queued.Add(w.maxWait).Sub(now), q.limit.Opens(now).Sub(now))
+			// The last attempt of a call is not spent on a server that refuses everything,
+			// as long as others can find out when that ends.
+			if d := min(w.queued.Add(w.maxWait).Sub(now), q.limit.Opens(now).Sub(now)); d > 0 {
+				if other := q.firstNotLast(); other != nil {
+					w = other
+				} else {
+					hold = d
+				}
+			}
 		}
 		switch {
 		case hold > 0:

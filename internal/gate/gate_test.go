@@ -507,21 +507,31 @@ func TestAConfirmedLimit(t *testing.T) {
 		views := g.Snapshot(now).Limits
 		require.Len(t, views, 1)
 		require.Equal(t, limit.Rate, views[0].State)
-		require.InDelta(t, 10, views[0].Rate, 1)
+		require.InDelta(t, 10, views[0].Rate, 2)
 		require.False(t, views[0].Confirmed.IsZero())
 
-		_, err := g.Admit(t.Context(), first, time.Second, func(string, time.Duration) { t.Error("it does not wait") })
+		// While it is not known how long the queue takes, nobody is told.
 		var refusal *gate.RefusalError
-		require.ErrorAs(t, err, &refusal)
+		for range 1000 {
+			start := time.Now()
+			s, err := g.Admit(t.Context(), first, time.Second, ignore)
+			if err != nil && time.Since(start) == 0 {
+				require.ErrorAs(t, err, &refusal)
+				break
+			}
+			if err == nil {
+				g.Done(s, limit.Route{}, time.Now(), limit.Result{})
+			}
+		}
+		require.NotNil(t, refusal)
 		require.Equal(t, gate.RateLimit, refusal.Reason)
 		require.InDelta(t, 4, refusal.Wait.Seconds(), 1, "40 are before it")
-		require.Equal(t, now, time.Now())
-		d, bounded := g.RetryDelay(now, limit.Route{})
+		d, bounded := g.RetryDelay(time.Now(), limit.Route{})
 		require.Positive(t, d)
 		require.True(t, bounded)
 
 		begun := false
-		_, err = g.Admit(t.Context(), first, 10*time.Second, func(string, time.Duration) { begun = true })
+		_, err := g.Admit(t.Context(), first, 10*time.Second, func(string, time.Duration) { begun = true })
 		require.NoError(t, err)
 		require.True(t, begun)
 		stop()
@@ -676,7 +686,9 @@ func TestLastAttempts(t *testing.T) {
 			t.Helper()
 			p.admit(t.Context(), "last", last)
 			p.admit(t.Context(), "last too", last)
-			time.Sleep(maxWait)
+			time.Sleep(maxWait - ms)
+			require.Empty(t, p.order(), "each hopes for the other one")
+			time.Sleep(maxWait / 2)
 		}, []string{"last", "last too"}, "in the end they go, or else they would fail"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -689,6 +701,33 @@ func TestLastAttempts(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestALastAttemptHoldsNobody: while everything is refused, every ninth place is a
+// retry's. If that was the last attempt of a call, which waits for others to find out
+// when it is over, all others waited for it.
+func TestALastAttemptHoldsNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := watch(new(gate.Gate))
+		p.TryOne(time.Now())
+		for range 8 {
+			refuse(t, p.Gate, 0)
+		}
+		p.admit(t.Context(), "last", gate.Attempt{Number: 4, Retry: true, Last: true})
+		for i := range 20 {
+			p.admit(t.Context(), fmt.Sprintf("first %02d", i), first)
+		}
+		seen := 0
+		for range 400 { // 40 s
+			time.Sleep(100 * ms)
+			synctest.Wait()
+			for _, name := range p.order()[seen:] {
+				seen++
+				p.done(name, limit.Refused, 0)
+			}
+		}
+		require.Greater(t, seen, 12, "%v", p.order())
+	})
 }
 
 // TestManyLeaveAtOnce: to take one out of the queue costs the same however many there
@@ -747,6 +786,7 @@ func TestSnapshotAndIdle(t *testing.T) {
 		views := g.Snapshot(now).Limits
 		require.Len(t, views, 1)
 		require.Equal(t, limit.Looking, views[0].State)
+		require.True(t, g.Idle(now.Add(time.Hour)), "nobody asked")
 
 		g = paused(5 * time.Second)(t)
 		now = time.Now()
@@ -818,4 +858,3 @@ func TestQuota(t *testing.T) {
 		cancel()
 	})
 }
-

@@ -111,6 +111,16 @@ func (q *queue) first(fewest bool) *waiter {
 	return w
 }
 
+// firstNotLast returns the first waiter whose call has another attempt after it, or nil.
+func (q *queue) firstNotLast() *waiter {
+	for w := range q.all {
+		if !w.Last {
+			return w
+		}
+	}
+	return nil
+}
+
 // pass counts a waiter that goes.
 func (q *queue) pass(w *waiter) {
 	if q.firstsInARow++; w.Retry || q.classes[1].Len() == 0 {

@@ -33,8 +33,6 @@
 package limit
 
 import (
-	"fmt"
-	"os"
 	"time"
 
 	"github.com/resilienthttp/resilient/internal/pace"
@@ -85,6 +83,7 @@ type Limit struct {
 	closed                  closed
 	free                    float64 // part that was refused before it began
 	seldom                  bool    // next to nothing was
+	mixed                   bool    // a trial has found chance before it began
 
 	pace     pace.Pace
 	trial    trial
@@ -94,6 +93,7 @@ type Limit struct {
 	service  time.Duration // until an attempt is accepted, about
 	together together
 	use      use
+	noise    noise
 
 	noFlight    time.Time     // until when it is taken for no limit on requests under way
 	noFlightFor time.Duration // next time
@@ -113,9 +113,6 @@ func (l *Limit) setState(s State, now time.Time) {
 		l.sentSince, l.refusedSince = 0, 0
 		l.trial.ahead, l.trial.underWay = 0, 0
 	}
-	if debug != "" {
-		println("DBG", fmt.Sprintf("%p", l), now.UnixMilli()%1000000, "from", l.state, "to", s, "rate", int(l.pace.Rate(now)*10), "bound", int(l.flight.bound), "most", l.looking.most, "waiting", l.Waiting, "trial", l.trial.refused, l.trial.known, "conf", l.trial.confirmed, "denied", l.trial.denied)
-	}
 	if s == Paused && l.state != Paused {
 		l.paced = l.state == Rate
 	}
@@ -134,8 +131,8 @@ func (l *Limit) setState(s State, now time.Time) {
 }
 
 // look begins to look for a limit.
-func (l *Limit) look(now time.Time, share float64, row int, seldom bool, hint time.Duration) {
-	l.free, l.seldom = share, seldom
+func (l *Limit) look(now time.Time, share float64, row int, seldom, mixed bool, hint time.Duration) {
+	l.free, l.seldom, l.mixed = share, seldom, mixed
 	hinted := time.Time{}
 	if hint > 0 {
 		hinted = now.Add(hint)
@@ -268,6 +265,10 @@ func (l *Limit) done(s *Stamp, now time.Time, r Result) verdict {
 // tested takes the outcome of an attempt that went ahead of the limit.
 func (l *Limit) tested(s *Stamp, now time.Time, r Result) verdict {
 	switch {
+	case r.Outcome == Closed:
+		l.trial.done(now, Unanswered, l.free)
+		l.shut(now, r)
+		return undecided
 	case r.Outcome.refused():
 		l.pace.Tested()
 	case r.Outcome == Accepted:
@@ -276,8 +277,13 @@ func (l *Limit) tested(s *Stamp, now time.Time, r Result) verdict {
 		l.pace.Accepted(s.pace, now, l.Waiting > 0)
 	}
 	v := l.trial.done(now, r.Outcome, l.free)
-	if v == byChance {
+	switch {
+	case v == byChance:
 		return l.chance(now, l.trial.share())
+	case v == confirmed && l.state == Rate:
+		l.noise.confirmed(l.pace.Rate(now))
+	case v == denied && l.state == Rate && l.mixed:
+		l.pace.Raise(l.noise.denied(now), now)
 	}
 	return v
 }
@@ -312,6 +318,7 @@ func (l *Limit) acceptance(s *Stamp, now time.Time) {
 		}
 	case Rate:
 		l.use.accepted++
+		l.noise.outcome(now, false)
 		if known && !l.pace.Known() { // the server was closed, and is as if nothing were known
 			l.setState(Looking, now)
 			l.looking.begin(s.Sent)
@@ -330,11 +337,12 @@ func (l *Limit) refusal(s *Stamp, now time.Time, r Result) verdict {
 	if l.told() && !l.pace.Scarce() {
 		return undecided // it is about something else than the quota
 	}
+	if l.state == Rate && l.noise.outcome(now, true) && l.mixed && !l.closed.now() {
+		l.pace.Excused()
+		return undecided
+	}
 	expected := l.pace.Expected()
 	news := l.pace.Refused(s.pace, now, true)
-	if debug != "" {
-		println("REF", fmt.Sprintf("%p", l), now.UnixMilli()%1000000, "state", l.state, "n", s.underWay, "now", l.underWay, "most", l.together.most, l.together.before, "above", l.together.above, "news", news, "sent", s.Sent.UnixMicro()%1000000000, "service", l.service.String())
-	}
 	if d, blocked := l.pace.BlockedFor(now); blocked && d >= r.Hint/probePart {
 		l.pause.perRequest = 0
 	}
@@ -357,6 +365,9 @@ func (l *Limit) refusal(s *Stamp, now time.Time, r Result) verdict {
 			return serverDown
 		case !l.pace.Known():
 			return undecided
+		}
+		if l.looking.most == 0 {
+			l.pace.Knock(now)
 		}
 		l.setState(Rate, now)
 		gain = l.pace.Rate(now) * now.Sub(s.Sent).Seconds()
@@ -561,5 +572,3 @@ func (l *Limit) view(now time.Time) View {
 	}
 	return v
 }
-
-var debug = os.Getenv("LIMDBG")

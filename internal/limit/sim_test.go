@@ -40,8 +40,7 @@ type sim struct {
 	events []event
 	over   bool // nobody begins anew
 
-	in   tally // since the last run began
-	last tally // of the last second
+	in tally // since the last run began
 }
 
 // tally is what came of requests in a time.

@@ -51,6 +51,13 @@ func (p *Pace) knocks(now time.Time) float64 {
 	return min(1/max(KnockAfter(now.Sub(p.firstRefusal.at)).Seconds(), 1e-6), minRate)
 }
 
+// Knock sets the pace to that of knocks, because everything was refused from the first
+// refusal on, and nothing is known of the rate.
+func (p *Pace) Knock(now time.Time) {
+	p.proof = 0
+	p.set(p.knocks(now), now)
+}
+
 // KnockAfter returns how long after a refusal another attempt finds out whether a time is
 // over in which everything was refused for so long.
 func KnockAfter(d time.Duration) time.Duration { return min(d/knockPart, mostKnock) }

@@ -267,6 +267,18 @@ func (p *Pace) Tested() {
 	p.Repeat()
 }
 
+// Excused takes note of a refusal that says nothing about the pace.
+func (p *Pace) Excused() { p.refused++ }
+
+// Raise sets the pace to one that is known to be closer to the limit.
+func (p *Pace) Raise(rate float64, now time.Time) {
+	if rate <= p.rate {
+		return
+	}
+	p.n, p.proof, p.unexplained = 0, minSamples, 0
+	p.set(rate, now)
+}
+
 // Repeat lets another attempt go in the place of one that came to nothing.
 func (p *Pace) Repeat() {
 	if p.rate > 0 && !p.Advertised() {
@@ -321,7 +333,8 @@ func (p *Pace) Refused(t Stamp, now time.Time, learning bool) bool {
 	case p.spacing.on():
 		p.base, p.proof = p.spacing.rate(), probeEvery
 	case p.blockedAt(m.at) && !p.shared() || p.streak >= 2*blockedAfter:
-		p.base, p.proof = max(p.rate/2, min(p.rate, p.knocks(m.at))), 0
+		p.base = max(p.rate/2, min(p.rate, p.knocks(m.at)))
+		p.proof = 0
 	case p.shared() && !p.idle:
 		p.base = max(p.rate*(1-shareCut), min(p.rate, minRate))
 	case p.n > 0 && !p.shared():

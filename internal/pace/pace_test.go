@@ -20,6 +20,7 @@ type server struct {
 	tokens      float64
 	at          time.Time
 	costly      bool // a refusal takes what there is of a token
+	strict      bool // it accepts an attempt if there was enough time since the last one, and keeps no token
 }
 
 func (s *server) take(now time.Time) bool {
@@ -32,7 +33,9 @@ func (s *server) take(now time.Time) bool {
 		s.at = now
 	}
 	if s.tokens >= 1 {
-		s.tokens--
+		if s.tokens--; s.strict {
+			s.tokens = 0
+		}
 		return true
 	}
 	if s.costly {
@@ -242,13 +245,13 @@ func TestFixedWindowThatChanges(t *testing.T) {
 }
 
 // TestRefusalsThatCost are no livelock: the pace falls until an attempt is
-// accepted.
+// accepted. After a refusal the server has no token, as one that keeps none.
 func TestRefusalsThatCost(t *testing.T) {
 	b := newBacklog(t, &server{rate: 100, burst: 10, costly: true, ok: 20 * time.Millisecond, refusal: 5 * time.Millisecond}, 64)
 	b.run(time.Minute)
 	b.run(time.Minute)
 	require.Greater(t, b.used(time.Minute), 0.85)
-	require.Less(t, b.refusedPerSuccess(), 0.25)
+	require.Less(t, b.refusedPerSuccess(), 0.35)
 }
 
 // TestTold is a server that says what is left: then next to nothing is refused,
@@ -434,10 +437,10 @@ func TestClosedServer(t *testing.T) {
 	b := newBacklog(t, &server{rate: 10, window: time.Minute, ok: 20 * time.Millisecond, refusal: 5 * time.Millisecond}, 64)
 	b.run(59 * time.Second)
 	for range 5 {
-		b.run(2 * time.Second)
-		require.Greater(t, b.in.accepted, 100.0, "it opened a second ago")
-		b.run(58 * time.Second)
-		require.Less(t, b.in.refused, 150.0)
+		b.run(7 * time.Second)
+		require.Greater(t, b.in.accepted, 100.0, "it opened six seconds ago")
+		b.run(53 * time.Second)
+		require.Less(t, b.in.refused, 100.0)
 	}
 	require.Zero(t, b.srv.tokens, "and it is used up")
 }
@@ -532,6 +535,67 @@ func share(fleet []*backlog) (total tally, jain float64) {
 		squares += g.accepted * g.accepted
 	}
 	return total, total.accepted * total.accepted / (float64(len(fleet)) * squares)
+}
+
+// TestSpacing tells a server that keeps no token from a bucket: its pace is one in the
+// smallest gap that it accepts, and lateness is never made up for.
+func TestSpacing(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		srv    server
+		spaced bool
+		used   float64
+	}{
+		{"5 a second", server{rate: 5, burst: 1}, true, 0.85},
+		{"100 a second", server{rate: 100, burst: 1}, true, 0.85},
+		{"a bucket of 2", server{rate: 100, burst: 2}, false, 0.9},
+		{"a bucket of 10", server{rate: 20, burst: 10}, false, 0.9},
+		{"a bucket of 1,000", server{rate: 100, burst: 1000}, false, 0.9},
+		{"a window", server{rate: 100, window: time.Second}, false, 0.8},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			srv := tt.srv
+			srv.strict = srv.burst == 1
+			srv.ok, srv.refusal = 20*time.Millisecond, 5*time.Millisecond
+			b := newBacklog(t, &srv, 64)
+			spaced := false
+			for range 6000 {
+				if b.run(10 * time.Millisecond); b.pace.Spaced() && !spaced {
+					spaced = true
+					late(t, b)
+				}
+			}
+			if tt.spaced {
+				require.True(t, spaced)
+			} else {
+				require.False(t, b.pace.Spaced(), "it may look like that for a moment")
+			}
+			b.run(time.Minute)
+			require.Greater(t, b.used(time.Minute), tt.used)
+			require.Less(t, b.refusedPerSuccess(), 0.1)
+		})
+	}
+}
+
+// late lets nothing go for a second, of a copy. Then one goes, and the next one a gap
+// later.
+func late(t *testing.T, b *backlog) {
+	t.Helper()
+	p, now := b.pace, b.now.Add(time.Second)
+	require.Zero(t, p.Wait(now))
+	p.Sent(now)
+	require.InEpsilon(t, 1/p.Rate(now), p.Wait(now).Seconds(), 1e-3)
+}
+
+// TestALimitWithoutABurstThatBecomesABucket: a pace that was one in a gap grows again.
+func TestALimitWithoutABurstThatBecomesABucket(t *testing.T) {
+	b := newBacklog(t, &server{rate: 20, burst: 1, strict: true, ok: 20 * time.Millisecond, refusal: 5 * time.Millisecond}, 64)
+	b.run(time.Minute)
+	b.srv.rate, b.srv.burst, b.srv.strict = 200, 10, false
+	b.run(30 * time.Second)
+	b.run(30 * time.Second)
+	require.False(t, b.pace.Spaced())
+	require.Greater(t, b.used(30*time.Second), 0.85)
 }
 
 // FuzzPace has answers in any order, of any kind, at any time: waits are never

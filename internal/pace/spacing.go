@@ -16,7 +16,7 @@ type spacing struct {
 const (
 	// A pace that is tried out grows by less than smaller between two refusals, so a
 	// refusal after a gap that is smaller by as much is about the gap.
-	smaller = 0.1
+	smaller = 0.05
 
 	// spacedAfter refusals in a row after smaller gaps are no chance.
 	spacedAfter = 2
@@ -47,11 +47,7 @@ func (s *spacing) refused(t Stamp) {
 	if s.last.Equal(t.Sent) {
 		s.last = t.Sent.Add(-t.gap)
 	}
-	least := float64(s.least)
-	if !s.on() {
-		least *= 1 - smaller
-	}
-	if s.known >= minSamples && float64(t.gap) < least {
+	if s.known >= minSamples && float64(t.gap) < float64(s.least)*(1-smaller) {
 		s.streak++
 		return
 	}
