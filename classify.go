@@ -15,8 +15,8 @@ import (
 // Verdict is the judgement on a failed attempt. It answers two questions that do
 // not depend on each other: whether this request may be sent again (Retry and
 // Unprocessed), and whether other requests have to stay away meanwhile (Pause).
-// A 503 with Retry-After pauses its limit key, but is no evidence that the server
-// did nothing: a cache sends one when the origin took the request and was slow.
+// A 503 with Retry-After asks everybody to stay away, but is no evidence that the
+// server did nothing: a cache sends one when the origin took the request and was slow.
 type Verdict struct {
 	// Kind is the meaning of an error response; 0 if there is no response.
 	Kind Kind
@@ -32,9 +32,12 @@ type Verdict struct {
 	// Without it, only idempotent requests are sent again.
 	Unprocessed bool
 
-	// Pause reports whether RetryAfter binds every request of the limit key,
-	// not only this one. It has no effect without a RetryAfter, and none on
-	// whether this request is sent again.
+	// Pause reports whether RetryAfter is about every request of the limit key,
+	// not only this one. Of a refusal by a limit, a 500, 503 or 529 it is taken for
+	// that after three in a row: it may be one of several servers that says so.
+	// Until then other requests go one by one, and the first that is accepted
+	// frees them. Anything else pauses the key at once. Pause has no effect
+	// without a RetryAfter, and none on whether this request is sent again.
 	Pause bool
 
 	// RetryAfter is the least time to wait, as the server asked; 0: no hint.

@@ -122,11 +122,17 @@ func WithBackOff(newBackOff func() backoff.BackOff) Option {
 	return func(c *config) { c.newBackOff = newBackOff }
 }
 
-// WithMaxWait bounds each single wait. If the server asks for a longer one, the
-// call ends at once with its response. If the rate limit or a pause would take
-// longer, it ends with a [*LimitError]. A time in which the server refuses
-// everything is one wait, and the time in the queue behind it another. A backoff
-// interval that no server asked for is shortened to WithMaxWait. If d is 0, nothing
+// WithMaxWait bounds each single wait that the server or a learned limit is the reason
+// for, and a backoff. If the server asks for a longer wait, the call ends at once with
+// its response. If a pause or a confirmed limit would take longer, it ends with a
+// [*LimitError]. A limit that is no more than a belief refuses nobody at once: an
+// attempt waits for it up to twice as long. If everything has been refused for longer
+// than d, newcomers are told at once, and one finds out when that ends.
+//
+// The limit of [WithRateLimit] is your own: only the context bounds a wait for it. A
+// retry that it would hold longer than d is not made, because there is a response.
+//
+// A backoff interval that no server asked for is shortened to d. If d is 0, nothing
 // is ever waited for, so no request is retried that would need a wait. WithMaxWait
 // panics if d is negative. The default is 1 minute.
 func WithMaxWait(d time.Duration) Option {
@@ -161,16 +167,18 @@ func WithAttemptTimeout(d time.Duration) Option {
 
 // WithRetryBudget bounds the retries of temporary failures, for each limit key, to
 // a share of the traffic. From the first failure on, each call that is answered at
-// the first attempt earns ratio tokens, and minPerSecond tokens a second come by
-// themselves, so that a small client can always retry. A retry that fails costs a
-// token. A retry that follows a timeout, or is one, costs two, because the server
-// may still be at work. A call that succeeds in the end gets its tokens back.
-// Without a token a failure is returned at once. Refusals for the rate are not
-// counted: the rate limit governs those.
+// the first attempt earns ratio tokens. A retry that succeeds earns one, and a retry
+// that fails costs one, so where more of them succeed than fail they are never cut off.
+// A retry that follows a timeout, or is one, costs two, because the server may still be
+// at work. Without a token a failure is returned at once. minPerSecond tokens a second
+// come by themselves, so that a small client can always retry, but not while call after
+// call fails. Refusals by a limit are not counted: the limit governs those.
 //
 // It panics if a value is negative or NaN; a ratio of math.Inf(1) switches the
-// budget off. The default is 0.05 and 0.2, and 10 tokens to begin with. It holds
-// for a whole Transport and cannot be set in [ContextWithOptions].
+// budget off. The default is 0.05 and 0.2. To begin with there are tokens for the
+// retries of one call, three by default: in an outage of 30 s a client that makes a call
+// a second sends 1.1 attempts for each. It holds for a whole Transport and cannot be set
+// in [ContextWithOptions].
 func WithRetryBudget(ratio, minPerSecond float64) Option {
 	mustBe(ratio >= 0, "WithRetryBudget", "a ratio of 0 or more", ratio)
 	mustBe(minPerSecond >= 0 && !math.IsInf(minPerSecond, 1), "WithRetryBudget", "a rate of 0 or more", minPerSecond)
@@ -273,23 +281,29 @@ func WithRateLimit(limit rate.Limit, burst int) Option {
 	return func(c *config) { c.shared.set, c.shared.limit, c.shared.burst = true, limit, burst }
 }
 
-// WithLearnedRate controls whether the server's limit is learned from its answers,
-// for each limit key, and the attempts are paced to it: from RateLimit fields with a
-// policy, or from the number of requests accepted between two refusals. Nothing is
-// learned, and nothing costs anything, before the server refuses an attempt for its
-// rate or says that little is left of a quota. About one attempt in a hundred is
-// then refused, to notice when the limit rises; up to three, if several clients
-// share a quota. A rate of [WithRateLimit] is never exceeded.
+// WithLearnedRate controls whether the server's limits are learned from its answers,
+// and attempts are held back by them: a rate, a number of requests in flight, a quota
+// that RateLimit fields with a policy tell, of a limit key or of a route. Nothing is
+// learned, and nothing costs anything, before the server refuses an attempt or says
+// that little is left of a quota. About one attempt in a hundred is then refused, to
+// notice when the limit rises; up to three, if several clients share a quota. A rate of
+// [WithRateLimit] is never exceeded.
+//
+// A route is a method and a path, with ids left out. It has a limit of its own if it is
+// refused while others are not. With [WithLimitKey] there are no routes: what f returns
+// is what a limit binds.
 //
 // A limit is told from refusals by chance, such as those of one bad backend of
 // several, by a trial: right after a refusal about four attempts that wait go ahead
-// of the pace. If they are refused there is a limit, and the trial is repeated after
+// of it. If they are refused there is a limit, and the trial is repeated after
 // 8 seconds and more. If they are accepted, nobody is held back any more, and a
-// refusal binds only the request it comes with, until refusals become more.
+// refusal binds only the request it comes with, until refusals become more. Chance is
+// believed for five minutes. Beside clients that take no notice of a limit this one
+// gets less of it than they do.
 //
-// If on is false, a key is paused by the server's hints and nothing else, and each
-// refused request comes back after its own wait. The default is true. It holds for
-// a whole Transport and cannot be set in [ContextWithOptions].
+// If on is false, a key is paused by the server's hints and nothing else, the first one
+// at once, and each refused request comes back after its own wait. The default is true. It holds
+// for a whole Transport and cannot be set in [ContextWithOptions].
 func WithLearnedRate(on bool) Option {
 	return func(c *config) { c.shared.set, c.shared.unlearned = true, !on }
 }
@@ -335,7 +349,7 @@ func WithLimiterFor(f func(*http.Request) Limiter) Option {
 // paused, a new one is tried with one request, and the others wait for its answer.
 //
 // The 1,024 keys used last are remembered, and in addition every key that holds
-// something: a bucket that is not full, a pause, a learned rate, a budget that was
+// something: a bucket that is not full, a learned limit, a budget that was
 // drawn on. More than 65,536 are never kept. If keys are made faster than they are
 // used again, a warning is logged once ([WithLogger]) and [Snapshot] shows it.
 func WithLimitKey(f func(*http.Request) string) Option {

@@ -52,7 +52,7 @@ const (
 	ReasonBackOff    Reason = "backoff"     // the interval of the backoff policy
 	ReasonRetryAfter Reason = "retry-after" // the server's hint for this request, and jitter
 	ReasonRateLimit  Reason = "rate limit"  // for a token of WithRateLimit, or the pace of WithLearnedRate
-	ReasonPause      Reason = "pause"       // a rejection stopped the key, or it is being reopened
+	ReasonPause      Reason = "pause"       // the server asked to stay away, or it is being found out what it limits
 	ReasonLimiter    Reason = "limiter"     // for the Limiter of WithLimiter
 )
 

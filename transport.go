@@ -57,19 +57,29 @@
 // for each limit key: scheme, host and credential, unless [WithLimitKey] says
 // otherwise. Waiters are served in order. First attempts go before retries, but
 // every ninth place is a retry's, and a request that was refused for its rate
-// keeps its place. A server that names a wait pauses the key for all goroutines,
-// and the release is paced: one request goes ahead, and each one that is accepted
-// lets two more follow. A wait that would be too long is refused at once with a
-// [*LimitError], and nothing is sent.
+// keeps its place. Only the context bounds a wait for it. A wait beyond the context's
+// deadline is refused at once with a [*LimitError], and nothing is sent.
 //
-// The server's limit need not be known. From the second refusal on it is measured
-// by the requests that are accepted, and the key is paced to it, so that a backlog
-// uses the whole of it and about one request in a hundred is refused
-// ([WithLearnedRate]). A trial tells a limit from refusals by chance, which hold
-// nobody back. RateLimit fields with a policy are used before anything is
-// refused, by a client that finds itself alone with its quota. A learned limit
-// holds for one Transport. Several Transports that share a quota find shares of it
-// that are about alike. A limit in Redis, module redislimit, does it exactly.
+// The server's limit need not be known ([WithLearnedRate]). At first a refusal binds
+// only the request it comes with. If more is refused than by chance, it is found out
+// what refuses: one attempt goes, and each one that is accepted lets two more follow.
+// It may be a rate, a number of requests in flight, or a time that the server names,
+// of the whole key or of one route (method and path, ids left out). Before it holds
+// anybody back for long it is tested: right after a refusal a few attempts go at once,
+// which a limit refuses and chance does not. A backlog then uses the whole of the limit,
+// about one request in a hundred is refused, and other routes and hosts are left alone.
+// Refusals by chance, such as those of one bad backend of several, hold nobody back.
+//
+// A refusal is a 429, or what means the same, and as far as a limit explains it, a 500,
+// 503 or 529. A server that answers nothing else than these is down, and the retry
+// budget governs it. A hint is the request's own. While it is in force others go one by
+// one, the first that is accepted frees them, and three refusals in a row make it a
+// pause for all. RateLimit fields with a policy are used before anything is refused, by
+// a client that finds itself alone with its quota.
+//
+// A learned limit holds for one Transport. Several Transports that share a quota find
+// shares of it that are about alike. A limit in Redis, module redislimit, does it
+// exactly. [Transport.Snapshot] says what is believed, and since when.
 //
 // # Errors
 //

@@ -93,6 +93,9 @@ func (g *Gate) tryAdmit(now time.Time, s *Stamp, a Attempt) bool {
 		return len(g.lines) == 0 && (g.bucket == nil || g.bucket.AllowN(now, 1))
 	}
 	l := g.key.Limit(a.Route)
+	if g.moved() {
+		g.serve(now) // those who wait go first
+	}
 	if g.line(l) != nil || a.Last && l != nil && l.Opens(now).After(now) || g.hold(now, l) > 0 {
 		return false
 	}
@@ -233,6 +236,11 @@ func (g *Gate) leave(w *waiter) bool {
 	return true
 }
 
+// moved reports whether waiters have to wait before another limit than they do.
+func (g *Gate) moved() bool {
+	return g.key.Moved || slices.ContainsFunc(g.lines, func(q *line) bool { return q.limit != nil && q.limit.Over() })
+}
+
 // move lets the waiters wait before other limits, if theirs have changed.
 func (g *Gate) move() {
 	g.key.Moved = false
@@ -266,11 +274,17 @@ func (g *Gate) serve(now time.Time) {
 		g.timer.Stop()
 		g.timer = nil
 	}
-	if g.key != nil && g.key.Moved {
-		g.move()
-	}
-	for len(g.lines) > 0 {
+	for {
+		if g.key != nil && g.moved() {
+			g.move()
+		}
+		if len(g.lines) == 0 {
+			return
+		}
 		w, d := g.next(now)
+		if g.key != nil && g.moved() {
+			continue // a limit is over
+		}
 		if w == nil {
 			if d < forever {
 				g.timer = time.AfterFunc(d, func() {

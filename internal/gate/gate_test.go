@@ -730,6 +730,23 @@ func TestALastAttemptHoldsNobody(t *testing.T) {
 	})
 }
 
+// TestAHintThatIsOver: those who were held by it go. They waited on for another
+// attempt to hang, and newcomers went before them.
+func TestAHintThatIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := watch(new(gate.Gate))
+		p.admit(t.Context(), "a", first)
+		p.refused("a", 3500*ms)
+		for _, name := range []string{"b", "c", "d", "e", "f", "g"} {
+			p.admit(t.Context(), name, first)
+		}
+		time.Sleep(3501 * ms)
+		require.Zero(t, p.Snapshot(time.Now()).Waiting, "the hint was over a moment ago")
+		p.admit(t.Context(), "h", first)
+		require.Equal(t, []string{"a", "b", "c", "d", "e", "f", "g", "h"}, p.order())
+	})
+}
+
 // TestManyLeaveAtOnce: to take one out of the queue costs the same however many there
 // are. With a walk through the queue each this would take minutes.
 func TestManyLeaveAtOnce(t *testing.T) {

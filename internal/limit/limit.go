@@ -102,8 +102,10 @@ type Limit struct {
 	settled bool // an attempt was accepted since the last pause began
 }
 
-// Active reports whether the limit may hold attempts back.
 func (l *Limit) active() bool { return l.state != Free }
+
+// Over reports whether the limit holds nobody back any more.
+func (l *Limit) Over() bool { return !l.active() }
 
 // setState is the only one to change the state.
 func (l *Limit) setState(s State, now time.Time) {
@@ -158,7 +160,7 @@ func (l *Limit) resume(now time.Time) {
 		}
 		l.setState(Looking, now)
 		l.looking.begin(l.pause.until)
-	case l.state == Looking && !l.looking.hinted.IsZero() && now.After(l.looking.hinted):
+	case l.state == Looking && !l.looking.hinted.IsZero() && !now.Before(l.looking.hinted):
 		l.setState(Free, now)
 	case l.state == Rate && !l.pace.Known(), l.active() && l.state != Paused && !l.pace.Advertised() && l.Waiting == 0 && now.Sub(l.heldAt) > stale:
 		l.setState(Free, now)
@@ -479,8 +481,8 @@ func (l *Limit) quota(s Stamp, now time.Time, q waithint.Quota) {
 	}
 	l.pace.SetQuota(s.pace, now, q.Remaining, q.Rate, q.Reset)
 	if _, blocked := l.pace.BlockedFor(now); !blocked {
-		const wholeSeconds = 2 * time.Second // as hints are given in
-		l.pause.perRequest = max(l.pause.perRequest, wholeSeconds)
+		const whole = 2 * time.Second // seconds, as hints are given in
+		l.pause.perRequest = max(l.pause.perRequest, whole)
 	}
 	if l.pace.Advertised() && l.state != Paused && l.state != Told {
 		l.setState(Told, now)

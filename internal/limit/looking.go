@@ -56,7 +56,11 @@ func (l *looking) wait(now time.Time, underWay int) time.Duration {
 	if l.credit > 0 {
 		return 0
 	}
-	return l.knockAt.Sub(now)
+	next := l.knockAt
+	if !l.hinted.IsZero() && l.hinted.Before(next) {
+		next = l.hinted // when it is over
+	}
+	return next.Sub(now)
 }
 
 func (l *looking) sent(now time.Time) {
