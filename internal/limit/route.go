@@ -68,10 +68,17 @@ func (r Route) segments(yield func(string) bool) {
 // limits of a route are told from those of the key by what is refused.
 func isID(s string) bool {
 	const longestName = 32
-	if len(s) > longestName || strings.Contains(s, "@") {
+	if len(s) > longestName {
 		return true
 	}
-	if !strings.ContainsAny(s, "0123456789") {
+	digit := false
+	for i := range len(s) {
+		if s[i] == '@' {
+			return true
+		}
+		digit = digit || '0' <= s[i] && s[i] <= '9'
+	}
+	if !digit {
 		return false
 	}
 	version := strings.TrimLeft(s, "v")

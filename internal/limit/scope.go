@@ -22,10 +22,14 @@ type Key struct {
 	all    tally
 	routes lru.Table[uint64, *route]
 	none   route // of all requests, if there are no routes
-	seed   maphash.Seed
-	down   bool // everything failed, with nothing to say that it is a limit, and nothing was accepted since
-	row    row  // the refusals since all.nats began to rise
-	Moved  bool // a route may have another limit than before: the caller moves the waiters
+	recent struct {
+		name  Route
+		route *route
+	} // used last
+	seed  maphash.Seed
+	down  bool // everything failed, with nothing to say that it is a limit, and nothing was accepted since
+	row   row  // the refusals since all.nats began to rise
+	Moved bool // a route may have another limit than before: the caller moves the waiters
 }
 
 // route is a route of a key.
@@ -119,16 +123,20 @@ func (k *Key) of(name Route) *route {
 		k.routes.Size, k.routes.Limit = maxRoutes, maxRoutes
 		k.routes.Idle = func(r *route) bool { return r.held() == nil }
 	}
+	if false && k.recent.route != nil && name == k.recent.name {
+		return k.recent.route
+	}
 	h := name.hash(k.seed)
 	if h == 0 {
 		return &k.none
 	}
-	if r, ok := k.routes.Get(h); ok {
-		return r
+	r, ok := k.routes.Get(h)
+	if !ok {
+		r = &route{name: name}
+		r.name.Path = string([]byte(name.Path)) // which may be a part of a longer one
+		k.routes.Add(h, r)
 	}
-	r := &route{name: name}
-	r.name.Path = string([]byte(name.Path)) // which may be a part of a longer one
-	k.routes.Add(h, r)
+	k.recent.name, k.recent.route = name, r
 	return r
 }
 
@@ -143,8 +151,9 @@ func (r *route) held() *Limit {
 func (r *route) hold(l *Limit) { r.limit, r.epoch = l, l.epoch }
 
 // Limit returns the limit that holds back the attempts of a route; nil: none does.
-func (k *Key) Limit(name Route) *Limit {
-	r := k.of(name)
+func (k *Key) Limit(name Route) *Limit { return k.limitOf(k.of(name)) }
+
+func (k *Key) limitOf(r *route) *Limit {
 	if l := r.held(); l != nil {
 		return l
 	}
@@ -175,7 +184,7 @@ func (k *Key) Done(s Stamp, name Route, now time.Time, r Result) (limited bool) 
 		s.route = k.of(name)
 	}
 	if r.Told {
-		k.quota(s, name, now, r.Quota)
+		k.quota(s, now, r.Quota)
 	}
 	switch {
 	case r.Outcome == Accepted:
@@ -200,7 +209,7 @@ func (k *Key) Done(s Stamp, name Route, now time.Time, r Result) (limited bool) 
 			return before != Looking
 		}
 	}
-	l := k.Limit(name)
+	l := k.limitOf(s.route)
 	switch {
 	case l != nil && !l.doubtful(): // it was sent before there was a limit
 	case r.Outcome == Accepted:
@@ -250,7 +259,7 @@ func (k *Key) suspect(s *Stamp, now time.Time, r Result) {
 		}
 		k.look(l, top, now, 0)
 		l.hinted(now, r)
-	case r.Hint > 0 && k.all.denials == 0 && t.denials == 0 && k.Limit(s.route.name) == nil:
+	case r.Hint > 0 && k.all.denials == 0 && t.denials == 0 && k.limitOf(s.route) == nil:
 		k.look(&k.whole, s.route, now, r.Hint)
 	}
 }
@@ -278,10 +287,10 @@ func (k *Key) othersFareWell(t *tally) bool {
 }
 
 // quota takes note of the server's word about a quota, with an answer.
-func (k *Key) quota(s Stamp, name Route, now time.Time, q waithint.Quota) {
+func (k *Key) quota(s Stamp, now time.Time, q waithint.Quota) {
 	l := s.limit
 	if l == nil || l.epoch != s.epoch {
-		if l = k.Limit(name); l == nil {
+		if l = k.limitOf(s.route); l == nil {
 			l = &k.whole
 			k.wide = true
 		}
