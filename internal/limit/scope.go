@@ -22,14 +22,10 @@ type Key struct {
 	all    tally
 	routes lru.Table[uint64, *route]
 	none   route // of all requests, if there are no routes
-	recent struct {
-		name  Route
-		route *route
-	} // used last
-	seed  maphash.Seed
-	down  bool // everything failed, with nothing to say that it is a limit, and nothing was accepted since
-	row   row  // the refusals since all.nats began to rise
-	Moved bool // a route may have another limit than before: the caller moves the waiters
+	seed   maphash.Seed
+	down   bool // everything failed, with nothing to say that it is a limit, and nothing was accepted since
+	row    row  // the refusals since all.nats began to rise
+	Moved  bool // a route may have another limit than before: the caller moves the waiters
 }
 
 // route is a route of a key.
@@ -123,9 +119,6 @@ func (k *Key) of(name Route) *route {
 		k.routes.Size, k.routes.Limit = maxRoutes, maxRoutes
 		k.routes.Idle = func(r *route) bool { return r.held() == nil }
 	}
-	if false && k.recent.route != nil && name == k.recent.name {
-		return k.recent.route
-	}
 	h := name.hash(k.seed)
 	if h == 0 {
 		return &k.none
@@ -136,7 +129,6 @@ func (k *Key) of(name Route) *route {
 		r.name.Path = string([]byte(name.Path)) // which may be a part of a longer one
 		k.routes.Add(h, r)
 	}
-	k.recent.name, k.recent.route = name, r
 	return r
 }
 
