@@ -99,6 +99,9 @@ func (c *call) tellGate(a *attempt, n *news, now time.Time) {
 		n.result.Hint = a.Verdict.RetryAfter - now.Sub(a.ended)
 	}
 	n.result.MaxWait = c.t.cfg.maxWait
+	if a.resp != nil {
+		n.result.Name = limitName(a.resp.Header)
+	}
 	a.limited = c.key.gate.Done(a.stamp, c.route(), now, n.result)
 	if (n.result.Outcome == limit.Refused || a.limited && n.result.Outcome == limit.Shed) && c.arrived.IsZero() {
 		if c.arrived = a.stamp.Arrived; c.arrived.IsZero() {
@@ -106,6 +109,17 @@ func (c *call) tellGate(a *attempt, n *news, now time.Time) {
 		}
 	}
 	a.stamp = gate.Stamp{}
+}
+
+// limitName returns the name that the server gives to what it limits, such as GitHub's
+// "search" in X-RateLimit-Resource, or one of Discord's buckets; "": none.
+func limitName(h http.Header) string {
+	for _, field := range [...]string{"X-Ratelimit-Resource", "X-Ratelimit-Bucket"} {
+		if v := h[field]; len(v) > 0 && v[0] != "" {
+			return v[0]
+		}
+	}
+	return ""
 }
 
 // tellBudget tells the budget whether retries help. A refusal by a limit is the

@@ -8,8 +8,9 @@ import (
 )
 
 // Route names the requests that a server may limit apart from others: those with
-// one method and one path, in which ids are all alike. The zero Route stands for
-// all requests of the key.
+// one method and one path, in which ids are all alike. Without a method, the path is a
+// name that the server gives to what it limits. The zero Route stands for all requests
+// of the key.
 type Route struct{ Method, Path string }
 
 // maxSegments bounds the part of a path that counts.
@@ -35,6 +36,9 @@ func (r Route) hash(seed maphash.Seed) uint64 {
 func (r Route) String() string {
 	if r == (Route{}) {
 		return ""
+	}
+	if r.Method == "" {
+		return redact.Path(r.Path)
 	}
 	var b strings.Builder
 	b.WriteString(r.Method)

@@ -34,6 +34,8 @@ type route struct {
 	tally tally
 	limit *Limit // that holds it: its own or that of the key; nil: neither
 	epoch int64  // of limit
+	named bool   // it is what the server gives a name
+	group *route // of which the server says that it is one; nil: it says nothing
 }
 
 // Stamp identifies an attempt that was sent. The zero Stamp is one from before there
@@ -65,7 +67,8 @@ type Result struct {
 	Hint    time.Duration // for the whole key; 0: none
 	MaxWait time.Duration // the bound of a pause
 	Quota   waithint.Quota
-	Told    bool // there is a Quota
+	Told    bool   // there is a Quota
+	Name    string // that the server gives to what it limits; "": none
 }
 
 const (
@@ -125,11 +128,29 @@ func (k *Key) of(name Route) *route {
 	}
 	r, ok := k.routes.Get(h)
 	if !ok {
-		r = &route{name: name}
+		r = &route{name: name, named: name.Method == ""}
 		r.name.Path = string([]byte(name.Path)) // which may be a part of a longer one
 		k.routes.Add(h, r)
 	}
+	if r.group != nil {
+		return r.group
+	}
 	return r
+}
+
+// maxName is the length of the longest name of a limit that is believed.
+const maxName = 64
+
+// join notes that the server gives a name to what it limits, of which the route is a
+// part. That wins over all that refusals tell.
+func (k *Key) join(r *route, name string) {
+	if name == "" || len(name) > maxName || r.named || r == &k.none {
+		return
+	}
+	if g := k.of(Route{Path: name}); r.group != g {
+		r.group = g
+		k.Moved = true
+	}
 }
 
 // held returns the limit that the route itself is known to have, or nil.
@@ -138,6 +159,14 @@ func (r *route) held() *Limit {
 		return nil
 	}
 	return r.limit
+}
+
+// own returns a limit for the route alone.
+func (r *route) own() *Limit {
+	if l := r.held(); l != nil {
+		return l
+	}
+	return new(Limit)
 }
 
 func (r *route) hold(l *Limit) { r.limit, r.epoch = l, l.epoch }
@@ -174,6 +203,10 @@ func (k *Key) Sent(now time.Time, name Route, l *Limit, waited bool) Stamp {
 func (k *Key) Done(s Stamp, name Route, now time.Time, r Result) (limited bool) {
 	if s.route == nil {
 		s.route = k.of(name)
+	}
+	k.join(s.route, r.Name)
+	if s.route.group != nil && s.limit == nil { // it was sent before that was known
+		s.route, s.seq = s.route.group, 0
 	}
 	if r.Told {
 		k.quota(s, now, r.Quota)
@@ -237,6 +270,14 @@ func (k *Key) suspect(s *Stamp, now time.Time, r Result) {
 	}
 	k.row.add(s.route)
 	switch top, others := k.row.top(); {
+	case s.route.named:
+		if byRoute {
+			l := s.route.own()
+			k.look(l, s.route, now, 0)
+			l.hinted(now, r)
+		} else if r.Hint > 0 && t.denials == 0 && k.limitOf(s.route) == nil {
+			k.look(s.route.own(), s.route, now, r.Hint)
+		}
 	case byKey && others >= severalRefused:
 		k.look(&k.whole, s.route, now, 0)
 		k.whole.hinted(now, r)
@@ -247,7 +288,7 @@ func (k *Key) suspect(s *Stamp, now time.Time, r Result) {
 		}
 		l := &k.whole
 		if k.othersFareWell(&top.tally) {
-			l = new(Limit)
+			l = top.own()
 		}
 		k.look(l, top, now, 0)
 		l.hinted(now, r)
