@@ -95,7 +95,7 @@ func TestALimitOnRequestsInFlight(t *testing.T) {
 				return answer(200)(req)
 			})
 			transport := resilient.NewTransport(base, unbounded()) // the limit is found, whatever the budget says
-			took := drain(t, transport, 3000) // by 64
+			took := drain(t, transport, 3000)                      // by 64
 			require.Less(t, took, 3000*10*ms*5/4, "80 ms each, 8 at a time")
 			require.Less(t, refused, 300, status)
 			limits := transport.Snapshot().Keys[0].Limits

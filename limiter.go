@@ -48,6 +48,7 @@ type wait struct {
 	req     *http.Request
 	path    string
 	attempt int
+	limit   string       // that holds it, in words
 	totals  [2]*counters // of the Transport, and of the key if it is known
 	reason  Reason       // "": it has not begun
 	begun   time.Time
@@ -61,7 +62,7 @@ func (w *wait) begins(reason string, d time.Duration) {
 
 func (w *wait) announce(reason string, d time.Duration) {
 	if w.hook != nil {
-		w.hook(WaitInfo{Request: w.req, Path: w.path, Attempt: w.attempt, Reason: reason, Duration: d})
+		w.hook(WaitInfo{Request: w.req, Path: w.path, Attempt: w.attempt, Reason: reason, Duration: d, Limit: w.limit})
 	}
 }
 

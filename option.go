@@ -373,6 +373,7 @@ func WithTrace(t *Trace) Option {
 //	attempt done     warn   attempt, status, duration, why, kind, type, code, request_id
 //	attempt done     warn   attempt, status, duration, why, error
 //	waiting          info   attempt, reason, duration
+//	waiting          info   attempt, reason, duration, limit
 //	call done        debug  attempts, status, duration, why
 //	call done        info   attempts, status, duration, why
 //	call done        warn   attempts, status, duration, why
@@ -380,7 +381,8 @@ func WithTrace(t *Trace) Option {
 // An attempt is at warn if there was no response, or an error response. The
 // record of an error response has the kind, type, code and request id of the error
 // object. A call is at debug if its first attempt was a success, at info if a later
-// one was, and at warn otherwise. The values are those of [AttemptInfo], [WaitInfo]
+// one was, and at warn otherwise. A wait for a limit of the server's says what is
+// believed of it. The values are those of [AttemptInfo], [WaitInfo]
 // and [DoneInfo]; why is their Reason. A warning is also written, once, if limit
 // keys are made faster than they are used again, see [WithLimitKey].
 //

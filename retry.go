@@ -215,6 +215,11 @@ func (c *call) route() limit.Route {
 func (c *call) queue() error {
 	w := c.wait()
 	defer w.ended()
+	if w.hook != nil {
+		if v, ok := c.key.gate.Held(time.Now(), c.route()); ok {
+			w.limit = limitSnapshot(v).String()
+		}
+	}
 	stamp, err := c.key.gate.Admit(c.waitContext(), c.waiting(), c.cfg.maxWait, w.begins)
 	if refusal, ok := err.(*gate.RefusalError); ok { //nolint:errorlint // Admit returns it bare
 		limited := &LimitError{Reason: refusal.Reason, Wait: refusal.Wait, Bound: boundMaxWait}

@@ -59,6 +59,11 @@ type WaitInfo struct {
 	// it is an estimate, because others may go first. 0: it depends on the
 	// answers to the attempts that go ahead.
 	Duration time.Duration
+
+	// Limit is what is believed of the limit of the server's that holds the
+	// attempt, in the words of [LimitSnapshot], such as "10/s for GET /v1/search,
+	// confirmed 8s ago"; "" if none does.
+	Limit string
 }
 
 // DoneInfo is how a call ended.
@@ -147,8 +152,14 @@ func logTrace(l *slog.Logger) *Trace {
 			write(a.Request, a.Path, level, "attempt done", attrs...)
 		},
 		Wait: func(w WaitInfo) {
-			write(w.Request, w.Path, slog.LevelInfo, "waiting", slog.Int("attempt", w.Attempt),
-				slog.String("reason", w.Reason), slog.Duration("duration", w.Duration))
+			attrs := []slog.Attr{
+				slog.Int("attempt", w.Attempt),
+				slog.String("reason", w.Reason), slog.Duration("duration", w.Duration),
+			}
+			if w.Limit != "" {
+				attrs = append(attrs, slog.String("limit", w.Limit))
+			}
+			write(w.Request, w.Path, slog.LevelInfo, "waiting", attrs...)
 		},
 		Done: func(d DoneInfo) {
 			level := slog.LevelDebug

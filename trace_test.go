@@ -158,6 +158,9 @@ func TestLoggerWritesWhatIsDocumented(t *testing.T) {
 				_ = resp.Body.Close()
 			}
 		}
+		refuses := answer(429, "Retry-After", "1")
+		limited := newScript(refuses, refuses, refuses, answer(200))
+		callers(t, resilient.NewTransport(limited, resilient.WithLogger(logger)), 4)
 	})
 	require.ElementsMatch(t, documented, slices.Collect(maps.Keys(written)))
 }

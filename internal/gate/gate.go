@@ -464,6 +464,16 @@ func (g *Gate) Snapshot(now time.Time) Snapshot {
 	return s
 }
 
+// Held returns what is believed of the limit that holds back the attempts of a route.
+func (g *Gate) Held(now time.Time, route limit.Route) (v limit.View, held bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.key == nil {
+		return v, false
+	}
+	return g.key.Held(now, route)
+}
+
 // Idle reports whether nothing is lost if the gate is forgotten: nobody waits,
 // nothing is believed, and the bucket is full.
 func (g *Gate) Idle(now time.Time) bool {

@@ -378,6 +378,19 @@ func (k *Key) View(now time.Time) (views []View) {
 	return views
 }
 
+// Held returns what is believed of the limit that holds back the attempts of a route.
+func (k *Key) Held(now time.Time, name Route) (v View, held bool) {
+	r := k.of(name)
+	l := k.limitOf(r)
+	if l == nil {
+		return View{}, false
+	}
+	if v = l.view(now); l != &k.whole || !k.wide {
+		v.Route = r.name
+	}
+	return v, l.active()
+}
+
 // Idle reports whether nothing is lost if the key is forgotten.
 func (k *Key) Idle(now time.Time) bool {
 	k.whole.resume(now)
