@@ -59,12 +59,13 @@ func (c *call) observe(a *attempt) {
 
 func (c *call) news(a *attempt) news {
 	v := a.Verdict
+	limited := v.Kind == KindRateLimit
 	n := news{
-		limited: v.Kind == KindRateLimit,
+		limited: limited,
 		// A client that never waits cannot be paced, and a limiter that learns
 		// does it better.
 		learn:     a.resp != nil && !c.t.cfg.shared.unlearned && c.t.cfg.maxWait > 0 && c.learner == nil,
-		hinted:    v.Pause && v.RetryAfter > 0 && a.resp != nil && c.t.cfg.maxWait > 0,
+		hinted:    v.Pause && v.RetryAfter > 0 && a.resp != nil && c.t.cfg.maxWait > 0 && !(limited && c.learner != nil),
 		temporary: v.Retry && v.Kind != KindRateLimit,
 	}
 	if n.learn {
