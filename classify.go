@@ -33,7 +33,7 @@ type Verdict struct {
 	Unprocessed bool
 
 	// Pause reports whether RetryAfter is about every request of the limit key,
-	// not only this one. Of a refusal by a limit, a 500, 503 or 529 it is taken for
+	// not only this one. Of a refusal by a limit, a 503 or 529 it is taken for
 	// that after three in a row: it may be one of several servers that says so.
 	// Until then other requests go one by one, and the first that is accepted
 	// frees them. Anything else pauses the key at once. Pause has no effect

@@ -70,8 +70,8 @@
 // about one request in a hundred is refused, and other routes and hosts are left alone.
 // Refusals by chance, such as those of one bad backend of several, hold nobody back.
 //
-// A refusal is a 429, or what means the same, and as far as a limit explains it, a 500,
-// 503 or 529. A server that answers nothing else than these is down, and the retry
+// A refusal is a 429, or what means the same, and as far as a limit explains it, a 503
+// or 529. A server that answers nothing else than these is down, and the retry
 // budget governs it. A hint is the request's own. While it is in force others go one by
 // one, the first that is accepted frees them, and three refusals in a row make it a
 // pause for all. RateLimit fields with a policy are used before anything is refused, by

@@ -83,7 +83,6 @@ type Limit struct {
 	closed                  closed
 	free                    float64 // part that was refused before it began
 	seldom                  bool    // next to nothing was
-	mixed                   bool    // a trial has found chance before it began
 
 	pace     pace.Pace
 	trial    trial
@@ -93,7 +92,6 @@ type Limit struct {
 	service  time.Duration // until an attempt is accepted, about
 	together together
 	use      use
-	noise    noise
 
 	noFlight    time.Time     // until when it is taken for no limit on requests under way
 	noFlightFor time.Duration // next time
@@ -133,8 +131,8 @@ func (l *Limit) setState(s State, now time.Time) {
 }
 
 // look begins to look for a limit.
-func (l *Limit) look(now time.Time, share float64, row int, seldom, mixed bool, hint time.Duration) {
-	l.free, l.seldom, l.mixed = share, seldom, mixed
+func (l *Limit) look(now time.Time, share float64, row int, seldom bool, hint time.Duration) {
+	l.free, l.seldom = share, seldom
 	hinted := time.Time{}
 	if hint > 0 {
 		hinted = now.Add(hint)
@@ -279,13 +277,8 @@ func (l *Limit) tested(s *Stamp, now time.Time, r Result) verdict {
 		l.pace.Accepted(s.pace, now, l.Waiting > 0)
 	}
 	v := l.trial.done(now, r.Outcome, l.free)
-	switch {
-	case v == byChance:
+	if v == byChance {
 		return l.chance(now, l.trial.share())
-	case v == confirmed && l.state == Rate:
-		l.noise.confirmed(l.pace.Rate(now))
-	case v == denied && l.state == Rate && l.mixed:
-		l.pace.Raise(l.noise.denied(now), now)
 	}
 	return v
 }
@@ -320,7 +313,6 @@ func (l *Limit) acceptance(s *Stamp, now time.Time) {
 		}
 	case Rate:
 		l.use.accepted++
-		l.noise.outcome(now, false)
 		if known && !l.pace.Known() { // the server was closed, and is as if nothing were known
 			l.setState(Looking, now)
 			l.looking.begin(s.Sent)
@@ -338,10 +330,6 @@ func (l *Limit) refusal(s *Stamp, now time.Time, r Result) verdict {
 	}
 	if l.told() && !l.pace.Scarce() {
 		return undecided // it is about something else than the quota
-	}
-	if l.state == Rate && l.noise.outcome(now, true) && l.mixed && !l.closed.now() {
-		l.pace.Excused()
-		return undecided
 	}
 	expected := l.pace.Expected()
 	news := l.pace.Refused(s.pace, now, true)

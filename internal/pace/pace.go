@@ -267,18 +267,6 @@ func (p *Pace) Tested() {
 	p.Repeat()
 }
 
-// Excused takes note of a refusal that says nothing about the pace.
-func (p *Pace) Excused() { p.refused++ }
-
-// Raise sets the pace to one that is known to be closer to the limit.
-func (p *Pace) Raise(rate float64, now time.Time) {
-	if rate <= p.rate {
-		return
-	}
-	p.n, p.proof, p.unexplained = 0, minSamples, 0
-	p.set(rate, now)
-}
-
 // Repeat lets another attempt go in the place of one that came to nothing.
 func (p *Pace) Repeat() {
 	if p.rate > 0 && !p.Advertised() {
