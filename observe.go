@@ -78,7 +78,7 @@ func (c *call) news(a *attempt) news {
 		n.result.Outcome = limit.Refused
 	case n.learn && n.temporary && mayBeALimit(a.StatusCode):
 		n.result.Outcome = limit.Shed
-	case n.hinted:
+	case n.hinted, n.limited:
 		n.result.Outcome = limit.Closed
 	case a.resp != nil && !n.limited:
 		n.result.Outcome = limit.Accepted

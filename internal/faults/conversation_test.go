@@ -360,14 +360,14 @@ func (s scriptedCall) request(tb testing.TB) (req *http.Request, bodies *[]*coun
 }
 
 // gateModel is the state of a limit key if calls do not overlap. A rejection with a
-// wait closes the gate. After the wait one attempt may go, and one more each second,
-// until one of them is not rejected.
+// wait closes the gate. After the wait one attempt may go, and another one a second
+// after the last one, until one of them is not rejected.
 type gateModel struct {
 	closedTill  time.Time // at most WithMaxWait away
 	refusedTill time.Time // by the hint of the server
 	reopening   bool
 	mayGo       int
-	since       time.Time // when mayGo last grew with time
+	since       time.Time // when the last one went
 }
 
 func (g *gateModel) reject(now time.Time, d, maxWait time.Duration) {
@@ -402,14 +402,10 @@ func (g *gateModel) opens(now time.Time) (held, told time.Duration) {
 	if now.Before(g.closedTill) {
 		return g.closedTill.Sub(now), g.refusedTill.Sub(now)
 	}
-	if seconds := int(now.Sub(g.since) / time.Second); g.reopening && seconds > 0 {
-		g.mayGo += seconds
-		g.since = g.since.Add(time.Duration(seconds) * time.Second)
-	}
 	if g.reopening && g.mayGo == 0 {
-		held = g.since.Add(time.Second).Sub(now)
+		held = max(g.since.Add(time.Second).Sub(now), 0)
 	}
-	return held, held
+	return held, 0 // how long it takes is up to the server
 }
 
 // model computes the course of a call by the documentation. If a wait has jitter, it
@@ -498,7 +494,11 @@ func (m *model) waited(reason string, least, most time.Duration) time.Duration {
 func (m *model) admit() {
 	held, told := m.gate.opens(m.now)
 	if held > 0 && (told > m.maxWait || m.maxWait == 0 || m.tooLate(m.now, told)) {
-		m.why, m.err = "limited", &resilient.LimitError{Reason: "pause", Wait: told}
+		limited := &resilient.LimitError{Reason: "pause", Wait: told, Bound: "WithMaxWait"}
+		if m.tooLate(m.now, told) {
+			limited.Bound = "deadline"
+		}
+		m.why, m.err = "limited", limited
 		return
 	}
 	m.waited("pause", told, told)
@@ -508,7 +508,7 @@ func (m *model) admit() {
 	}
 	m.gate.opens(m.now)
 	if m.gate.reopening {
-		m.gate.mayGo--
+		m.gate.mayGo, m.gate.since = max(m.gate.mayGo-1, 0), m.now
 	}
 }
 

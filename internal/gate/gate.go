@@ -419,7 +419,7 @@ func (g *Gate) Done(s Stamp, route limit.Route, now time.Time, r limit.Result) (
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.key == nil {
-		if r.Outcome <= limit.Accepted && !r.Told {
+		if (r.Outcome <= limit.Accepted || r.Outcome == limit.Closed && r.Hint <= 0) && !r.Told {
 			return false
 		}
 		g.key = new(limit.Key)

@@ -256,8 +256,7 @@ func (l *Limit) done(s *Stamp, now time.Time, r Result) verdict {
 		l.acceptance(s, now)
 	case Refused, Shed:
 		return l.refusal(s, now, r)
-	case Closed:
-		l.shut(now, r)
+	case Closed: // which is the key's business
 	}
 	return undecided
 }
@@ -266,9 +265,7 @@ func (l *Limit) done(s *Stamp, now time.Time, r Result) verdict {
 func (l *Limit) tested(s *Stamp, now time.Time, r Result) verdict {
 	switch {
 	case r.Outcome == Closed:
-		l.trial.done(now, Unanswered, l.free)
-		l.shut(now, r)
-		return undecided
+		return l.trial.done(now, Unanswered, l.free)
 	case r.Outcome.refused():
 		l.pace.Tested()
 	case r.Outcome == Accepted:
@@ -436,12 +433,17 @@ func (l *Limit) hinted(now time.Time, r Result) bool {
 }
 
 // shut begins a pause because of a hint for everybody that is no rate limit's: a ban, for
-// instance. It leaves no doubt.
+// instance. It leaves no doubt, so nobody finds out before the longest wait has passed.
 func (l *Limit) shut(now time.Time, r Result) {
-	l.pause.begin(now, r.Hint, r.MaxWait, l.state == Paused)
-	if r.Hint <= r.MaxWait {
-		l.pause.probeAt = time.Time{}
+	if r.Hint <= 0 {
+		return
 	}
+	l.pause.begin(now, min(r.Hint, r.MaxWait), r.MaxWait, l.state == Paused)
+	l.pause.probeAt = time.Time{}
+	if until := now.Add(min(r.Hint, waithint.Max)); until.After(l.pause.refusedUntil) {
+		l.pause.refusedUntil = until
+	}
+	l.paced = false
 	l.pace.Stop(l.pause.until)
 	l.setState(Paused, now)
 }
@@ -513,11 +515,7 @@ func (l *Limit) Refused(now time.Time) time.Duration {
 	if l.state != Paused {
 		return 0
 	}
-	until := l.pause.refusedUntil
-	if l.pause.until.Before(until) {
-		until = l.pause.until // it will be tried then
-	}
-	return until.Sub(now)
+	return l.pause.refusedUntil.Sub(now)
 }
 
 // Certain reports whether there is more than a belief that an attempt would be refused:

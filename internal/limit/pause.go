@@ -40,10 +40,10 @@ func (p *pause) begin(now time.Time, hint, maxWait time.Duration, inForce bool) 
 	if !inForce {
 		p.refusedUntil = time.Time{} // of an earlier pause, which has been tried since
 	}
-	if until := now.Add(hint); until.After(p.refusedUntil) {
+	until := now.Add(min(hint, believed*maxWait))
+	if until.After(p.refusedUntil) {
 		p.refusedUntil = until
 	}
-	until := now.Add(min(hint, believed*maxWait))
 	if inForce && !until.After(p.until) {
 		return
 	}

@@ -220,6 +220,10 @@ func (k *Key) Done(s Stamp, name Route, now time.Time, r Result) (limited bool) 
 		k.all.refused++
 		s.route.tally.refused++
 	}
+	if r.Outcome == Closed && r.Hint > 0 { // whatever held it, it binds all routes
+		k.whole.shut(now, r)
+		k.wide, k.Moved = true, true
+	}
 	if l := s.limit; l != nil && l.epoch == s.epoch && l.active() {
 		before := l.state
 		switch l.done(&s, now, r) {
@@ -243,9 +247,6 @@ func (k *Key) Done(s Stamp, name Route, now time.Time, r Result) (limited bool) 
 	case r.Outcome == Shed && k.down: // the retry budget is what protects it
 	case r.Outcome.refused():
 		k.suspect(&s, now, r)
-	case r.Outcome == Closed:
-		k.whole.shut(now, r)
-		k.wide, k.Moved = true, true
 	}
 	return false
 }
