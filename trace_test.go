@@ -16,6 +16,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -137,8 +138,11 @@ func TestLoggerWritesWhatIsDocumented(t *testing.T) {
 		}
 	}
 
+	var mu sync.Mutex
 	written := map[string]bool{}
 	logger := slog.New(recordHandler(func(r slog.Record) {
+		mu.Lock()
+		defer mu.Unlock()
 		var attrs []string
 		r.Attrs(func(a slog.Attr) bool {
 			attrs = append(attrs, a.Key)
