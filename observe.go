@@ -65,7 +65,7 @@ func (c *call) news(a *attempt) news {
 		// A client that never waits cannot be paced, and a limiter that learns
 		// does it better.
 		learn:     a.resp != nil && !c.t.cfg.shared.unlearned && c.t.cfg.maxWait > 0 && c.learner == nil,
-		hinted:    v.Pause && v.RetryAfter > 0 && a.resp != nil && c.t.cfg.maxWait > 0 && !(limited && c.learner != nil),
+		hinted:    v.Pause && v.RetryAfter > 0 && a.resp != nil && c.t.cfg.maxWait > 0 && (!limited || c.learner == nil),
 		temporary: v.Retry && v.Kind != KindRateLimit,
 	}
 	if n.learn {
