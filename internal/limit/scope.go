@@ -2,6 +2,7 @@ package limit
 
 import (
 	"hash/maphash"
+	"strings"
 	"time"
 
 	"github.com/resilienthttp/resilient/internal/lru"
@@ -129,7 +130,8 @@ func (k *Key) of(name Route) *route {
 	r, ok := k.routes.Get(h)
 	if !ok {
 		r = &route{name: name, named: name.Method == ""}
-		r.name.Path = string([]byte(name.Path)) // which may be a part of a longer one
+		// It is for people from here on, and may be a part of something long.
+		r.name.Path = strings.Clone(name.Path[:min(len(name.Path), maxShown)])
 		k.routes.Add(h, r)
 	}
 	if r.group != nil {
@@ -137,6 +139,9 @@ func (k *Key) of(name Route) *route {
 	}
 	return r
 }
+
+// maxShown is the length of a path that is kept to be shown.
+const maxShown = 256
 
 // maxName is the length of the longest name of a limit that is believed.
 const maxName = 64
