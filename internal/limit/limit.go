@@ -247,9 +247,10 @@ func (l *Limit) done(s *Stamp, now time.Time, r Result) verdict {
 	switch r.Outcome {
 	case Unanswered:
 		// Which leaves things as they were before it.
-		if l.state == Looking {
+		switch {
+		case l.state == Looking && !s.Sent.Before(l.looking.begun):
 			l.looking.credit++
-		} else if l.closed.now() {
+		case l.state == Rate && l.closed.now():
 			l.pace.Repeat()
 		}
 	case Accepted:
