@@ -92,10 +92,10 @@ func (g *Gate) tryAdmit(now time.Time, s *Stamp, a Attempt) bool {
 	if g.key == nil {
 		return len(g.lines) == 0 && (g.bucket == nil || g.bucket.AllowN(now, 1))
 	}
-	l := g.key.Limit(a.Route)
 	if g.moved() {
 		g.serve(now) // those who wait go first
 	}
+	l := g.key.Limit(a.Route)
 	if g.line(l) != nil || a.Last && l != nil && l.Opens(now).After(now) || g.hold(now, l) > 0 {
 		return false
 	}

@@ -141,11 +141,16 @@ func (l *Limit) look(now time.Time, share float64, row int, seldom bool, hint ti
 		l.looking.hinted = hinted
 		return
 	}
-	l.setState(Looking, now)
-	l.looking.begin(now)
+	l.lookFrom(now, now)
 	l.looking.hinted = hinted
 	l.closed.streak, l.closed.at = row, now
 	l.pace.Refused(pace.Stamp{}, now, false)
+}
+
+// lookFrom begins to look. Attempts that were sent before begun say nothing.
+func (l *Limit) lookFrom(now, begun time.Time) {
+	l.setState(Looking, now)
+	l.looking.begin(begun)
 }
 
 // resume ends what is over: a pause, and a limit that has held nobody back for long.
@@ -156,8 +161,7 @@ func (l *Limit) resume(now time.Time) {
 			l.setState(Rate, now)
 			return
 		}
-		l.setState(Looking, now)
-		l.looking.begin(l.pause.until)
+		l.lookFrom(now, l.pause.until)
 	case l.state == Looking && !l.looking.hinted.IsZero() && !now.Before(l.looking.hinted):
 		l.setState(Free, now)
 	case l.state == Rate && !l.pace.Known(), l.active() && l.state != Paused && !l.pace.Advertised() && l.Waiting == 0 && now.Sub(l.heldAt) > stale:
@@ -288,8 +292,7 @@ func (l *Limit) acceptance(s *Stamp, now time.Time) {
 	if s.kind == probing && l.state == Paused {
 		l.pause.disproved(now)
 		l.pace.Stop(now)
-		l.setState(Looking, now)
-		l.looking.begin(s.Sent)
+		l.lookFrom(now, s.Sent)
 	}
 	l.service += (now.Sub(s.Sent) - l.service) / 8
 	// Those that were refused at the same time took no place.
@@ -312,8 +315,7 @@ func (l *Limit) acceptance(s *Stamp, now time.Time) {
 	case Rate:
 		l.use.accepted++
 		if known && !l.pace.Known() { // the server was closed, and is as if nothing were known
-			l.setState(Looking, now)
-			l.looking.begin(s.Sent)
+			l.lookFrom(now, s.Sent)
 		}
 	case Flight:
 		l.use.accepted++
@@ -372,8 +374,7 @@ func (l *Limit) refusal(s *Stamp, now time.Time, r Result) verdict {
 	case Flight:
 		if !l.flight.refusal(s.underWay) {
 			l.noFlight, l.noFlightFor = now.Add(max(l.noFlightFor, stale)), 2*max(l.noFlightFor, stale)
-			l.setState(Looking, now)
-			l.looking.begin(now)
+			l.lookFrom(now, now)
 			return undecided
 		}
 		l.use.refused++
@@ -423,9 +424,7 @@ func (l *Limit) hinted(now time.Time, r Result) bool {
 	if r.Hint <= l.pause.perRequest || !l.closed.now() {
 		return false
 	}
-	l.pause.begin(now, r.Hint, r.MaxWait, l.state == Paused)
-	l.pace.Stop(l.pause.until)
-	l.setState(Paused, now)
+	l.stop(now, r.Hint, r.MaxWait)
 	if l.settled {
 		l.trial.begin(now, 0, l.Waiting)
 	}
@@ -439,12 +438,16 @@ func (l *Limit) shut(now time.Time, r Result) {
 	if r.Hint <= 0 {
 		return
 	}
-	l.pause.begin(now, min(r.Hint, r.MaxWait), r.MaxWait, l.state == Paused)
+	l.stop(now, min(r.Hint, r.MaxWait), r.MaxWait)
 	l.pause.probeAt = time.Time{}
 	if until := now.Add(min(r.Hint, waithint.Max)); until.After(l.pause.refusedUntil) {
 		l.pause.refusedUntil = until
 	}
-	l.paced = false
+}
+
+// stop begins a pause, or makes it longer.
+func (l *Limit) stop(now time.Time, hint, maxWait time.Duration) {
+	l.pause.begin(now, hint, maxWait, l.state == Paused)
 	l.pace.Stop(l.pause.until)
 	l.setState(Paused, now)
 }
