@@ -22,6 +22,7 @@ type attempt struct {
 	resp    *http.Response // nil: there is none, or it is the caller's now
 	stamp   gate.Stamp     // of the gate that it passed
 	ended   time.Time      // if it failed, or times are kept
+	conn    net.Conn       // of HTTP/2, if WithIdleTimeout may come to suspect it
 	charged int            // tokens of the budget that it was charged ahead
 	limited bool           // it was refused by a limit that the gate knew of
 }
@@ -65,24 +66,26 @@ func (c *call) try(a *attempt) {
 	}
 	body := a.body
 	a.body = nil
-	resp, state, err := c.send(a.Attempt, body) //nolint:bodyclose // discard does, or the caller
-	a.resp, a.Err = resp, err
-	inspect := err == nil && (resp.StatusCode >= 400 || c.cfg.profile.mayFail(resp))
-	if c.timed || err != nil || inspect {
+	state := c.send(a, body)
+	hold := a.Err == nil && c.holds(a.resp)
+	if c.timed || a.Err != nil || hold || a.resp.StatusCode >= 400 {
 		a.ended = time.Now()
 	}
 	if c.timed {
 		a.Duration = a.ended.Sub(start)
 	}
+	if hold {
+		c.hold(a)
+	}
 	switch {
-	case err != nil && c.over() != nil:
+	case a.Err != nil && c.over() != nil:
 		a.Verdict = Verdict{Reason: ReasonCanceled}
-	case err != nil:
-		a.Verdict = classifyError(c.req, err, state)
-	case inspect:
+	case a.Err != nil:
+		a.Verdict = classifyError(c.req, a.Err, state)
+	case a.resp.StatusCode >= 400 || c.cfg.profile.mayFail(a.resp):
 		c.judge(a)
 	default:
-		a.StatusCode, a.Verdict.Reason = resp.StatusCode, ReasonSuccess
+		a.StatusCode, a.Verdict.Reason = a.resp.StatusCode, ReasonSuccess
 	}
 	if a.failed() {
 		a.stopNested()
@@ -97,9 +100,7 @@ func (c *call) try(a *attempt) {
 func (c *call) judge(a *attempt) {
 	var prefix []byte
 	if a.resp.Body != http.NoBody {
-		body := peek.New(a.resp, a.ended)
-		a.resp.Body = body
-		prefix = body.Ahead(c.waitContext())
+		prefix = c.peek(a)
 	}
 	a.StatusCode = a.resp.StatusCode
 	if a.APIError, a.Verdict = c.cfg.profile.judge(a.resp, prefix, a.ended); a.APIError == nil {
@@ -107,6 +108,19 @@ func (c *call) judge(a *attempt) {
 	}
 	a.APIError.Attempts = a.Attempt
 	c.judgeOwnDoing(a)
+}
+
+// peek returns the beginning of a body that may be an error, which comes with the
+// headers: one that takes longer than a second is not worth waiting for.
+func (c *call) peek(a *attempt) []byte {
+	body, held := a.resp.Body.(*peek.Body)
+	if held {
+		return body.Kept()
+	}
+	body = peek.New(a.resp, a.ended)
+	a.resp.Body = body
+	prefix, _ := body.Ahead(c.waitContext(), peek.Bounds{Bytes: peek.Max, Total: time.Second})
+	return prefix
 }
 
 // judgeOwnDoing corrects the verdict on an answer that is final when it comes to
@@ -170,14 +184,14 @@ func (c *call) sentHeader() http.Header {
 	return c.req.Header
 }
 
-// send hands the request to the base. The first attempt is the caller's own
-// *Request if nothing has to be different about it. Otherwise it is a shallow
-// copy, because Request.Clone would copy Trailer, which the caller fills in while
-// the body is read.
-func (c *call) send(n int, body io.ReadCloser) (*http.Response, sentState, error) {
+// send hands the request to the base, and reports what is known of its delivery if
+// there is no response. The first attempt is the caller's own *Request if nothing has
+// to be different about it. Otherwise it is a shallow copy, because Request.Clone would
+// copy Trailer, which the caller fills in while the body is read.
+func (c *call) send(a *attempt, body io.ReadCloser) sentState {
 	ctx := c.req.Context()
 	var limit *attemptLimit
-	if c.cfg.attemptTimeout > 0 {
+	if c.cfg.attemptTimeout > 0 || c.cfg.idleTimeout > 0 {
 		limit, ctx = newAttemptLimit(ctx, c.cfg.attemptTimeout)
 	}
 	var d *delivery
@@ -186,7 +200,7 @@ func (c *call) send(n int, body io.ReadCloser) (*http.Response, sentState, error
 		ctx = httptrace.WithClientTrace(ctx, d.trace())
 	}
 	out := c.req
-	if n > 1 || d != nil || c.header != nil || c.record != nil {
+	if a.Attempt > 1 || d != nil || c.header != nil || c.record != nil {
 		out = c.req.WithContext(ctx)
 		out.Body = body
 		if c.header != nil {
@@ -208,21 +222,26 @@ func (c *call) send(n int, body io.ReadCloser) (*http.Response, sentState, error
 		resp, err = limit.stop(resp, err)
 		c.judgeConnection(d, limit.began, err)
 	}
+	a.resp, a.Err = resp, err
+	if err == nil {
+		if out != c.req {
+			resp.Request = c.req // as if the caller's had been sent
+		}
+		if c.cfg.idleTimeout > 0 {
+			a.conn = d.http2Conn()
+		}
+		return unknown
+	}
 	if c.idempotent {
 		d = nil // no proof is needed
 	}
 	switch {
-	case err == nil:
-		if out != c.req {
-			resp.Request = c.req // as if the caller's had been sent
-		}
-		return resp, unknown, nil
 	case c.record != nil && c.record.Err() != nil:
-		return nil, bodyFailed, err
+		return bodyFailed
 	case d.provesUnsent(err):
-		return nil, neverSent, err
+		return neverSent
 	}
-	return nil, unknown, err
+	return unknown
 }
 
 // judgeConnection notes the meaning of an attempt that ended with err for its HTTP/2

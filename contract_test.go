@@ -42,6 +42,7 @@ type configuration struct {
 	asErrors bool // error statuses are errors
 	copies   bool // also the first attempt is a copy of the request
 	watches  bool // request bodies are wrapped, to see when they are read
+	holds    bool // successes are returned with their whole body
 }
 
 // over returns a Transport over base, with more options if given.
@@ -64,13 +65,17 @@ func configurations() []configuration {
 		{name: "status errors", opts: []resilient.Option{resilient.WithStatusErrors(true)}, asErrors: true},
 		{name: "no retry mark", opts: []resilient.Option{resilient.WithNoRetryMark(true)}},
 		{name: "attempt timeout", opts: []resilient.Option{resilient.WithAttemptTimeout(time.Minute)}, copies: true, watches: true},
+		{name: "idle timeout", opts: []resilient.Option{resilient.WithIdleTimeout(time.Minute)}, copies: true},
+		{name: "whole body", opts: []resilient.Option{resilient.WithWholeBody(1 << 20)}, holds: true},
 		{name: "trace and log", opts: []resilient.Option{
 			resilient.WithTrace((&recorder{}).trace()), resilient.WithTrace(&resilient.Trace{}),
 			resilient.WithLogger(slog.New(slog.DiscardHandler)), resilient.WithLogPath((*http.Request).UserAgent),
 		}},
 		{name: "idempotency key", opts: []resilient.Option{resilient.WithIdempotencyKey(func(*http.Request) string { return "k" })}},
 		{name: "profile", opts: []resilient.Option{resilient.WithProfile(resilient.Profile{
-			Failed: func([]byte) bool { return false }, // so that every JSON body is looked at
+			Failed:     func([]byte) bool { return false }, // so that every JSON body is looked at
+			Event:      func(string, []byte) (resilient.EventKind, int) { return resilient.EventEnd, 0 },
+			Repeatable: func(*http.Request) bool { return false },
 		})}},
 		{name: "stacked twice", twice: true},
 	}
@@ -982,7 +987,7 @@ func errorTextIsOneLine(t contractTest) {
 }
 
 // shortBodyIsAnError: a body that was cut short says so where it ends, and is
-// not fetched again.
+// not fetched again. With WithWholeBody a success that is cut short is no response.
 func shortBodyIsAnError(t contractTest) {
 	for _, status := range []int{200, 404} {
 		hits := 0
@@ -997,6 +1002,11 @@ func shortBodyIsAnError(t contractTest) {
 		resp, err := t.over(base).RoundTrip(get(t))
 		if status >= 400 {
 			resp = t.settle(status, resp, err)
+		} else if t.holds {
+			require.Nil(t, resp)
+			require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+			require.Equal(t, 4, hits)
+			continue
 		}
 		if resp != nil {
 			b, err := io.ReadAll(resp.Body)

@@ -213,6 +213,7 @@ type recorder struct {
 	attempts []resilient.AttemptInfo
 	waits    []resilient.WaitInfo
 	done     []resilient.DoneInfo
+	bodies   []resilient.BodyInfo
 	starts   int
 }
 
@@ -223,6 +224,7 @@ func (r *recorder) trace() *resilient.Trace {
 		AttemptDone:  func(a resilient.AttemptInfo) { lock(func() { r.attempts = append(r.attempts, a) }) },
 		Wait:         func(w resilient.WaitInfo) { lock(func() { r.waits = append(r.waits, w) }) },
 		Done:         func(d resilient.DoneInfo) { lock(func() { r.done = append(r.done, d) }) },
+		Body:         func(b resilient.BodyInfo) { lock(func() { r.bodies = append(r.bodies, b) }) },
 	}
 }
 

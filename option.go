@@ -38,6 +38,8 @@ type config struct {
 	newBackOff         func() backoff.BackOff
 	maxWait            time.Duration
 	attemptTimeout     time.Duration
+	idleTimeout        time.Duration
+	wholeBody          int64
 	retryNonIdempotent bool
 	idempotencyKey     func(*http.Request) string
 	replayBuffer       int64
@@ -163,6 +165,41 @@ func WithMaxWait(d time.Duration) Option {
 func WithAttemptTimeout(d time.Duration) Option {
 	mustBe(d >= 0, "WithAttemptTimeout", "0 or more", d)
 	return func(c *config) { c.attemptTimeout = d }
+}
+
+// WithIdleTimeout bounds how long a Read of the response body waits for a byte. A body
+// that is silent for longer ends with an error that says for how long and after how
+// many bytes, and whose Timeout method reports true. Its connection is not used again:
+// one of HTTP/2, whose other streams go on, is replaced as one is on which an attempt
+// timed out ([WithAttemptTimeout]). The silence is at least d, and at most a
+// sixteenth more.
+//
+// The time runs only while a Read waits, so a caller who reads slowly never meets it,
+// and a stream may last for days. The body of an upgraded connection (101) is left
+// alone. WithIdleTimeout also bounds the silence of a body that is read before
+// RoundTrip returns ([WithWholeBody], or an event stream, see [Profile]): the attempt
+// is then lost, and the request is sent again if it may be. It does not bound the time
+// until the response headers. WithIdleTimeout panics if d is negative. The default is
+// 0, no timeout.
+func WithIdleTimeout(d time.Duration) Option {
+	mustBe(d >= 0, "WithIdleTimeout", "0 or more", d)
+	return func(c *config) { c.idleTimeout = d }
+}
+
+// WithWholeBody reads the body of a success before RoundTrip returns, up to maxBytes. A
+// body that breaks off is then a lost connection, and the request is sent again: the
+// caller never sees half of one. It is done for requests that may be sent twice, because
+// they are idempotent or one of the options says so; others would gain nothing.
+//
+// A body that is longer passes as it arrives: at once if Content-Length says so, and
+// otherwise after maxBytes. So do event streams, JSON lines and multipart bodies, and
+// a body of unknown length that is silent for a second: a Kubernetes watch is JSON, and
+// never ends. A body of HTTP/1.0 that ends with its connection cannot be told from one
+// that broke off. Each body is held in memory. WithWholeBody panics if maxBytes is
+// negative or larger than 1 GiB. The default is 0: bodies are passed on as they arrive.
+func WithWholeBody(maxBytes int64) Option {
+	mustBe(maxBytes >= 0 && maxBytes <= 1<<30, "WithWholeBody", "from 0 to 1 GiB", maxBytes)
+	return func(c *config) { c.wholeBody = maxBytes }
 }
 
 // WithRetryBudget bounds the retries of temporary failures, for each limit key, to
@@ -377,13 +414,17 @@ func WithTrace(t *Trace) Option {
 //	call done        debug  attempts, status, duration, why
 //	call done        info   attempts, status, duration, why
 //	call done        warn   attempts, status, duration, why
+//	body done        debug  status, bytes, duration
+//	body done        info   status, bytes, duration, resumed
+//	body done        warn   status, bytes, duration, error
 //
 // An attempt is at warn if there was no response, or an error response. The
 // record of an error response has the kind, type, code and request id of the error
 // object. A call is at debug if its first attempt was a success, at info if a later
-// one was, and at warn otherwise. A wait for a limit of the server's says what is
-// believed of it. The values are those of [AttemptInfo], [WaitInfo]
-// and [DoneInfo]; why is their Reason. A warning is also written, once, if limit
+// one was, and at warn otherwise. A body is at warn if it failed, and at info if
+// package resume went on with it. A wait for a limit of the server's says what is
+// believed of it. The values are those of [AttemptInfo], [WaitInfo],
+// [DoneInfo] and [BodyInfo]; why is their Reason. A warning is also written, once, if limit
 // keys are made faster than they are used again, see [WithLimitKey].
 //
 // Other header values, userinfo, query strings, bodies and the quoted parts of an

@@ -1,7 +1,6 @@
 package resilient
 
 import (
-	"mime"
 	"net/http"
 	"slices"
 	"strings"
@@ -39,6 +38,33 @@ type Profile struct {
 	// nor about a response with a greater Content-Length. An error found so is
 	// an [*APIError] of KindInvalidRequest, unless its code or a Rule says more.
 	Failed func(body []byte) bool
+
+	// Event says what an event of a stream means to the answer that the stream
+	// carries, and of an [EventError] which status it stands for: 400 to 599, and
+	// anything else is a 500. name is the event's field "event", and data is
+	// its data, up to 64 KiB of it, which must not be kept or changed. If Event is
+	// nil, the default, streams are not looked at.
+	//
+	// It is asked about each event of a 2xx response of type text/event-stream. The
+	// response is held back until the first event that is no EventPreamble, but at
+	// most until 64 KiB or one second of the stream have arrived. If that event is
+	// an EventError, the response becomes an error response: it gets the status,
+	// the type application/json and the data as its body, and keeps its other
+	// fields. It is retried like any other, by its status, its codes and the Rules.
+	// A stream that ends or breaks off without such an event is a lost connection.
+	//
+	// Once the response is returned, nothing is retried and every byte is passed
+	// on. An EventError is then the Err of [BodyInfo], and a stream that ends
+	// without an EventEnd or EventError fails with an error that is an
+	// io.ErrUnexpectedEOF.
+	Event func(name string, data []byte) (kind EventKind, status int)
+
+	// Repeatable reports whether a request may be sent twice although its method is
+	// not idempotent, because to do the work again costs something but does no
+	// harm: a POST that asks a model for an answer, or that only reads. It is asked
+	// about requests of such methods, must not read the body except through
+	// GetBody, and must not change anything. If it is nil, the default, none may.
+	Repeatable func(*http.Request) bool
 }
 
 // Rule gives a meaning to error responses. Its conditions must all hold; those
@@ -139,12 +165,16 @@ func (p *Profile) rule(status int, o *errorobject.Object) Rule {
 	return Rule{}
 }
 
+// repeatable reports whether the profile allows a request to be sent twice.
+func (p *Profile) repeatable(req *http.Request) bool {
+	return p != nil && p.Repeatable != nil && p.Repeatable(req)
+}
+
 // mayFail reports whether the body of a success has to be looked at.
 func (p *Profile) mayFail(resp *http.Response) bool {
-	if p == nil || p.Failed == nil || resp.StatusCode < 200 || resp.StatusCode > 299 ||
-		resp.Body == http.NoBody || resp.ContentLength > peek.Max {
+	if p == nil || p.Failed == nil || !hasContent(resp) || resp.ContentLength > peek.Max {
 		return false
 	}
-	mediaType, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	return mediaType == "application/json" || strings.HasSuffix(mediaType, "+json")
+	t := mediaType(resp.Header)
+	return t == "application/json" || strings.HasSuffix(t, "+json")
 }

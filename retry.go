@@ -46,7 +46,7 @@ type call struct {
 func (c *call) init(t *Transport, cfg *config, req *http.Request) {
 	c.t, c.cfg, c.req, c.ctx = t, cfg, req, req.Context()
 	c.attempt.body = req.Body // closed if anything below panics
-	c.idempotent = cfg.retryNonIdempotent || idempotent(req)
+	c.idempotent = cfg.retryNonIdempotent || idempotent(req) || cfg.profile.repeatable(req)
 	if cfg.idempotencyKey != nil && !idempotent(req) && method(req) != http.MethodConnect {
 		if key := cfg.idempotencyKey(req); key != "" && len(req.Header["Idempotency-Key"]) == 0 {
 			c.header = req.Header.Clone()
@@ -437,7 +437,8 @@ func (c *call) done(why Reason) (*http.Response, error) {
 	} else {
 		c.countEnd(why)
 	}
-	c.report(a.Attempt, a.StatusCode, err, why)
+	c.follow(resp)
+	c.report(a.Attempt, a.StatusCode, resp, err, why)
 	a.resp = nil // the caller's now
 	return resp, err
 }
@@ -465,15 +466,15 @@ func (c *call) failed(err error) (*http.Response, error) {
 		err = &RetryError{Attempts: made, Err: err, Last: c.last}
 	}
 	c.countEnd(why)
-	c.report(made, 0, err, why)
+	c.report(made, 0, nil, err, why)
 	return nil, err
 }
 
-func (c *call) report(attempts, status int, err error, why Reason) {
+func (c *call) report(attempts, status int, resp *http.Response, err error, why Reason) {
 	if h := c.cfg.hooks; h != nil && h.Done != nil {
 		h.Done(DoneInfo{
 			Request: c.req, Path: c.path, Attempts: attempts, StatusCode: status,
-			Err: err, Reason: why, Duration: time.Since(c.begin),
+			Err: err, Reason: why, Duration: time.Since(c.begin), Body: hasOpenBody(resp),
 		})
 	}
 }

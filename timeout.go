@@ -10,11 +10,12 @@ import (
 	"github.com/resilienthttp/resilient/internal/deadline"
 )
 
-// attemptLimit ends an attempt that has no response headers in time.
+// attemptLimit can end an attempt: one that has no response headers in time, or whose
+// body falls silent.
 type attemptLimit struct {
 	ctx    context.Context //nolint:containedctx // lives as long as the attempt
 	cancel context.CancelCauseFunc
-	timer  *deadline.Timer
+	timer  *deadline.Timer // nil: the headers may take any time
 	began  time.Time
 	closes bool // Request.Close is set, see package suspect
 }
@@ -29,7 +30,9 @@ var errRefused = errors.New("resilient: the server refused the request on every 
 func newAttemptLimit(parent context.Context, d time.Duration) (*attemptLimit, context.Context) {
 	l := &attemptLimit{began: time.Now()}
 	l.ctx, l.cancel = context.WithCancelCause(parent)
-	l.timer = deadline.Start(d, l.cancel)
+	if d > 0 {
+		l.timer = deadline.Start(d, l.cancel)
+	}
 	return l, l.ctx
 }
 
@@ -43,7 +46,7 @@ func (l *attemptLimit) gotConn(n int32) {
 // watchBody stops the time while the base reads the body of out, or a body that
 // net/http opens to send the request again by itself.
 func (l *attemptLimit) watchBody(out *http.Request) {
-	if !hasBody(out) {
+	if l.timer == nil || !hasBody(out) {
 		return
 	}
 	out.Body = l.timer.Body(out.Body)
@@ -63,7 +66,10 @@ func (l *attemptLimit) watchBody(out *http.Request) {
 // stop ends the limit when the base has returned. The context of a response
 // must outlive it until the body is read, or the body would be cut.
 func (l *attemptLimit) stop(resp *http.Response, err error) (*http.Response, error) {
-	timeout := l.timer.Stop()
+	var timeout *deadline.Error
+	if l.timer != nil {
+		timeout = l.timer.Stop()
+	}
 	if err == nil && timeout == nil {
 		if resp.Body == http.NoBody {
 			l.cancel(nil)
@@ -109,7 +115,7 @@ func (b *releasingBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// Abort ends a Read in progress, for package peek.
+// Abort ends a Read in progress, for packages peek and idle.
 func (b *releasingBody) Abort() { b.cancel(nil) }
 
 // attemptTimeoutError is an attempt that had no response headers in time.

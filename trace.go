@@ -28,9 +28,15 @@ type Trace struct {
 	// it is called when the wait is over.
 	Wait func(WaitInfo)
 
-	// Done is called last, once for each call, before RoundTrip returns. It is
+	// Done is called once for each call, before RoundTrip returns. It is
 	// not called for a request that is malformed (nil URL or Header).
 	Done func(DoneInfo)
+
+	// Body is called last, when the body of the response has been read to its end,
+	// has failed or is closed, by the goroutine that reads or closes it. It is
+	// called if the Body of the DoneInfo is true: not without a response or a body,
+	// not for an upgraded connection (101), and not if the body is never closed.
+	Body func(BodyInfo)
 }
 
 // AttemptInfo is one attempt and its outcome.
@@ -82,6 +88,10 @@ type DoneInfo struct {
 	Reason Reason
 
 	Duration time.Duration // of the whole call, up to the response headers
+
+	// Body reports whether the response has a body, of whose end a Trace's Body is
+	// told.
+	Body bool
 }
 
 // compose returns a Trace that calls the hooks of t, then those of u; either
@@ -98,6 +108,7 @@ func (t *Trace) compose(u *Trace) *Trace {
 		AttemptDone:  both(t.AttemptDone, u.AttemptDone),
 		Wait:         both(t.Wait, u.Wait),
 		Done:         both(t.Done, u.Done),
+		Body:         both(t.Body, u.Body),
 	}
 }
 
@@ -172,6 +183,21 @@ func logTrace(l *slog.Logger) *Trace {
 			write(d.Request, d.Path, level, "call done", slog.Int("attempts", d.Attempts),
 				slog.Int("status", d.StatusCode), slog.Duration("duration", d.Duration),
 				slog.String("why", d.Reason))
+		},
+		Body: func(b BodyInfo) {
+			level := slog.LevelDebug
+			attrs := []slog.Attr{
+				slog.Int("status", b.StatusCode), slog.Int64("bytes", b.Bytes), slog.Duration("duration", b.Duration),
+			}
+			switch {
+			case b.Err != nil:
+				level = slog.LevelWarn
+				attrs = append(attrs, slog.String("error", redact.Unquoted(b.Err)))
+			case b.Resumed > 0:
+				level = slog.LevelInfo
+				attrs = append(attrs, slog.Int("resumed", b.Resumed))
+			}
+			write(b.Request, b.Path, level, "body done", attrs...)
 		},
 	}
 }

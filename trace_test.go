@@ -2,6 +2,7 @@ package resilient_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,6 +25,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/resilienthttp/resilient"
+	"github.com/resilienthttp/resilient/internal/resumed"
 	"github.com/resilienthttp/resilient/resilienttest"
 )
 
@@ -53,8 +55,9 @@ func TestTrace(t *testing.T) {
 		require.Equal(t, 200, r.attempts[3].StatusCode)
 		require.Equal(t, []resilient.WaitInfo{{Request: req, Path: req.URL.Path, Attempt: 3, Reason: "retry-after", Duration: 7 * time.Second}}, r.waits)
 		require.Equal(t, []resilient.DoneInfo{{
-			Request: req, Path: req.URL.Path, Attempts: 4, StatusCode: 200, Reason: "success", Duration: 7 * time.Second,
+			Request: req, Path: req.URL.Path, Attempts: 4, StatusCode: 200, Reason: "success", Duration: 7 * time.Second, Body: true,
 		}}, r.done)
+		require.Equal(t, []resilient.BodyInfo{{Request: req, Path: req.URL.Path, StatusCode: 200}}, r.bodies, "it was closed unread")
 	})
 }
 
@@ -112,6 +115,7 @@ func TestLogger(t *testing.T) {
 			`level=DEBUG msg="attempt started"` + where + ` attempt=3`,
 			`level=DEBUG msg="attempt done"` + where + ` attempt=3 status=200 duration=0s why=success`,
 			`level=INFO msg="call done"` + where + ` attempts=3 status=200 duration=2s why=success`,
+			`level=DEBUG msg="body done"` + where + ` status=200 bytes=0 duration=0s`,
 			``,
 		}, "\n"), out.String())
 		require.NotContains(t, out.String(), "secret")
@@ -156,10 +160,16 @@ func TestLoggerWritesWhatIsDocumented(t *testing.T) {
 			newScript(answer(500), fails(io.EOF), answer(200)),
 			newScript(answer(404)),
 			newScript(fails(errors.New("no"))),
+			newScript(func(*http.Request) (*http.Response, error) {
+				return &http.Response{StatusCode: 200, Body: io.NopCloser(failingReader{errors.New("no")})}, nil
+			}),
 		} {
-			resp, err := resilient.NewTransport(base, resilient.WithLogger(logger)).RoundTrip(get(t))
-			if err == nil {
-				_ = resp.Body.Close()
+			for _, ctx := range []context.Context{t.Context(), resumed.With(t.Context(), 1)} {
+				resp, err := resilient.NewTransport(base, resilient.WithLogger(logger)).RoundTrip(get(t).WithContext(ctx))
+				if err == nil {
+					_, _ = io.ReadAll(resp.Body)
+					_ = resp.Body.Close()
+				}
 			}
 		}
 		refuses := answer(429, "Retry-After", "1")

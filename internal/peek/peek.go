@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"slices"
 	"sync"
@@ -13,19 +14,26 @@ import (
 )
 
 const (
-	// Max is how much of a body is read ahead and kept.
+	// Max is how much of a body is kept, unless more was read ahead.
 	Max = 64 << 10
-
-	// timeout bounds how long reading ahead holds a response. Bodies of errors
-	// are small and come with the headers; one that takes longer than a second
-	// is not worth waiting for.
-	timeout = time.Second
 
 	// closeGrace is how long it may take to close a body that is still being
 	// read. Closing the connection ends the Read at once; a body that does not
 	// end by it must not hold up the retry.
 	closeGrace = 20 * time.Millisecond
 )
+
+// Bounds end reading ahead. A field that is zero bounds nothing.
+type Bounds struct {
+	Bytes   int                      // so many have been read; more may have, and are kept
+	Total   time.Duration            // since the call
+	Flow    time.Duration            // since the first byte
+	Silence time.Duration            // since the last byte, or the call
+	Enough  func(prefix []byte) bool // asked about all that was read, after each Read
+}
+
+// ErrSilent says that reading ahead ended because nothing came.
+var ErrSilent = errors.New("resilient: the response body fell silent")
 
 // Body is a response body of which the first Max bytes that come through are kept,
 // read ahead or by the caller. So an error object can be parsed at any time, and
@@ -38,9 +46,11 @@ type Body struct {
 	mu     sync.Mutex
 	done   chan struct{} // closed when the body is; nil: nobody waits for the turn
 	buf    []byte
-	off    int   // where the caller reads in buf
-	err    error // of rc
-	enough bool  // reading ahead is to stop
+	off    int       // where the caller reads in buf
+	err    error     // of rc
+	first  time.Time // when a byte was read ahead for the first time; zero: never
+	last   time.Time // and for the last
+	enough bool      // reading ahead is to stop
 	closed bool
 }
 
@@ -59,48 +69,95 @@ func New(resp *http.Response, received time.Time) *Body {
 // Received returns when the response was received.
 func (b *Body) Received() time.Time { return b.received }
 
-// Ahead returns the beginning of the body: up to Max bytes, or as much as has come
-// when a second has passed or the context has ended. Reading ahead needs a
-// goroutine, because a Read cannot be bounded in time. It ends with its Read, at
-// the latest when the body is closed.
-func (b *Body) Ahead(ctx context.Context) []byte {
+// Ahead reads the beginning of the body, before anybody else does, until a bound is
+// reached, the body ends or the context does. The error is io.EOF or that of the body
+// if it has ended, ErrSilent, or the cause of the context, and otherwise nil. Reading
+// ahead needs a goroutine, because a Read cannot be bounded in time. It ends with its
+// Read, at the latest when the body is closed.
+func (b *Body) Ahead(ctx context.Context, bounds Bounds) ([]byte, error) {
+	began, first := time.Now(), make(chan struct{})
 	b.turn <- struct{}{}
-	go b.readAhead()
-	timer := time.NewTimer(timeout)
+	go b.readAhead(bounds, first)
+	timer := time.NewTimer(math.MaxInt64)
 	defer timer.Stop()
-	select {
-	case b.turn <- struct{}{}: // it was given back
-		<-b.turn
-	case <-timer.C:
-	case <-ctx.Done():
+	for {
+		left, err := b.left(began, bounds)
+		if left <= 0 {
+			return b.snapshot(), err
+		}
+		timer.Reset(left)
+		select {
+		case b.turn <- struct{}{}: // it was given back
+			<-b.turn
+			return b.snapshot(), b.failure()
+		case <-first: // the time since then is bounded
+			first = nil
+		case <-timer.C:
+		case <-ctx.Done():
+			return b.snapshot(), context.Cause(ctx)
+		}
 	}
-	return b.snapshot()
 }
 
-// readAhead fills the prefix and gives the turn back. If the body panics, that
-// becomes an error: nobody could recover from it in a goroutine of its own.
-func (b *Body) readAhead() {
+// left returns how long reading ahead may go on, and with which error it ends then.
+func (b *Body) left(began time.Time, bounds Bounds) (left time.Duration, err error) {
+	b.mu.Lock()
+	first, last := b.first, b.last
+	b.mu.Unlock()
+	now := time.Now()
+	left = math.MaxInt64
+	if bounds.Total > 0 {
+		left = bounds.Total - now.Sub(began)
+	}
+	if bounds.Flow > 0 && !first.IsZero() {
+		left = min(left, bounds.Flow-now.Sub(first))
+	}
+	if bounds.Silence > 0 {
+		if last.IsZero() {
+			last = began
+		}
+		if silent := bounds.Silence - now.Sub(last); silent < left {
+			return silent, ErrSilent
+		}
+	}
+	return left, nil
+}
+
+// readAhead fills the prefix and gives the turn back. It closes first when a byte
+// has come. If the body panics, that becomes an error: nobody could recover from it in
+// a goroutine of its own.
+func (b *Body) readAhead(bounds Bounds, first chan struct{}) {
 	defer func() {
 		if p := recover(); p != nil {
 			b.fail(fmt.Errorf("resilient: reading the response body panicked: %v", p))
 		}
 		<-b.turn
 	}()
-	b.fill()
+	b.fill(bounds.Bytes, func(prefix []byte) bool {
+		now := time.Now()
+		b.mu.Lock()
+		if b.last = now; b.first.IsZero() {
+			b.first = now
+			close(first)
+		}
+		b.mu.Unlock()
+		return bounds.Enough != nil && bounds.Enough(prefix)
+	})
 }
 
-// fill reads until the prefix is full, the body ends or it has enough.
-func (b *Body) fill() {
+// fill reads until the prefix has size bytes, the body ends or it has enough. It asks
+// arrived about all that was read whenever there is more.
+func (b *Body) fill(size int, arrived func(prefix []byte) bool) {
 	for empty := 0; ; {
 		b.mu.Lock()
-		if b.enough || b.closed || b.err != nil || len(b.buf) >= Max {
+		if b.enough || b.closed || b.err != nil || len(b.buf) >= size {
 			b.mu.Unlock()
 			return
 		}
 		if len(b.buf) == cap(b.buf) {
-			b.buf = slices.Grow(b.buf, 512)
+			b.buf = slices.Grow(b.buf, min(max(512, len(b.buf)), size-len(b.buf)))
 		}
-		spare := b.buf[len(b.buf):min(cap(b.buf), Max)]
+		spare := b.buf[len(b.buf):min(cap(b.buf), size)]
 		b.mu.Unlock()
 
 		n, err := b.rc.Read(spare)
@@ -114,7 +171,11 @@ func (b *Body) fill() {
 		}
 		b.mu.Lock()
 		b.buf, b.err = b.buf[:len(b.buf)+n], err
+		prefix := b.buf
 		b.mu.Unlock()
+		if n > 0 && arrived(prefix) {
+			return
+		}
 	}
 }
 
@@ -129,14 +190,27 @@ func (b *Body) snapshot() []byte {
 	return slices.Clip(b.buf)
 }
 
+// Kept returns the first Max bytes, as far as they have been read.
+func (b *Body) Kept() []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clip(b.buf[:min(len(b.buf), Max)])
+}
+
+func (b *Body) failure() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.err
+}
+
 func (b *Body) fail(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.err = err
 }
 
-// Prefix returns the first Max bytes of the body. It reads on if need be, and then
-// blocks as reading the body would.
+// Prefix returns the first Max bytes of the body, and reads on if need be,
+// which blocks as reading the body would.
 func (b *Body) Prefix() []byte {
 	if !b.takeTurn() {
 		return b.snapshot()
@@ -145,8 +219,9 @@ func (b *Body) Prefix() []byte {
 	b.mu.Lock()
 	b.enough = false
 	b.mu.Unlock()
-	b.fill()
-	return b.snapshot()
+	b.fill(Max, func([]byte) bool { return false })
+	prefix := b.snapshot()
+	return prefix[:min(len(prefix), Max)]
 }
 
 // Read reads the body from its beginning, even if some was read ahead.
@@ -164,7 +239,7 @@ func (b *Body) Read(p []byte) (int, error) {
 	n, err := b.rc.Read(p)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.buf = append(b.buf, p[:min(n, Max-len(b.buf))]...)
+	b.buf = append(b.buf, p[:min(n, max(Max-len(b.buf), 0))]...)
 	b.off, b.err = len(b.buf), err
 	return n, err
 }
