@@ -43,7 +43,8 @@ type recorder struct {
 	inFlight  map[*http.Request]*call
 	oldest    *call // of those in flight, a list by next and prev
 	newest    *call
-	free      *call // to be reused, a list by next
+	free      *call                      // to be reused, a list by next
+	bodies    map[*http.Request]openBody // at most maxInFlight
 	last      ring
 	failed    ring
 	slow      []*call
@@ -75,8 +76,28 @@ type call struct {
 	partial            bool   // its beginning was not seen
 	reason             string // of DoneInfo
 	status             int
+	body               bodyState
+	bodyEnd            time.Duration
+	bodyBytes          int64
+	bodyError          string // why it broke off
 	refusal            *resilient.LimitError
 	refuser            *held // the limit for which it was refused; nil: it is not known
+}
+
+// bodyState is how far the body of the response of a call has come.
+type bodyState uint8
+
+const (
+	bodyNone bodyState = iota // there is none, or it is not known
+	bodyOpen
+	bodyEnded
+)
+
+// openBody is a call that has ended, except for the body of its response. The call is
+// another one if it has been reused since.
+type openBody struct {
+	call *call
+	id   int64
 }
 
 // step is an attempt or a wait.
@@ -128,15 +149,15 @@ const (
 func newRecorder(t *resilient.Transport) *recorder {
 	return &recorder{
 		t: t, start: time.Now(), limited: -window, sampled: -1,
-		inFlight: make(map[*http.Request]*call),
-		last:     ring{calls: make([]*call, lastCalls)},
-		failed:   ring{calls: make([]*call, failedCalls)},
+		inFlight: make(map[*http.Request]*call), bodies: make(map[*http.Request]openBody),
+		last:   ring{calls: make([]*call, lastCalls)},
+		failed: ring{calls: make([]*call, failedCalls)},
 	}
 }
 
 func (r *recorder) trace() *resilient.Trace {
 	return &resilient.Trace{
-		AttemptStart: r.attemptStart, AttemptDone: r.attemptDone, Wait: r.wait, Done: r.done,
+		AttemptStart: r.attemptStart, AttemptDone: r.attemptDone, Wait: r.wait, Done: r.done, Body: r.bodyDone,
 	}
 }
 
@@ -250,6 +271,9 @@ func (r *recorder) done(d resilient.DoneInfo) {
 	}
 	r.keepSlow(c, now)
 	r.release(r.last.push(c))
+	if d.Body {
+		r.keepOpen(d.Request, c)
+	}
 	at := int64(now / time.Second)
 	sample := now-r.limited < window && at != r.sampled
 	if sample {
@@ -258,6 +282,40 @@ func (r *recorder) done(d resilient.DoneInfo) {
 	r.mu.Unlock()
 	if sample {
 		r.sample()
+	}
+}
+
+// keepOpen remembers that the body of the response of c has not ended. If nobody closes
+// bodies there are too many, and another one is forgotten.
+func (r *recorder) keepOpen(req *http.Request, c *call) {
+	if len(r.bodies) >= maxInFlight {
+		for other := range r.bodies {
+			delete(r.bodies, other)
+			break
+		}
+	}
+	c.body = bodyOpen
+	r.bodies[req] = openBody{c, c.id}
+}
+
+// bodyDone records the end of a body. A call whose body broke off has failed.
+func (r *recorder) bodyDone(b resilient.BodyInfo) {
+	now := time.Since(r.start)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	open, ok := r.bodies[b.Request]
+	delete(r.bodies, b.Request)
+	c := open.call
+	if !ok || c.id != open.id || c.refs == 0 {
+		return
+	}
+	c.body, c.bodyEnd, c.bodyBytes = bodyEnded, now, b.Bytes
+	if b.Err == nil {
+		return
+	}
+	c.bodyError = redact.Unquoted(b.Err)
+	if c.reason == resilient.ReasonSuccess {
+		r.release(r.failed.push(c))
 	}
 }
 

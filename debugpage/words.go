@@ -68,7 +68,26 @@ func sentence(c *call, spans []span, took time.Duration) []phrase {
 		say(" ")
 		mark("end", end)
 	}
+	if body := c.bodyText(took); body != "" {
+		say(" ")
+		mark("end", body)
+	}
 	return s
+}
+
+// bodyText explains what became of the body of the response, if that explains anything:
+// it broke off, it took long, or nobody has closed it yet.
+func (c *call) bodyText(took time.Duration) string {
+	length := c.bodyEnd - c.end
+	switch {
+	case c.body == bodyOpen:
+		return "Its body is still open."
+	case c.bodyError != "":
+		return fmt.Sprintf("Its body broke off after %s and %d bytes: %s.", duration(length), c.bodyBytes, c.bodyError)
+	case c.body == bodyEnded && length > took/10 && length >= time.Millisecond:
+		return fmt.Sprintf("Its body took %s more, for %d bytes.", duration(length), c.bodyBytes)
+	}
+	return ""
 }
 
 // gapText describes time between two events that no event explains.

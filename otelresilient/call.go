@@ -24,6 +24,7 @@ const (
 	waitDurationKey = attribute.Key("resilient.wait.duration")
 	limitKeyKey     = attribute.Key("resilient.limit.key")
 	limitRouteKey   = attribute.Key("resilient.limit.route")
+	resumedKey      = attribute.Key("resilient.resumed")
 )
 
 // call is one RoundTrip. Its attempts and hooks find it in the context.
@@ -42,6 +43,7 @@ type call struct {
 	waitReason string // of the current wait, or "" if there is none
 	waitBegun  time.Time
 
+	failed  bool                 // as its outcome says
 	outcome []attribute.KeyValue // the attributes of metrics for the outcome
 
 	// open counts the parts that have not ended yet: RoundTrip, and each attempt
@@ -109,6 +111,11 @@ func hooks() *resilient.Trace {
 				c.done(d)
 			}
 		},
+		Body: func(b resilient.BodyInfo) {
+			if c := callOf(b.Request.Context()); c != nil {
+				c.bodyDone(b)
+			}
+		},
 	}
 }
 
@@ -157,13 +164,32 @@ func (c *call) addWait(reason string, begun time.Time, d time.Duration) {
 	}
 }
 
+// bodyDone records how the body ended. A call whose body broke off has failed, although
+// its outcome is that of the response.
+func (c *call) bodyDone(b resilient.BodyInfo) {
+	defer c.release()
+	if b.Resumed > 0 {
+		c.span.SetAttributes(resumedKey.Int(b.Resumed))
+	}
+	if b.Err == nil || c.failed {
+		return
+	}
+	failure := semconv.ErrorTypeKey.String(errorType(c.ctx, b.Err))
+	c.outcome = append(c.outcome, failure)
+	c.span.SetAttributes(failure)
+	c.span.SetStatus(codes.Error, "")
+}
+
 func (c *call) done(d resilient.DoneInfo) {
 	c.endWait()
+	if d.Body {
+		c.open.Add(1)
+	}
 	c.outcome = append(make([]attribute.KeyValue, 0, 3), outcomeKey.String(d.Reason))
 	if d.StatusCode != 0 {
 		c.outcome = append(c.outcome, semconv.HTTPResponseStatusCode(d.StatusCode))
 	}
-	if d.Reason != "success" {
+	if c.failed = d.Reason != "success"; c.failed {
 		failure := c.failure
 		if d.Err != nil {
 			failure = errorType(c.ctx, d.Err)

@@ -14,12 +14,14 @@ import (
 	"net/http/httptest"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/time/rate"
 
 	"github.com/resilienthttp/resilient"
 )
@@ -73,6 +75,10 @@ func (s *soakServer) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if acted, ok := s.calls.Load(call); ok {
 		acted.(*atomic.Int32).Add(1)
 	}
+	if req.Header.Get("Accept") == eventStream {
+		s.stream(w, req, call)
+		return
+	}
 	switch {
 	case n < 140:
 		s.fail(w, []int{400, 402, 403, 404}[n%4])
@@ -103,6 +109,40 @@ func (s *soakServer) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		}
 	default:
 		_, _ = io.WriteString(w, call)
+	}
+}
+
+const eventStream = "text/event-stream"
+
+// soakStream returns the whole answer to a call as a stream.
+func soakStream(call string) string {
+	return "event: start\ndata: {}\n\nevent: text\ndata: " + call + "\n\nevent: end\ndata: {}\n\n"
+}
+
+// stream sends an answer as a stream, or fails somewhere in it.
+func (s *soakServer) stream(w http.ResponseWriter, req *http.Request, call string) {
+	const failed = "event: error\ndata: {\"error\":{\"type\":\"overloaded_error\"}}\n\n"
+	w.Header().Set("Content-Type", eventStream)
+	all := soakStream(call)
+	events := strings.SplitAfter(all, "\n\n")
+	switch n := rand.IntN(100); {
+	case n < 20:
+		_, _ = io.WriteString(w, events[0]+failed)
+	case n < 30: // nothing of an answer
+		_, _ = io.WriteString(w, events[0])
+	case n < 40: // half of it
+		_, _ = io.WriteString(w, events[0]+events[1])
+	case n < 45:
+		_, _ = io.WriteString(w, events[0]+events[1]+failed)
+	case n < 50: // silence
+		_, _ = io.WriteString(w, strings.Join(events[:n%2+1], ""))
+		_ = http.NewResponseController(w).Flush()
+		<-req.Context().Done()
+	default:
+		for _, e := range events {
+			_, _ = io.WriteString(w, e)
+			_ = http.NewResponseController(w).Flush()
+		}
 	}
 }
 
@@ -142,6 +182,7 @@ type soakRun struct {
 	callers  tally // counted by the callers
 	reported tally // counted by the traces
 	attempts struct{ started, done, total, answered atomic.Int64 }
+	bodies   struct{ promised, ended, failed atomic.Int64 }
 	twice    atomic.Int64 // calls that are not idempotent and were processed more than once
 	foreign  atomic.Int64 // answers to another call
 }
@@ -168,6 +209,15 @@ func newSoakRun(tb testing.TB) *soakRun {
 			s.reported.sent.Add(1)
 			s.reported.count(d.Err)
 			s.attempts.total.Add(int64(d.Attempts))
+			if d.Body {
+				s.bodies.promised.Add(1)
+			}
+		},
+		Body: func(b resilient.BodyInfo) {
+			s.bodies.ended.Add(1)
+			if b.Err != nil {
+				s.bodies.failed.Add(1)
+			}
 		},
 	})}
 	for _, opts := range [][]resilient.Option{
@@ -176,11 +226,31 @@ func newSoakRun(tb testing.TB) *soakRun {
 		// The time is an hour so that a leaked timer stays for the whole run.
 		{unbounded(), resilient.WithStatusErrors(true), resilient.WithAttemptTimeout(time.Hour), resilient.WithMaxWait(time.Hour)},
 		{unbounded(), resilient.WithAttemptTimeout(100 * time.Millisecond), resilient.WithReplayBuffer(1 << 10)},
-		{unbounded(), resilient.WithRateLimit(300, 30), resilient.WithMaxWait(50 * time.Millisecond), resilient.WithLimitKey(func(*http.Request) string { return "all" })},
+		{
+			unbounded(), resilient.WithRateLimit(300, 30), resilient.WithMaxWait(50 * time.Millisecond),
+			resilient.WithLimitKey(func(*http.Request) string { return "all" }),
+			resilient.WithLimiter(rate.NewLimiter(20, 5)), // so that some are refused however slow the machine is
+		},
+		{unbounded(), resilient.WithIdleTimeout(50 * time.Millisecond), resilient.WithWholeBody(1 << 10), resilient.WithProfile(soakProfile())},
 	} {
 		s.clients = append(s.clients, resilient.NewTransport(s.base, append(common, opts...)...))
 	}
 	return s
+}
+
+// soakProfile reads the streams of the server.
+func soakProfile() resilient.Profile {
+	return resilient.Profile{Event: func(name string, _ []byte) (resilient.EventKind, int) {
+		switch name {
+		case "start":
+			return resilient.EventPreamble, 0
+		case "end":
+			return resilient.EventEnd, 0
+		case "error":
+			return resilient.EventError, 529
+		}
+		return resilient.EventContent, 0
+	}}
 }
 
 // round makes calls for d.
@@ -220,6 +290,11 @@ func (s *soakRun) call(client int) {
 		panic(err)
 	}
 	req.Header.Set(callHeader, call)
+	want := call
+	if client == len(s.clients)-1 && rand.IntN(2) == 0 {
+		req.Header.Set("Accept", eventStream)
+		want = soakStream(call)
+	}
 	keys := soakKeys
 	if client > 0 {
 		keys = soakKeysElse
@@ -240,7 +315,8 @@ func (s *soakRun) call(client int) {
 	if err == nil {
 		if rand.IntN(10) > 0 { // sometimes it is not read
 			body, err := io.ReadAll(resp.Body)
-			if err == nil && resp.StatusCode == 200 && len(body) > 0 && string(body) != call {
+			if err == nil && resp.StatusCode == 200 && len(body) > 0 && string(body) != want &&
+				!bytes.Contains(body, []byte("event: error")) {
 				s.foreign.Add(1)
 			}
 		}
@@ -318,6 +394,8 @@ func TestSoak(t *testing.T) {
 	require.Equal(t, c.refused.Load(), r.refused.Load())
 	require.Equal(t, c.canceled.Load(), r.canceled.Load())
 	require.Equal(t, run.attempts.started.Load(), run.attempts.done.Load())
+	require.Equal(t, run.bodies.promised.Load(), run.bodies.ended.Load(), "one Body for each body")
+	require.NotZero(t, run.bodies.failed.Load())
 	require.Equal(t, run.attempts.started.Load(), run.attempts.total.Load())
 	require.GreaterOrEqual(t, run.server.arrived.Load(), run.attempts.answered.Load(), "no answer without a request")
 	require.Zero(t, run.twice.Load(), "what may have been acted upon is not sent again")
