@@ -7,8 +7,8 @@
 // returns 0, nil, since it is then not the network that is silent. The bodies of
 // net/http do that for an empty buffer only.
 //
-// A silence that lasts as long as the limit ends the body, at the latest a 16th of
-// the limit later. A shorter one never does.
+// A silence ends the body when it has lasted for the limit, or up to a 16th of the
+// limit longer. A shorter one never does.
 //
 // # Cost
 //
@@ -23,17 +23,17 @@
 // sets the timer to a 16th of the limit. When the timer fires, it finds one of
 // three:
 //
-//	no Read                              it is not set again
-//	a Read that waits                    it is set to the begin of the Read + limit
-//	a Read that has waited for the limit the body expires
+//	no Read                               it is not set again
+//	a Read that waits                     it is set to the begin of the Read + limit
+//	a Read that has waited for the limit  the body expires
 //
 // The begin of the Read is known if the Read set the timer. If it did not, it
 // began after that, and the time of the finding is taken for its begin. That is
 // up to a 16th of the limit too late.
 //
 // The next Read after each finding sets the timer as the first one did. So a fast
-// stream sets it 16 times in each limit, a slow one once for each Read, and a body
-// that is neither read nor closed any more has no timer left.
+// stream sets it at most 16 times in each limit, a slow one once for each Read, and
+// a body that is neither read nor closed any more has no timer once it has fired.
 package idle
 
 import (
