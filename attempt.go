@@ -29,6 +29,11 @@ type attempt struct {
 
 func (a *AttemptInfo) failed() bool { return a.Err != nil || a.APIError != nil }
 
+// refused reports whether the server has refused the attempt for its rate.
+func (a *AttemptInfo) refused() bool {
+	return a.Verdict.Kind == KindRateLimit && a.Verdict.Unprocessed
+}
+
 // outcome returns the attempt's error, or that of its response.
 func (a *AttemptInfo) outcome() error {
 	if a.APIError != nil {

@@ -46,11 +46,11 @@ func hasOpenBody(resp *http.Response) bool {
 }
 
 // follow wraps the body of the response that the call returns, as far as somebody
-// wants to know how it ends.
+// wants to know how it ends. The body takes the slot of the attempt with it.
 func (c *call) follow(resp *http.Response) {
 	h := c.cfg.hooks
 	tell := h != nil && h.Body != nil
-	if c.cfg.idleTimeout == 0 && !tell || !hasOpenBody(resp) {
+	if c.cfg.idleTimeout == 0 && !tell && c.slot == 0 || !hasOpenBody(resp) {
 		return
 	}
 	stream, _ := resp.Body.(*eventBody)
@@ -58,15 +58,20 @@ func (c *call) follow(resp *http.Response) {
 		conn, req, t := c.attempt.conn, c.req, c.t
 		resp.Body = idle.New(resp.Body, d, func(since time.Time) { t.suspectSilent(req, conn, since) })
 	}
+	if !tell && c.slot == 0 {
+		return
+	}
+	b := &followedBody{ReadCloser: resp.Body, slot: c.slot, key: c.key}
 	if tell {
-		resp.Body = &followedBody{
-			ReadCloser: resp.Body, stream: stream, cfg: c.cfg, began: time.Now(), attempts: c.attempt.Attempt,
+		b.story = &bodyStory{
+			stream: stream, cfg: c.cfg, began: time.Now(), attempts: c.attempt.Attempt,
 			info: BodyInfo{
 				Request: c.req, Path: c.path, StatusCode: resp.StatusCode,
 				Resumed: resumed.From(c.req.Context()),
 			},
 		}
 	}
+	resp.Body, c.slot = b, 0
 }
 
 // suspectSilent notes that nothing has come over an HTTP/2 connection since then, for a
@@ -77,21 +82,31 @@ func (t *Transport) suspectSilent(req *http.Request, conn net.Conn, since time.T
 	}
 }
 
-// followedBody tells the hooks how the body ends.
+// followedBody notices the end of a body: it gives back the slot of the request, and
+// tells the hooks.
 type followedBody struct {
 	io.ReadCloser
+	slot  int // 0: none
+	key   *keyState
+	story *bodyStory // nil: there are no hooks
+	ended atomic.Bool
+}
+
+// bodyStory is what the hooks are told.
+type bodyStory struct {
 	stream   *eventBody // beneath; nil: it is none
 	cfg      *config
 	began    time.Time
 	attempts int
 	info     BodyInfo
-	told     atomic.Bool
 	bytes    atomic.Int64 // a Close may come during a Read
 }
 
 func (b *followedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	b.bytes.Add(int64(n))
+	if b.story != nil {
+		b.story.bytes.Add(int64(n))
+	}
 	if err != nil {
 		b.end(err)
 	}
@@ -104,18 +119,27 @@ func (b *followedBody) Close() error {
 	return err
 }
 
-// end calls the hooks, once.
 func (b *followedBody) end(err error) {
-	if !b.told.CompareAndSwap(false, true) {
+	if !b.ended.CompareAndSwap(false, true) {
 		return
 	}
-	info := b.info
-	info.Bytes, info.Duration = b.bytes.Load(), time.Since(b.began)
+	if b.slot != 0 {
+		b.key.gate.Release(b.slot)
+	}
+	if b.story != nil {
+		b.story.end(err)
+	}
+}
+
+// end calls the hooks.
+func (s *bodyStory) end(err error) {
+	info := s.info
+	info.Bytes, info.Duration = s.bytes.Load(), time.Since(s.began)
 	if info.Complete = errors.Is(err, io.EOF); !info.Complete {
 		info.Err = err
 	}
-	if b.stream != nil && info.Err == nil {
-		info.Err = b.stream.failure(b.cfg.profile, b.attempts)
+	if s.stream != nil && info.Err == nil {
+		info.Err = s.stream.failure(s.cfg.profile, s.attempts)
 	}
-	b.cfg.hooks.Body(info)
+	s.cfg.hooks.Body(info)
 }

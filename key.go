@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/resilienthttp/resilient/internal/budget"
 	"github.com/resilienthttp/resilient/internal/credential"
 	"github.com/resilienthttp/resilient/internal/gate"
@@ -59,13 +61,25 @@ func (s *keyState) idle() bool {
 func (s *keyState) snapshot(now time.Time, cfg *sharedConfig) KeySnapshot {
 	g := s.gate.Snapshot(now)
 	k := KeySnapshot{
-		Key: s.key.String(), Tokens: g.Tokens, Waiting: g.Waiting, Budget: s.budget.Balance(now), Totals: s.totals.snapshot(),
+		Key: s.key.String(), Waiting: g.Waiting, Budget: s.budget.Balance(now), Totals: s.totals.snapshot(),
+		InFlight: g.Flying, MaxInFlight: cfg.inFlight, OldestInFlight: g.Oldest,
+	}
+	for _, q := range g.Queues {
+		k.Queues = append(k.Queues, QueueSnapshot(q))
 	}
 	for _, v := range g.Limits {
 		k.Limits = append(k.Limits, limitSnapshot(v))
 	}
-	if cfg.limit > 0 {
-		k.Limit, k.Burst = float64(cfg.limit), cfg.burst
+	for i, l := range cfg.limits {
+		b := BucketSnapshot{Name: l.name, Tokens: g.Tokens[i]}
+		if l.limit != rate.Inf {
+			b.Limit, b.Burst = float64(l.limit), l.burst
+		}
+		if l.name == requestLimit {
+			k.Limit, k.Burst, k.Tokens = b.Limit, b.Burst, b.Tokens
+		} else {
+			k.Buckets = append(k.Buckets, b)
+		}
 	}
 	return k
 }
@@ -187,7 +201,7 @@ func (t *keyTable) add(cfg *config, key limitKey) (s *keyState, warn string) {
 	now, shared := time.Now(), &cfg.shared
 	s = &keyState{
 		key:  key,
-		gate: gate.New(shared.limit, shared.burst), budget: budget.New(shared.budgetRatio, shared.budgetFloor, t.retries, now),
+		gate: gate.New(shared.gate()), budget: budget.New(shared.budgetRatio, shared.budgetFloor, t.retries, now),
 	}
 	if t.suspect(key) {
 		s.troubled.Store(true) // the gate has to learn of the answer

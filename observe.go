@@ -38,6 +38,9 @@ func (c *call) observe(a *attempt) {
 	if c.key == nil && n.any() {
 		c.key = c.t.keys.findOrAdd(c.cfg, c.req)
 	}
+	if a.failed() && len(c.cfg.shared.limits) > 0 {
+		c.giveBack(a)
+	}
 	if a.Attempt > 1 || a.failed() {
 		for _, t := range c.totals() {
 			t.attempt(&a.AttemptInfo)

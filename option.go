@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -49,6 +50,7 @@ type config struct {
 	noRetryMark        bool
 	limiterFor         func(*http.Request) Limiter
 	limitKey           func(*http.Request) string
+	class              func(*http.Request) Class
 	logPath            func(*http.Request) string
 	trace              *Trace
 	logTrace           *Trace // the hooks of WithLogger, apart because the last logger wins
@@ -60,9 +62,9 @@ type config struct {
 // sharedConfig holds for all requests of a Transport together, and so cannot be
 // set for one of them.
 type sharedConfig struct {
-	set         bool       // by an option
-	limit       rate.Limit // 0: none
-	burst       int
+	set         bool        // by an option
+	limits      []costLimit // at most gate.MaxLimits, with different names
+	inFlight    int         // 0: any number
 	budgetRatio float64
 	budgetFloor float64
 	unlearned   bool // WithLearnedRate(false)
@@ -79,20 +81,29 @@ func (c *config) apply(opts []Option) {
 
 type optionsKey struct{}
 
+// contextOptions is what ContextWithOptions adds to a context.
+type contextOptions struct {
+	opts   []Option
+	ledger *ledger // shared with the contexts derived from it
+}
+
 // ContextWithOptions returns a context whose requests are sent with opts on top of
 // the Transport's own options and of those that ctx already carries. It
 // reaches through any SDK that passes the context on. Options that hold for all
 // requests of a Transport together cannot be set for one: ContextWithOptions
-// panics if opts has [WithRateLimit], [WithLearnedRate] or [WithRetryBudget].
+// panics if opts has [WithRateLimit], [WithLimit], [WithMaxInFlight],
+// [WithLearnedRate] or [WithRetryBudget]. The costs of the requests of the context
+// can be corrected with [Settle].
 func ContextWithOptions(ctx context.Context, opts ...Option) context.Context {
 	var probe config
 	probe.apply(opts)
 	mustBe(!probe.shared.set, "ContextWithOptions",
-		"without WithRateLimit, WithLearnedRate and WithRetryBudget, which hold for a whole Transport", len(opts))
-	outer, _ := ctx.Value(optionsKey{}).([]Option)
-	all := make([]Option, 0, len(outer)+len(opts))
-	all = append(append(all, outer...), opts...)
-	return context.WithValue(ctx, optionsKey{}, all)
+		"without WithRateLimit, WithLimit, WithMaxInFlight, WithLearnedRate and WithRetryBudget, which hold for a whole Transport", len(opts))
+	outer, ok := ctx.Value(optionsKey{}).(*contextOptions)
+	if !ok {
+		outer = &contextOptions{ledger: new(ledger)}
+	}
+	return context.WithValue(ctx, optionsKey{}, &contextOptions{slices.Concat(outer.opts, opts), outer.ledger})
 }
 
 // WithMaxAttempts sets how often a request is sent at most, the first time
@@ -305,17 +316,74 @@ func WithNoRetryMark(on bool) Option {
 // second in the long run, burst of them at once. Each limit key has a bucket of its
 // own (see [WithLimitKey]), shared by all requests through the Transport. It panics
 // if limit is not above 0 or burst is less than 1. rate.Inf is no limit, which is
-// the default.
+// the default. It is WithLimit("requests", limit, burst, nil).
 //
 // It holds for a whole Transport and cannot be set in [ContextWithOptions]. It does
 // not see the requests that net/http sends again by itself.
 func WithRateLimit(limit rate.Limit, burst int) Option {
-	mustBe(limit > 0, "WithRateLimit", "a limit above 0", limit) // NaN is not above 0
-	mustBe(burst >= 1 || limit == rate.Inf, "WithRateLimit", "a burst of at least 1", burst)
-	if limit == rate.Inf {
-		limit = 0
+	return withLimit("WithRateLimit", costLimit{requestLimit, limit, burst, nil})
+}
+
+// WithLimit puts a token bucket in front of every attempt, beside that of other names: a
+// request takes from all of them in one instant, or from none, and in order. cost
+// returns what a request takes: the words of its prompt, a price. It is asked once for
+// each call, and must not change the request, nor read its body except through GetBody.
+// If cost is nil, every attempt takes 1. A cost that is negative or NaN is 0, and one that
+// is infinite is the burst.
+//
+// A request that costs more than the burst waits for a full bucket and goes alone, and
+// those after it wait until that is made up for. An attempt of which nothing was sent
+// gives everything back, and one that the server has refused for its rate what a cost
+// function has counted. What a request has really taken may be told with [Settle].
+//
+// Each limit key has a bucket of its own for each name. Only the context bounds a wait for
+// it. WithLimit panics if limit is not above 0, burst is less than 1, name is empty, or
+// there are more than 8 names. A limit with the name of an earlier one replaces it.
+// rate.Inf is no limit. The default is none. It holds for a whole Transport and cannot
+// be set in [ContextWithOptions].
+func WithLimit(name string, limit rate.Limit, burst int, cost func(*http.Request) float64) Option {
+	mustBe(name != "", "WithLimit", "a name that is not empty", name)
+	return withLimit("WithLimit", costLimit{name, limit, burst, cost})
+}
+
+func withLimit(option string, l costLimit) Option {
+	mustBe(l.limit > 0, option, "a limit above 0", l.limit) // NaN is not above 0
+	mustBe(l.burst >= 1 || l.limit == rate.Inf, option, "a burst of at least 1", l.burst)
+	return func(c *config) {
+		c.shared.set = true
+		c.shared.setLimit(l)
 	}
-	return func(c *config) { c.shared.set, c.shared.limit, c.shared.burst = true, limit, burst }
+}
+
+// WithMaxInFlight bounds how many requests of a limit key are in flight at one time. A
+// request is in flight until the body of its response has been read to its end, has
+// failed or is closed: a stream of a minute is in flight for a minute. While it waits to
+// be sent again it is not. The requests that wait go in the order of their arrival, see
+// [WithClass], and only the context bounds the wait. A body that is never closed holds its
+// place for ever; [Snapshot] shows since when. An upgraded connection (101) is in flight
+// until its response headers.
+//
+// WithMaxInFlight panics if n is negative. The default is 0, any number. It holds for a
+// whole Transport and cannot be set in [ContextWithOptions].
+func WithMaxInFlight(n int) Option {
+	mustBe(n >= 0, "WithMaxInFlight", "0 or more", n)
+	return func(c *config) { c.shared.set, c.shared.inFlight = true, n }
+}
+
+// WithClass sets the class of each request, which says who goes first of those that wait
+// for a limit, whoever has set it. f is asked at most once for each call, and only if its
+// limit key has a limit or has seen a failure. It must not change the request. Retries
+// keep the class of their call. In the queue of a [Limiter] of the caller's it has no
+// effect. A request gets a class of its own through its context:
+//
+//	ctx = resilient.ContextWithOptions(ctx, resilient.WithClass(func(*http.Request) resilient.Class {
+//		return resilient.Class{Priority: 1}
+//	}))
+//
+// WithClass panics if f is nil. The default is the zero [Class] for all.
+func WithClass(f func(*http.Request) Class) Option {
+	mustBe(f != nil, "WithClass", "not nil", "nil")
+	return func(c *config) { c.class = f }
 }
 
 // WithLearnedRate controls whether the server's limits are learned from its answers,

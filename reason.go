@@ -53,6 +53,7 @@ const (
 	ReasonRetryAfter Reason = "retry-after" // the server's hint for this request, and jitter
 	ReasonRateLimit  Reason = "rate limit"  // for a token of WithRateLimit, or the pace of WithLearnedRate
 	ReasonPause      Reason = "pause"       // the server asked to stay away, or it is being found out what it limits
+	ReasonInFlight   Reason = "in flight"   // as many requests are in flight as WithMaxInFlight allows
 	ReasonLimiter    Reason = "limiter"     // for the Limiter of WithLimiter
 )
 

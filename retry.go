@@ -28,6 +28,10 @@ type call struct {
 	idempotent bool            // may be sent again even if it may have been processed
 	record     *replay.Body    // of a body without GetBody; nil: none
 	key        *keyState       // nil: nothing is known about the limit key yet
+	costs      gate.Costs      // of each attempt
+	itsClass   gate.Class
+	classed    bool            // itsClass is known
+	slot       int             // of WithMaxInFlight, held by the attempt; 0: none
 	limiter    Limiter         // nil: none of the caller's
 	learner    LearningLimiter // that limiter, if it learns; else nil
 	policy     backoff.BackOff // nil: there was no failure yet
@@ -54,8 +58,9 @@ func (c *call) init(t *Transport, cfg *config, req *http.Request) {
 			c.idempotent = true
 		}
 	}
-	if cfg.shared.limit > 0 {
+	if len(cfg.shared.limits) > 0 || cfg.shared.inFlight > 0 {
 		c.key = t.keys.findOrAdd(cfg, req)
+		c.costs = cfg.shared.costs(req)
 	} else {
 		c.key = t.keys.find(cfg, req)
 	}
@@ -100,6 +105,7 @@ func (c *call) run() (*http.Response, error) {
 		c.last = a.outcome()
 		hinted, from := a.Verdict.RetryAfter > 0, a.ended
 		a.discard() // its beginning has been read, see judge
+		c.release()
 		c.attempt = next
 		if err := c.sleep(wait, from, hinted); err != nil {
 			return c.failed(err)
@@ -112,6 +118,7 @@ func (c *call) run() (*http.Response, error) {
 func (c *call) end() {
 	c.attempt.discard()
 	closeBody(c.attempt.body)
+	c.release()
 	if c.attempt.stamp.Stamp != (limit.Stamp{}) { // the base has panicked
 		c.key.gate.Done(c.attempt.stamp, c.route(), time.Now(), limit.Result{})
 	}
@@ -187,10 +194,24 @@ func (c *call) admit() error {
 	if c.key == nil { // another call may have paused it since
 		c.key = c.t.keys.find(c.cfg, c.req)
 	}
-	if c.key == nil || c.key.gate.TryAdmit(&c.attempt.stamp, c.waiting()) {
+	if c.key == nil {
 		return nil
 	}
-	return c.queue()
+	if !c.key.gate.TryAdmit(&c.attempt.stamp, c.waiting()) {
+		if err := c.queue(); err != nil {
+			return err
+		}
+	}
+	c.slot = c.attempt.stamp.Slot
+	return nil
+}
+
+// release gives back the slot of an attempt that is over.
+func (c *call) release() {
+	if c.slot != 0 {
+		c.key.gate.Release(c.slot)
+		c.slot = 0
+	}
 }
 
 // waiting describes the attempt to the gate.
@@ -198,7 +219,7 @@ func (c *call) waiting() gate.Attempt {
 	n := c.attempt.Attempt
 	return gate.Attempt{
 		Route: c.route(), Retry: n > 1 && c.arrived.IsZero(), Number: n, Last: n > 1 && n == c.cfg.maxAttempts,
-		Arrived: c.arrived,
+		Arrived: c.arrived, Costs: c.costs, Class: c.class(),
 	}
 }
 
@@ -257,7 +278,7 @@ func (c *call) next(a *attempt) (next attempt, wait time.Duration, why Reason) {
 	// The rate limit's wait comes on top. Better to give the caller this
 	// response now than an error later.
 	if c.key != nil {
-		held, certain := c.key.gate.RetryDelay(time.Now(), c.route())
+		held, certain := c.key.gate.RetryDelay(time.Now(), c.waiting())
 		if certain && held-wait > c.cfg.maxWait {
 			return next, 0, ReasonMaxWait
 		} else if certain && gate.PastDeadline(c.ctx, time.Now(), held) {
@@ -436,6 +457,9 @@ func (c *call) done(why Reason) (*http.Response, error) {
 		c.countPlain()
 	} else {
 		c.countEnd(why)
+	}
+	if resp != nil && len(c.cfg.shared.limits) > 0 {
+		c.charge()
 	}
 	c.follow(resp)
 	c.report(a.Attempt, a.StatusCode, resp, err, why)

@@ -44,10 +44,22 @@ type KeySnapshot struct {
 	// is.
 	Key string `json:"key"`
 
-	Limit   float64 `json:"limit,omitzero"` // of WithRateLimit, attempts a second; 0: none
-	Burst   int     `json:"burst,omitzero"` // of WithRateLimit
-	Tokens  float64 `json:"tokens"`         // in the bucket of WithRateLimit
-	Waiting int     `json:"waiting"`        // attempts in the queue
+	Limit  float64 `json:"limit,omitzero"` // of WithRateLimit, which is "requests" of WithLimit; 0: none
+	Burst  int     `json:"burst,omitzero"` // of WithRateLimit
+	Tokens float64 `json:"tokens"`         // in the bucket of WithRateLimit
+
+	// Buckets are the others of [WithLimit].
+	Buckets []BucketSnapshot `json:"buckets,omitempty"`
+
+	// MaxInFlight is the limit of [WithMaxInFlight], and InFlight is how many requests
+	// are in flight, if there is one. OldestInFlight is since when the oldest of them
+	// is: much longer than any response takes means that a body is never closed.
+	MaxInFlight    int       `json:"max_in_flight,omitzero"`
+	InFlight       int       `json:"in_flight,omitzero"`
+	OldestInFlight time.Time `json:"oldest_in_flight,omitzero"`
+
+	Waiting int             `json:"waiting"`          // attempts in the queue
+	Queues  []QueueSnapshot `json:"queues,omitempty"` // the same by priority, the highest first
 
 	// Limits are what is believed of the server's limits, that of the whole key
 	// first. It is empty as long as nothing suggests that there is one.
@@ -55,6 +67,21 @@ type KeySnapshot struct {
 
 	Budget float64 `json:"budget"` // tokens of the retry budget; -1: it is switched off
 	Totals Totals  `json:"totals"` // since the key is remembered
+}
+
+// BucketSnapshot is a limit of [WithLimit].
+type BucketSnapshot struct {
+	Name   string  `json:"name"`
+	Limit  float64 `json:"limit,omitzero"` // a second; 0: none
+	Burst  int     `json:"burst,omitzero"`
+	Tokens float64 `json:"tokens"` // below 0: so many are owed
+}
+
+// QueueSnapshot has the attempts of one priority that wait, see [Class].
+type QueueSnapshot struct {
+	Priority int `json:"priority"`
+	Flows    int `json:"flows"`
+	Waiting  int `json:"waiting"`
 }
 
 // LimitSnapshot is what is believed of one limit of the server's. A trial tells it from

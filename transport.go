@@ -225,12 +225,12 @@ func (t *Transport) settings(ctx context.Context) *config {
 	if own == nil {
 		own = &t.cfg
 	}
-	opts, _ := ctx.Value(optionsKey{}).([]Option)
-	if len(opts) == 0 {
+	o, _ := ctx.Value(optionsKey{}).(*contextOptions)
+	if o == nil || len(o.opts) == 0 {
 		return own
 	}
 	cfg := *own
-	cfg.apply(opts)
+	cfg.apply(o.opts)
 	return &cfg
 }
 

@@ -1,29 +1,29 @@
 // Package gate decides when an attempt of one limit key may be sent.
 //
 // Two things hold attempts back: the limits that are believed to be the server's,
-// see package limit, and the token bucket of a limit that the user set. An attempt
-// that is held back waits in the queue of its limit. A timer is set to the next
+// see package limit, and those that the user has set: token buckets, and a number of
+// attempts in flight. An attempt that is held back waits in the queue of its limit of
+// the server's. A timer is set to the next
 // instant at which the first of them may go, and an attempt that ends may let others
 // go before. There is no goroutine, and no token is taken ahead, so a waiter that
 // gives up takes nothing with it.
 package gate
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"github.com/resilienthttp/resilient/internal/limit"
-	"github.com/resilienthttp/resilient/internal/pace"
 )
 
 // The reasons for which attempts are held back.
 const (
 	Pause     = "pause"      // a pause, or a limit that is looked for
-	RateLimit = "rate limit" // a limit or the token bucket
+	RateLimit = "rate limit" // a limit, or one of the token buckets
+	InFlight  = "in flight"  // as many are in flight as may be
 )
 
 // Attempt is an attempt that wants to pass.
@@ -33,6 +33,8 @@ type Attempt struct {
 	Number  int       // of the attempt within its call, from 1
 	Last    bool      // the call has no other one
 	Arrived time.Time // an attempt that was refused keeps its place; zero: now
+	Costs   Costs     // for each limit of Settings
+	Class   Class
 }
 
 // Stamp identifies an attempt that passed. The zero Stamp is one that passed when
@@ -40,6 +42,7 @@ type Attempt struct {
 type Stamp struct {
 	limit.Stamp
 	Arrived time.Time
+	Slot    int // to be given to Release when the attempt is over; 0: none
 }
 
 // RefusalError is the error of an attempt that would have to wait too long.
@@ -54,27 +57,20 @@ func (r *RefusalError) Error() string { return r.Reason }
 // Gate holds the attempts of one limit key. Its zero value lets all of them pass.
 type Gate struct {
 	mu     sync.Mutex
-	bucket *rate.Limiter // nil: no limit of the user's
-	key    *limit.Key    // nil: nobody was ever refused
-	lines  []*line       // with attempts that wait
-	timer  *time.Timer   // until the first of them may go
+	common common
+	key    *limit.Key  // nil: nobody was ever refused
+	lines  []*line     // with attempts that wait
+	timer  *time.Timer // until the first of them may go
 }
 
-// line is the queue before a limit, nil: before the token bucket only.
+// line is the queue before a limit, nil: before those that the user has set only.
 type line struct {
 	queue
 	limit *limit.Limit
 }
 
-// New returns a gate with a token bucket of its own; with a limit of 0 it has
-// none.
-func New(limit rate.Limit, burst int) *Gate {
-	g := new(Gate)
-	if limit > 0 {
-		g.bucket = rate.NewLimiter(limit, burst)
-	}
-	return g
-}
+// New returns a gate with the limits that the user has set.
+func New(s Settings) *Gate { return &Gate{common: newCommon(s)} }
 
 // TryAdmit lets an attempt pass that need not wait, and fills in its stamp.
 func (g *Gate) TryAdmit(s *Stamp, a Attempt) bool {
@@ -83,33 +79,27 @@ func (g *Gate) TryAdmit(s *Stamp, a Attempt) bool {
 		s.Arrived = now
 	}
 	g.mu.Lock()
-	ok := g.tryAdmit(now, s, a)
+	ok := g.tryAdmit(now, s, &a)
 	g.mu.Unlock()
 	return ok
 }
 
-func (g *Gate) tryAdmit(now time.Time, s *Stamp, a Attempt) bool {
-	if g.key == nil {
-		return len(g.lines) == 0 && (g.bucket == nil || g.bucket.AllowN(now, 1))
-	}
-	if g.moved() {
+func (g *Gate) tryAdmit(now time.Time, s *Stamp, a *Attempt) bool {
+	if g.key != nil && g.moved() {
 		g.serve(now) // those who wait go first
 	}
-	l := g.key.Limit(a.Route)
-	if g.line(l) != nil || a.Last && l != nil && l.Opens(now).After(now) || g.hold(now, l) > 0 {
+	if len(g.lines) > 0 && g.common.any() {
+		return false // they may wait for what is common
+	}
+	var l *limit.Limit
+	if g.key != nil {
+		l = g.key.Limit(a.Route)
+	}
+	if g.line(l) != nil || l != nil && (a.Last && l.Opens(now).After(now) || l.Hold(now) > 0) || g.common.hold(now, &a.Costs) > 0 {
 		return false
 	}
-	s.Stamp = g.pass(now, l, a, false)
+	g.pass(now, l, s, a, false)
 	return true
-}
-
-// hold returns how long the next attempt before a limit is held back.
-func (g *Gate) hold(now time.Time, l *limit.Limit) time.Duration {
-	d := g.bucketDelay(now, 0)
-	if l == nil {
-		return d
-	}
-	return max(d, l.Hold(now))
 }
 
 // line returns the queue before a limit, or nil if nobody waits in it.
@@ -132,21 +122,22 @@ func (g *Gate) Admit(ctx context.Context, a Attempt, maxWait time.Duration, begi
 	}
 	w := &waiter{Attempt: a, stamp: Stamp{Arrived: a.Arrived}, queued: now, maxWait: maxWait, passed: make(chan struct{})}
 	g.mu.Lock()
-	if g.tryAdmit(now, &w.stamp, a) { // since it was tried
+	if g.tryAdmit(now, &w.stamp, &w.Attempt) { // since it was tried
 		g.mu.Unlock()
 		return w.stamp, nil
 	}
-	e := g.estimate(now, a)
-	switch {
-	case e.bound != believed && PastDeadline(ctx, now, e.wait):
-		g.mu.Unlock()
-		return Stamp{}, &RefusalError{Reason: e.reason, Wait: e.wait, Deadline: true}
-	case maxWait == 0, e.bound == certain && e.wait > maxWait, e.bound != unbounded && g.closedFor(now, a.Route) > maxWait:
-		g.mu.Unlock()
-		return Stamp{}, &RefusalError{Reason: e.reason, Wait: e.wait}
-	}
+	e := g.estimate(now, &w.Attempt)
+	refusal := g.refusal(ctx, now, e, a.Route, maxWait)
 	g.push(w)
-	g.serve(now)
+	if g.serve(now); w.line == nil { // others wait for a limit that does not bind it
+		g.mu.Unlock()
+		return w.stamp, nil
+	}
+	if refusal != nil {
+		g.remove(w)
+		g.mu.Unlock()
+		return Stamp{}, refusal
+	}
 	g.mu.Unlock()
 	defer g.leave(w) // if begins panics
 	begins(e.reason, e.wait)
@@ -174,6 +165,17 @@ func (g *Gate) Admit(ctx context.Context, a Attempt, maxWait time.Duration, begi
 		return w.stamp, nil
 	}
 	return Stamp{}, err
+}
+
+// refusal returns why an attempt does not wait, or nil.
+func (g *Gate) refusal(ctx context.Context, now time.Time, e estimate, route limit.Route, maxWait time.Duration) error {
+	switch {
+	case e.bound != believed && PastDeadline(ctx, now, e.wait):
+		return &RefusalError{Reason: e.reason, Wait: e.wait, Deadline: true}
+	case maxWait == 0, e.bound == certain && e.wait > maxWait, e.bound != unbounded && g.closedFor(now, route) > maxWait:
+		return &RefusalError{Reason: e.reason, Wait: e.wait}
+	}
+	return nil
 }
 
 // maxWaits is how often an attempt waits for maxWait. A time in which everything is
@@ -258,12 +260,13 @@ func (g *Gate) move() {
 	}
 }
 
-// RetryDelay returns how long a retry of a route would be held back at least, and
+// RetryDelay returns how long a retry of an attempt would be held back at least, and
 // whether that is certain.
-func (g *Gate) RetryDelay(now time.Time, route limit.Route) (d time.Duration, certain bool) {
+func (g *Gate) RetryDelay(now time.Time, a Attempt) (d time.Duration, certain bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	e := g.estimate(now, Attempt{Route: route, Retry: true, Arrived: now})
+	a.Retry, a.Arrived = true, now
+	e := g.estimate(now, &a)
 	return e.wait, e.bound != believed
 }
 
@@ -298,7 +301,7 @@ func (g *Gate) serve(now time.Time) {
 		l := w.line.limit
 		w.line.pass(w)
 		g.remove(w)
-		w.stamp.Stamp = g.pass(now, l, w.Attempt, true)
+		g.pass(now, l, &w.stamp, &w.Attempt, true)
 		close(w.passed)
 	}
 }
@@ -306,12 +309,15 @@ func (g *Gate) serve(now time.Time) {
 // forever is longer than any timer need run.
 const forever = 24 * time.Hour
 
-// next returns the waiter that goes now: of those who may, the first of the queue whose
-// first one waits longest. If none may, it returns nil and how long until one does.
+// next returns the waiter that goes now: of those whom no limit of the server's holds
+// back, the first by its class and arrival. If none may, it returns nil and how long until one does.
 func (g *Gate) next(now time.Time) (next *waiter, d time.Duration) {
 	d = forever
 	for _, q := range g.lines {
-		hold := g.hold(now, q.limit)
+		var hold time.Duration
+		if q.limit != nil {
+			hold = q.limit.Hold(now)
+		}
 		w := q.first(hold <= 0 && q.limit != nil && q.limit.Blocked(now))
 		if hold <= 0 && w.Last && q.limit != nil {
 			// The last attempt of a call is not spent on a server that refuses everything,
@@ -327,22 +333,47 @@ func (g *Gate) next(now time.Time) (next *waiter, d time.Duration) {
 		switch {
 		case hold > 0:
 			d = min(d, hold)
-		case next == nil || w.Arrived.Before(next.Arrived):
+		case next == nil || w.before(next):
 			next = w
+		}
+	}
+	if next != nil {
+		// Nobody overtakes it, or one that costs much would wait for ever.
+		if hold := g.common.hold(now, &next.Costs); hold > 0 {
+			return nil, min(d, hold)
 		}
 	}
 	return next, d
 }
 
-// pass counts an attempt that goes now.
-func (g *Gate) pass(now time.Time, l *limit.Limit, a Attempt, waited bool) limit.Stamp {
-	if g.bucket != nil {
-		g.bucket.AllowN(now, 1)
+// pass counts an attempt that goes now, and fills in its stamp.
+func (g *Gate) pass(now time.Time, l *limit.Limit, s *Stamp, a *Attempt, waited bool) {
+	s.Slot = g.common.take(now, &a.Costs)
+	if g.key != nil {
+		s.Stamp = g.key.Sent(now, a.Route, l, waited)
 	}
-	if g.key == nil {
-		return limit.Stamp{}
+}
+
+// Release gives back the slot of an attempt that is over, its response with it.
+func (g *Gate) Release(slot int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.common.slots.release(slot)
+	if len(g.lines) > 0 { // or else nobody needs the time
+		g.serve(time.Now())
 	}
-	return g.key.Sent(now, a.Route, l, waited)
+}
+
+// Correct takes more tokens from the buckets, or with negative numbers gives some back,
+// because an attempt has cost another number than it had taken.
+func (g *Gate) Correct(more Costs) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := time.Now()
+	for i, b := range g.common.buckets {
+		b.Take(now, more[i])
+	}
+	g.serve(now)
 }
 
 // bound is what a wait is bounded by.
@@ -363,16 +394,20 @@ type estimate struct {
 
 // estimate returns how long an attempt would wait. How long it takes to find a limit is
 // up to the server, so it is not foreseen.
-func (g *Gate) estimate(now time.Time, a Attempt) estimate {
+func (g *Gate) estimate(now time.Time, a *Attempt) estimate {
 	var l *limit.Limit
 	if g.key != nil {
 		l = g.key.Limit(a.Route)
 	}
-	ahead := 0
+	var ahead int
+	var costs Costs
 	if q := g.line(l); q != nil {
-		ahead = q.ahead(a)
+		ahead, costs = q.ahead(a)
 	}
-	d := g.bucketDelay(now, ahead)
+	d := g.common.delay(now, &a.Costs, &costs)
+	if l == nil && d == 0 && g.common.slots.full() {
+		return estimate{0, InFlight, unbounded} // until another attempt ends
+	}
 	if l == nil {
 		return estimate{d, RateLimit, unbounded}
 	}
@@ -401,16 +436,6 @@ func (g *Gate) closedFor(now time.Time, route limit.Route) time.Duration {
 	}
 	// The end of it is found after a tenth of the time it takes.
 	return l.ClosedFor(now) * 9 / 10
-}
-
-// bucketDelay returns how long until the bucket has a token for an attempt with
-// so many before it.
-func (g *Gate) bucketDelay(now time.Time, ahead int) time.Duration {
-	if g.bucket == nil {
-		return 0
-	}
-	missing := float64(ahead+1) - g.bucket.TokensAt(now)
-	return pace.Seconds(max(missing, 0) / float64(g.bucket.Limit()))
 }
 
 // Done tells the gate of the outcome of an attempt, and reports whether it was refused
@@ -442,26 +467,47 @@ func (g *Gate) TryOne(now time.Time) {
 
 // Snapshot is the state of a gate.
 type Snapshot struct {
-	Tokens  float64 // in the bucket
+	Tokens  Costs // in the buckets
 	Waiting int
+	Queues  []Queue // by priority, the highest first
+	Flying  int     // attempts whose slot is taken
+	Oldest  time.Time
 	Limits  []limit.View
 }
+
+// Queue has the attempts of one priority that wait.
+type Queue struct{ Priority, Flows, Waiting int }
 
 // Snapshot returns the state as it is now.
 func (g *Gate) Snapshot(now time.Time) Snapshot {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	var s Snapshot
+	s := Snapshot{Flying: g.common.slots.taken(), Oldest: g.common.slots.oldest()}
 	for _, q := range g.lines {
 		s.Waiting += q.len()
+		for _, l := range q.levels {
+			s.add(l)
+		}
 	}
 	if g.key != nil {
 		s.Limits = g.key.View(now)
 	}
-	if g.bucket != nil {
-		s.Tokens = g.bucket.TokensAt(now)
+	for i, b := range g.common.buckets {
+		s.Tokens[i] = b.Tokens(now)
 	}
 	return s
+}
+
+// add counts the waiters of a level.
+func (s *Snapshot) add(l *level) {
+	i, ok := slices.BinarySearchFunc(s.Queues, l.priority, func(q Queue, priority int) int {
+		return cmp.Compare(priority, q.Priority)
+	})
+	if !ok {
+		s.Queues = slices.Insert(s.Queues, i, Queue{Priority: l.priority})
+	}
+	s.Queues[i].Flows += len(l.flows)
+	s.Queues[i].Waiting += l.n
 }
 
 // Held returns what is believed of the limit that holds back the attempts of a route.
@@ -475,12 +521,11 @@ func (g *Gate) Held(now time.Time, route limit.Route) (v limit.View, held bool) 
 }
 
 // Idle reports whether nothing is lost if the gate is forgotten: nobody waits,
-// nothing is believed, and the bucket is full.
+// nothing is believed, the buckets are full and no slot is taken.
 func (g *Gate) Idle(now time.Time) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return len(g.lines) == 0 && (g.key == nil || g.key.Idle(now)) &&
-		(g.bucket == nil || g.bucket.TokensAt(now) >= float64(g.bucket.Burst()))
+	return len(g.lines) == 0 && (g.key == nil || g.key.Idle(now)) && g.common.idle(now)
 }
 
 // Paused reports whether a pause of the whole key is in force.

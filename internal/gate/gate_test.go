@@ -55,6 +55,7 @@ func (p *passes) note(name string, s gate.Stamp, r limit.Route) {
 
 // admit sends an attempt through the gate in a goroutine of its own.
 func (p *passes) admit(ctx context.Context, name string, a gate.Attempt) {
+	a.Costs = gate.Costs{1}
 	var s gate.Stamp
 	if p.TryAdmit(&s, a) {
 		p.note(name, s, a.Route)
@@ -104,14 +105,22 @@ func (p *passes) order() (names []string) {
 }
 
 var (
-	first = gate.Attempt{Number: 1}
-	retry = gate.Attempt{Number: 2, Retry: true}
+	first = gate.Attempt{Number: 1, Costs: gate.Costs{1}}
+	retry = gate.Attempt{Number: 2, Retry: true, Costs: gate.Costs{1}}
 
 	users = limit.Route{Method: "GET", Path: "/users"}
 	items = limit.Route{Method: "GET", Path: "/items"}
 )
 
-func of(r limit.Route) gate.Attempt { return gate.Attempt{Number: 1, Route: r} }
+func of(r limit.Route) gate.Attempt { return gate.Attempt{Number: 1, Route: r, Costs: gate.Costs{1}} }
+
+// limited returns a gate with a token bucket.
+func limited(rate, burst float64) *gate.Gate {
+	if rate == 0 {
+		return new(gate.Gate)
+	}
+	return gate.New(gate.Settings{Limits: []gate.Limit{{Rate: rate, Burst: burst}}})
+}
 
 func TestGate(t *testing.T) {
 	for _, tt := range []struct {
@@ -126,18 +135,18 @@ func TestGate(t *testing.T) {
 			p.admit(t.Context(), "a", first)
 			p.admit(t.Context(), "b", retry)
 		}, []pass{{"a", 0}, {"b", 0}}, "nothing is known"},
-		{"no limit", gate.New(0, 1), func(t *testing.T, p *passes) {
+		{"no limit", limited(0, 1), func(t *testing.T, p *passes) {
 			t.Helper()
 			p.admit(t.Context(), "a", first)
 			p.admit(t.Context(), "b", first)
 		}, []pass{{"a", 0}, {"b", 0}}, "a limit of 0 is none"},
-		{"a bucket", gate.New(10, 2), func(t *testing.T, p *passes) {
+		{"a bucket", limited(10, 2), func(t *testing.T, p *passes) {
 			t.Helper()
 			for _, name := range []string{"a", "b", "c", "d"} {
 				p.admit(t.Context(), name, first)
 			}
 		}, []pass{{"a", 0}, {"b", 0}, {"c", 100 * ms}, {"d", 200 * ms}}, "its burst, then its rate"},
-		{"first attempts and retries", gate.New(10, 1), func(t *testing.T, p *passes) {
+		{"first attempts and retries", limited(10, 1), func(t *testing.T, p *passes) {
 			t.Helper()
 			p.admit(t.Context(), "a", first)
 			p.admit(t.Context(), "retry", retry)
@@ -158,13 +167,13 @@ func TestGate(t *testing.T) {
 			{"8", 1000 * ms},
 			{"9", 1100 * ms},
 		}, "every ninth place is a retry's"},
-		{"refused before", gate.New(10, 1), func(t *testing.T, p *passes) {
+		{"refused before", limited(10, 1), func(t *testing.T, p *passes) {
 			t.Helper()
 			p.admit(t.Context(), "a", first)
 			time.Sleep(50 * ms)
 			p.admit(t.Context(), "b", first)
-			p.admit(t.Context(), "c", gate.Attempt{Number: 2, Arrived: time.Now().Add(-20 * ms)})
-			p.admit(t.Context(), "d", gate.Attempt{Number: 2, Arrived: time.Now().Add(-10 * ms)})
+			p.admit(t.Context(), "c", gate.Attempt{Number: 2, Arrived: time.Now().Add(-20 * ms), Costs: gate.Costs{1}})
+			p.admit(t.Context(), "d", gate.Attempt{Number: 2, Arrived: time.Now().Add(-10 * ms), Costs: gate.Costs{1}})
 		}, []pass{{"a", 0}, {"c", 100 * ms}, {"d", 200 * ms}, {"b", 300 * ms}}, "it keeps its place"},
 		{"a refusal", new(gate.Gate), func(t *testing.T, p *passes) {
 			t.Helper()
@@ -205,14 +214,14 @@ func TestGate(t *testing.T) {
 			time.Sleep(100 * ms)
 			p.lost("a")
 		}, []pass{{"a", 0}, {"b", 100 * ms}}, "a lost attempt leaves things as they were before it"},
-		{"a deadline", gate.New(1, 1), func(t *testing.T, p *passes) {
+		{"a deadline", limited(1, 1), func(t *testing.T, p *passes) {
 			t.Helper()
 			ctx, cancel := context.WithTimeout(t.Context(), 500*ms)
 			defer cancel()
 			p.admit(ctx, "a", first)
 			p.admit(ctx, "b", first)
 		}, []pass{{"a", 0}, {"b: rate limit", 0}}, "a wait that cannot end well is not begun"},
-		{"a retry that gives up", gate.New(10, 1), func(t *testing.T, p *passes) {
+		{"a retry that gives up", limited(10, 1), func(t *testing.T, p *passes) {
 			t.Helper()
 			ctx, cancel := context.WithCancelCause(t.Context())
 			p.admit(t.Context(), "a", first)
@@ -236,7 +245,7 @@ func TestGate(t *testing.T) {
 			{"retry: enough", 850 * ms},
 			{"8", 900 * ms},
 		}, "the ninth place is a first attempt's then"},
-		{"one that gives up", gate.New(1, 1), func(t *testing.T, p *passes) {
+		{"one that gives up", limited(1, 1), func(t *testing.T, p *passes) {
 			t.Helper()
 			ctx, cancel := context.WithCancelCause(t.Context())
 			p.admit(t.Context(), "a", first)
@@ -270,7 +279,7 @@ func TestGate(t *testing.T) {
 			p.admit(t.Context(), "d", first)
 			p.admit(t.Context(), "e", first)
 		}, []pass{{"a", 0}, {"b", 10 * ms}, {"c", 10 * ms}, {"d", 10 * ms}, {"e", 10 * ms}}, "nobody is left to hold back"},
-		{"a bucket and a limit", gate.New(0.5, 1), func(t *testing.T, p *passes) {
+		{"a bucket and a limit", limited(0.5, 1), func(t *testing.T, p *passes) {
 			t.Helper()
 			p.TryOne(time.Now())
 			p.admit(t.Context(), "a", first)
@@ -285,7 +294,7 @@ func TestGate(t *testing.T) {
 			p.admit(t.Context(), "d", of(items))
 			p.admit(t.Context(), "e", of(items))
 		}, []pass{{"a", 0}, {"b", 0}, {"d", 0}, {"e", 0}, {"c", time.Second}}, "a hint is about the route that it came with"},
-		{"one bucket, two queues", gate.New(0.5, 1), func(t *testing.T, p *passes) {
+		{"one bucket, two queues", limited(0.5, 1), func(t *testing.T, p *passes) {
 			t.Helper()
 			p.admit(t.Context(), "a", of(users))
 			p.refused("a", time.Hour)
@@ -298,7 +307,7 @@ func TestGate(t *testing.T) {
 			time.Sleep(ms)
 			p.admit(t.Context(), "e", of(items))
 		}, []pass{{"a", 0}, {"b", 2 * time.Second}, {"c", 4 * time.Second}, {"d", 6 * time.Second}, {"e", 8 * time.Second}}, "whose first one waits longest goes first"},
-		{"a route that is held later", gate.New(0.5, 1), func(t *testing.T, p *passes) {
+		{"a route that is held later", limited(0.5, 1), func(t *testing.T, p *passes) {
 			t.Helper()
 			p.admit(t.Context(), "a", of(users))
 			for _, name := range []string{"b", "c", "d"} {
@@ -350,22 +359,22 @@ func TestEstimate(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p, start := watch(gate.New(1, 1)), time.Now()
+				p, start := watch(limited(1, 1)), time.Now()
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
 				at := func(i int) time.Time { return start.Add(time.Duration(i) * time.Microsecond) }
-				p.admit(t.Context(), "a", gate.Attempt{Number: 1, Arrived: start})
+				p.admit(t.Context(), "a", gate.Attempt{Number: 1, Arrived: start, Costs: gate.Costs{1}})
 				for _, class := range []struct {
 					n     int
 					retry bool
 				}{{tt.firsts, false}, {tt.retries, true}} {
 					for i := range class.n {
-						p.admit(ctx, "", gate.Attempt{Retry: class.retry, Number: 1, Arrived: at(2*i + 2)})
+						p.admit(ctx, "", gate.Attempt{Retry: class.retry, Number: 1, Arrived: at(2*i + 2), Costs: gate.Costs{1}})
 					}
 				}
 				require.Equal(t, tt.firsts+tt.retries, p.Snapshot(start).Waiting)
 				time.Sleep(time.Duration(tt.gone) * time.Second)
-				a := gate.Attempt{Retry: tt.retry, Number: 1, Arrived: at(1000)}
+				a := gate.Attempt{Retry: tt.retry, Number: 1, Arrived: at(1000), Costs: gate.Costs{1}}
 				if tt.arrived > 0 {
 					a.Arrived = at(2*tt.arrived + 1)
 				}
@@ -397,7 +406,7 @@ func TestMaxWait(t *testing.T) {
 		{"a bucket and a deadline", used(1.0 / 50), time.Second, 49 * time.Second, 0, &gate.RefusalError{Reason: gate.RateLimit, Wait: 50 * time.Second, Deadline: true}, "which is known before"},
 		{"a bucket and a context that ends later", used(1.0 / 50), time.Second, 51 * time.Second, 50 * time.Second, nil, ""},
 		{"no wait", used(1), 0, 0, 0, &gate.RefusalError{Reason: gate.RateLimit, Wait: time.Second}, "even for the user's own limit"},
-		{"no wait, and none needed", func(*testing.T) *gate.Gate { return gate.New(1, 1) }, 0, 0, 0, nil, "there is a token"},
+		{"no wait, and none needed", func(*testing.T) *gate.Gate { return limited(1, 1) }, 0, 0, 0, nil, "there is a token"},
 		{"no wait before a belief", looking(0), 0, 0, 0, &gate.RefusalError{Reason: gate.Pause}, "it would have to wait"},
 		{"a belief", looking(0), time.Second, 0, time.Second, nil, "its turn comes when the attempt before it hangs"},
 		{"a long queue before a belief", looking(10), 10 * time.Second, 0, 11 * time.Second, nil, "nobody knows how long it takes, so it stays for another wait"},
@@ -433,7 +442,7 @@ func TestMaxWait(t *testing.T) {
 func used(limit float64) func(t *testing.T) *gate.Gate {
 	return func(t *testing.T) *gate.Gate {
 		t.Helper()
-		g := gate.New(rate.Limit(limit), 1)
+		g := limited(limit, 1)
 		var s gate.Stamp
 		require.True(t, g.TryAdmit(&s, first))
 		return g
@@ -526,7 +535,7 @@ func TestAConfirmedLimit(t *testing.T) {
 		require.NotNil(t, refusal)
 		require.Equal(t, gate.RateLimit, refusal.Reason)
 		require.InDelta(t, 4, refusal.Wait.Seconds(), 1, "40 are before it")
-		d, bounded := g.RetryDelay(time.Now(), limit.Route{})
+		d, bounded := g.RetryDelay(time.Now(), first)
 		require.Positive(t, d)
 		require.True(t, bounded)
 
@@ -542,7 +551,7 @@ func TestAConfirmedLimit(t *testing.T) {
 
 func TestAdmitAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := gate.New(1, 1)
+		g := limited(1, 1)
 		s, err := g.Admit(t.Context(), first, maxWait, func(string, time.Duration) { t.Error("it does not wait") })
 		require.NoError(t, err)
 		require.Equal(t, time.Now(), s.Arrived)
@@ -552,7 +561,7 @@ func TestAdmitAtOnce(t *testing.T) {
 		require.Equal(t, time.Now(), s.Arrived)
 		require.False(t, g.TryAdmit(&s, first))
 		arrived := time.Now().Add(-time.Hour)
-		require.True(t, new(gate.Gate).TryAdmit(&s, gate.Attempt{Arrived: arrived}))
+		require.True(t, new(gate.Gate).TryAdmit(&s, gate.Attempt{Arrived: arrived, Costs: gate.Costs{1}}))
 		require.Equal(t, arrived, s.Arrived, "it keeps its place if it is refused again")
 	})
 }
@@ -563,7 +572,7 @@ func TestPassedAndCanceledAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		passed, canceled := 0, 0
 		for range 100 {
-			g := gate.New(1, 1)
+			g := limited(1, 1)
 			var s gate.Stamp
 			require.True(t, g.TryAdmit(&s, first))
 			ctx, cancel := context.WithCancel(t.Context())
@@ -575,7 +584,7 @@ func TestPassedAndCanceledAtOnce(t *testing.T) {
 			} else {
 				canceled++
 			}
-			require.InDelta(t, tokens, g.Snapshot(time.Now()).Tokens, 1e-6)
+			require.InDelta(t, tokens, g.Snapshot(time.Now()).Tokens[0], 1e-6)
 			cancel()
 		}
 		require.Equal(t, 100, passed+canceled)
@@ -606,7 +615,7 @@ func TestNewcomersAreToldAtOnce(t *testing.T) {
 		p.admit(t.Context(), "a", first)
 		p.admit(t.Context(), "b", first)
 		require.Equal(t, []string{"b: rate limit"}, p.order(), "b is told")
-		d, _ := p.RetryDelay(time.Now(), limit.Route{})
+		d, _ := p.RetryDelay(time.Now(), first)
 		require.Positive(t, d)
 		time.Sleep(maxWait)
 		synctest.Wait()
@@ -632,7 +641,7 @@ func TestFewestAttemptsGoFirst(t *testing.T) {
 			name   string
 			number int
 		}{{"third", 3}, {"first", 1}, {"second", 2}, {"second too", 2}} {
-			p.admit(t.Context(), a.name, gate.Attempt{Number: a.number})
+			p.admit(t.Context(), a.name, gate.Attempt{Number: a.number, Costs: gate.Costs{1}})
 		}
 		require.Equal(t, 4, p.Snapshot(time.Now()).Waiting)
 		time.Sleep(time.Hour)
@@ -644,7 +653,7 @@ func TestFewestAttemptsGoFirst(t *testing.T) {
 // TestLastAttempts: while everything is refused, the last attempt of a call is kept
 // until others have found out that this is over, or it can wait no longer.
 func TestLastAttempts(t *testing.T) {
-	last := gate.Attempt{Number: 4, Retry: true, Last: true}
+	last := gate.Attempt{Number: 4, Retry: true, Last: true, Costs: gate.Costs{1}}
 	closed := func(t *testing.T) *passes {
 		t.Helper()
 		p := watch(new(gate.Gate))
@@ -713,7 +722,7 @@ func TestALastAttemptHoldsNobody(t *testing.T) {
 		for range 8 {
 			refuse(t, p.Gate, 0)
 		}
-		p.admit(t.Context(), "last", gate.Attempt{Number: 4, Retry: true, Last: true})
+		p.admit(t.Context(), "last", gate.Attempt{Number: 4, Retry: true, Last: true, Costs: gate.Costs{1}})
 		for i := range 20 {
 			p.admit(t.Context(), fmt.Sprintf("first %02d", i), first)
 		}
@@ -784,16 +793,16 @@ func TestBeginsPanics(t *testing.T) {
 
 func TestSnapshotAndIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := gate.New(1, 2)
+		g := limited(1, 2)
 		now := time.Now()
 		require.True(t, g.Idle(now))
 		require.False(t, g.Paused(now))
-		require.Equal(t, gate.Snapshot{Tokens: 2}, g.Snapshot(now))
+		require.Equal(t, gate.Snapshot{Tokens: gate.Costs{2}}, g.Snapshot(now))
 		var s gate.Stamp
 		require.True(t, g.TryAdmit(&s, first))
 		require.False(t, g.Done(s, limit.Route{}, now, limit.Result{Outcome: limit.Accepted}), "nothing to learn")
 		require.False(t, g.Idle(now), "its bucket is not full")
-		require.Equal(t, gate.Snapshot{Tokens: 1}, g.Snapshot(now))
+		require.Equal(t, gate.Snapshot{Tokens: gate.Costs{1}}, g.Snapshot(now))
 		require.True(t, g.Idle(now.Add(time.Second)))
 
 		g = new(gate.Gate)
@@ -813,12 +822,12 @@ func TestSnapshotAndIdle(t *testing.T) {
 		require.Len(t, views, 1)
 		require.Equal(t, limit.Paused, views[0].State)
 		require.Equal(t, now.Add(5*time.Second), views[0].Until)
-		d, bounded := g.RetryDelay(now, limit.Route{})
+		d, bounded := g.RetryDelay(now, first)
 		require.Equal(t, 5*time.Second, d)
 		require.True(t, bounded, "the server's word")
 		now = now.Add(5 * time.Second)
 		require.False(t, g.Paused(now))
-		d, _ = g.RetryDelay(now, limit.Route{})
+		d, _ = g.RetryDelay(now, first)
 		require.Zero(t, d)
 		require.False(t, g.Idle(now), "it was refused a moment ago")
 
@@ -870,7 +879,7 @@ func TestQuota(t *testing.T) {
 		for i := range waits[1:] {
 			require.InDelta(t, 100*ms, waits[i+1]-waits[i], float64(10*ms), "what one more takes at 10 a second")
 		}
-		_, bounded := g.RetryDelay(now, limit.Route{})
+		_, bounded := g.RetryDelay(now, first)
 		require.True(t, bounded)
 		cancel()
 	})

@@ -1,0 +1,82 @@
+package gate
+
+import (
+	"time"
+
+	"github.com/resilienthttp/resilient/internal/bucket"
+)
+
+// MaxLimits is how many limits a user may set. The costs of an attempt have a place for
+// each, so that an attempt can be described without an allocation.
+const MaxLimits = 8
+
+// Costs are what an attempt takes from each limit of Settings.
+type Costs [MaxLimits]float64
+
+// Settings are the limits that the user has set for a key.
+type Settings struct {
+	Limits   []Limit // at most MaxLimits
+	InFlight int     // how many attempts may be in flight at one time; 0: any number
+}
+
+// Limit is a token bucket.
+type Limit struct {
+	Rate  float64 // tokens a second
+	Burst float64
+}
+
+// common is what all attempts of a key share, whichever limit of the server's binds
+// them: the limits that the user has set. An attempt takes from all of them in one
+// instant, or from none.
+type common struct {
+	buckets []*bucket.Bucket
+	slots   slots
+}
+
+func newCommon(s Settings) common {
+	c := common{slots: slots{max: s.InFlight}}
+	for _, l := range s.Limits {
+		c.buckets = append(c.buckets, bucket.New(l.Rate, l.Burst))
+	}
+	return c
+}
+
+// any reports whether the user has set a limit.
+func (c *common) any() bool { return len(c.buckets) > 0 || c.slots.max > 0 }
+
+// hold returns how long the next attempt is held back: by a bucket, or until another
+// attempt ends.
+func (c *common) hold(now time.Time, costs *Costs) time.Duration {
+	if c.slots.full() {
+		return forever
+	}
+	return c.delay(now, costs, &Costs{})
+}
+
+// delay returns how long until the buckets have the tokens for an attempt, after others
+// that take so many.
+func (c *common) delay(now time.Time, costs, ahead *Costs) time.Duration {
+	var d time.Duration
+	for i, b := range c.buckets {
+		d = max(d, b.Delay(now, costs[i], ahead[i]))
+	}
+	return d
+}
+
+// take takes the tokens and the slot of an attempt that goes.
+func (c *common) take(now time.Time, costs *Costs) (slot int) {
+	for i, b := range c.buckets {
+		b.Take(now, costs[i])
+	}
+	return c.slots.take(now)
+}
+
+// idle reports whether nothing is lost if the limits are forgotten.
+func (c *common) idle(now time.Time) bool {
+	for _, b := range c.buckets {
+		if !b.Full(now) {
+			return false
+		}
+	}
+	return c.slots.taken() == 0
+}
