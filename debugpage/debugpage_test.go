@@ -24,6 +24,7 @@ import (
 
 	"github.com/cenkalti/backoff/v4"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/time/rate"
 
 	"github.com/resilienthttp/resilient"
 	"github.com/resilienthttp/resilient/debugpage"
@@ -249,6 +250,87 @@ func TestWhyACallTookFiveSeconds(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestBodies: what became of the body explains a call as well, and a call whose body broke
+// off has failed.
+func TestBodies(t *testing.T) {
+	const got = "0 ms: attempt 1 got 200 after 0 ms."
+	for _, tt := range []struct {
+		why    string
+		answer resilienttest.Answer
+		read   func(io.ReadCloser)
+		want   string
+		failed bool
+	}{
+		{"quick", resilienttest.Answer{Body: "body"}, func(b io.ReadCloser) { _, _ = io.ReadAll(b) }, got, false},
+		{"nobody closes it", resilienttest.Answer{Body: "body"}, func(io.ReadCloser) {}, got + " Its body is still open.", false},
+		{
+			"slow", resilienttest.Answer{Body: "body", BodyDelay: 3 * time.Second}, func(b io.ReadCloser) { _, _ = io.ReadAll(b) },
+			got + " Its body took 3.0 s more, for 4 bytes.", false,
+		},
+		{
+			"it breaks off", resilienttest.Answer{Status: 200, Body: "body", BodyDelay: 3 * time.Second, Lost: true},
+			func(b io.ReadCloser) { _, _ = io.ReadAll(b) },
+			got + " Its body broke off after 3.0 s and 2 bytes: unexpected EOF.", true,
+		},
+	} {
+		t.Run(tt.why, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				transport := resilient.NewTransport(resilienttest.New(tt.answer, resilienttest.Answer{Delay: 10 * time.Millisecond}))
+				page := debugpage.Handler(transport)
+				resp, err := transport.RoundTrip(newRequest(t, http.MethodGet, people))
+				require.NoError(t, err)
+				tt.read(resp.Body)
+				require.Equal(t, []string{tt.want}, said(t, page, "?call=1"))
+				for range 200 {
+					send(transport, newRequest(t, http.MethodPost, people))
+				}
+				require.Equal(t, tt.failed, get(t, page, "?call=1").StatusCode == http.StatusOK, "failed calls are kept longer")
+				require.NoError(t, resp.Body.Close())
+			})
+		})
+	}
+}
+
+// TestSetLimits: the limits that the program has set, by name, and who waits for them.
+func TestSetLimits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		words := func(*http.Request) float64 { return 40 }
+		transport := resilient.NewTransport(resilienttest.New(resilienttest.Answer{Body: "body"}), resilient.WithRateLimit(1, 5),
+			resilient.WithLimit("tokens", 1, 100, words), resilient.WithLimit("words", rate.Inf, 0, words), resilient.WithMaxInFlight(2),
+			resilient.WithClass(func(req *http.Request) resilient.Class {
+				return resilient.Class{Priority: len(req.Method), Flow: req.Method}
+			}))
+		page := debugpage.Handler(transport)
+		var open []io.Closer
+		for range 2 {
+			resp, err := transport.RoundTrip(newRequest(t, http.MethodGet, people))
+			require.NoError(t, err)
+			open = append(open, resp.Body)
+		}
+		for _, method := range []string{"GET", "PUT", "POST"} {
+			go send(transport, newRequest(t, method, people))
+			synctest.Wait()
+		}
+		text := body(t, get(t, page, ""))
+		require.Contains(t, text, "1/s, burst 5; 3 left; tokens: 1/s, burst 100; 20 left; words: no limit; 2 of 2 in flight, the oldest for 0\u00a0ms")
+		require.Contains(t, text, "3 (priority 4: 1, priority 3: 2 in 2 flows)")
+		require.Contains(t, said(t, page, "?call=3")[0], "has waited 0 ms of 20.0 s because the limit tokens allows 1 a second (rate limit).")
+		for _, body := range open {
+			require.NoError(t, body.Close())
+		}
+		time.Sleep(time.Hour)
+
+		transport = resilient.NewTransport(resilienttest.New(resilienttest.Answer{Body: "body"}), resilient.WithMaxInFlight(1))
+		page = debugpage.Handler(transport)
+		resp, err := transport.RoundTrip(newRequest(t, http.MethodGet, people))
+		require.NoError(t, err)
+		go send(transport, newRequest(t, http.MethodGet, people))
+		synctest.Wait()
+		require.Contains(t, said(t, page, "?call=2")[0], "has waited 0 ms until others had ended, because only so many may be in flight (in flight)")
+		require.NoError(t, resp.Body.Close())
+	})
 }
 
 type brokenLimiter struct{}

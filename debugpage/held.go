@@ -1,6 +1,7 @@
 package debugpage
 
 import (
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -13,7 +14,8 @@ import (
 
 // held is the limit that holds attempts back, as it was known at one time.
 type held struct {
-	state     resilient.LimitState // "": the limit of WithRateLimit
+	state     resilient.LimitState // "": a limit that the program has set
+	name      string               // of that limit; "": that of WithRateLimit
 	route     string               // "": all of the key
 	rate      float64
 	inFlight  int
@@ -26,7 +28,7 @@ type held struct {
 // belief is what was known of the limits of one key at one time.
 type belief struct {
 	key    string
-	own    *held // the limit of WithRateLimit, if there is one
+	own    *held // the limit that the program has set, if there is one: the emptiest
 	empty  bool  // its bucket has no token
 	limits []*held
 }
@@ -35,12 +37,10 @@ type belief struct {
 func newBeliefs(s *resilient.Snapshot, now time.Time) (beliefs []belief) {
 	for i := range s.Keys {
 		k := &s.Keys[i]
-		if k.Limit <= 0 && len(k.Limits) == 0 {
+		b := belief{key: k.Key}
+		b.own, b.empty = emptiest(k)
+		if b.own == nil && len(k.Limits) == 0 {
 			continue
-		}
-		b := belief{key: k.Key, empty: k.Tokens < 1}
-		if k.Limit > 0 {
-			b.own = &held{rate: k.Limit, confirmed: -1}
 		}
 		for _, l := range k.Limits {
 			if l.State == resilient.LimitChance {
@@ -58,6 +58,23 @@ func newBeliefs(s *resilient.Snapshot, now time.Time) (beliefs []belief) {
 		beliefs = append(beliefs, b)
 	}
 	return beliefs
+}
+
+// emptiest returns the limit that the program has set whose bucket has the smallest part
+// of its burst, and whether that is less than a token; nil: there is none.
+func emptiest(k *resilient.KeySnapshot) (h *held, empty bool) {
+	least := math.Inf(1)
+	look := func(name string, limit, burst, tokens float64) {
+		if part := tokens / burst; limit > 0 && part < least {
+			least, empty = part, tokens < 1
+			h = &held{name: redact.Line(name, maxWord), rate: limit, confirmed: -1}
+		}
+	}
+	look("", k.Limit, float64(k.Burst), k.Tokens)
+	for _, b := range k.Buckets {
+		look(b.Name, b.Limit, float64(b.Burst), b.Tokens)
+	}
+	return h, empty
 }
 
 // waiter is a request that waits for a limit. Its key is not known for certain: it
@@ -155,6 +172,9 @@ func (h *held) text() string {
 	case resilient.LimitInFlight:
 		return "because the server takes " + number(int64(h.inFlight)) + " requests at one time" + to + h.because()
 	case resilient.LimitChance:
+	}
+	if h.name != "" {
+		return "because the limit " + h.name + " allows " + rate(h.rate) + " a second" + h.because()
 	}
 	return "because WithRateLimit allows " + rate(h.rate) + " a second" + h.because()
 }

@@ -194,12 +194,9 @@ type limitView struct{ State, Class, Route, Text string }
 
 func newKeyView(k *resilient.KeySnapshot, now time.Time) keyView {
 	v := keyView{
-		Key: redact.Line(k.Key, maxText), Limit: "none", Waiting: number(int64(k.Waiting)), Budget: rate(k.Budget),
+		Key: redact.Line(k.Key, maxText), Limit: setLimits(k, now), Waiting: waitingText(k), Budget: rate(k.Budget),
 		Calls: number(k.Totals.Calls), Attempts: number(k.Totals.Attempts),
 		Failures: byCount(k.Totals.Failures), Waits: byTime(k.Totals.Waits),
-	}
-	if k.Limit > 0 {
-		v.Limit = fmt.Sprintf("%s/s, burst %s; %s left", rate(k.Limit), number(int64(k.Burst)), rate(max(k.Tokens, 0)))
 	}
 	if k.Budget < 0 {
 		v.Budget = "off"
@@ -210,6 +207,57 @@ func newKeyView(k *resilient.KeySnapshot, now time.Time) keyView {
 	v.MoreLimits = len(k.Limits) - len(v.Limits)
 	return v
 }
+
+// setLimits returns the words for the limits that the user has set.
+func setLimits(k *resilient.KeySnapshot, now time.Time) string {
+	var set []string
+	if k.Limit > 0 {
+		set = append(set, fmt.Sprintf("%s/s, burst %s; %s left", rate(k.Limit), number(int64(k.Burst)), rate(max(k.Tokens, 0))))
+	}
+	for _, b := range k.Buckets {
+		text := redact.Line(b.Name, maxWord) + ": "
+		switch {
+		case b.Limit == 0:
+			text += "no limit"
+		case b.Tokens < 0:
+			text += fmt.Sprintf("%s/s, burst %s; %s owed", rate(b.Limit), number(int64(b.Burst)), rate(-b.Tokens))
+		default:
+			text += fmt.Sprintf("%s/s, burst %s; %s left", rate(b.Limit), number(int64(b.Burst)), rate(b.Tokens))
+		}
+		set = append(set, text)
+	}
+	if k.MaxInFlight > 0 {
+		text := fmt.Sprintf("%d of %d in flight", k.InFlight, k.MaxInFlight)
+		if !k.OldestInFlight.IsZero() {
+			text += ", the oldest for " + duration(now.Sub(k.OldestInFlight))
+		}
+		set = append(set, text)
+	}
+	if len(set) == 0 {
+		return "none"
+	}
+	return strings.Join(set, "; ")
+}
+
+// waitingText returns how many wait, and of which class if there is more than one.
+func waitingText(k *resilient.KeySnapshot) string {
+	text := number(int64(k.Waiting))
+	if len(k.Queues) == 0 || len(k.Queues) == 1 && k.Queues[0].Priority == 0 && k.Queues[0].Flows == 1 {
+		return text
+	}
+	var classes []string
+	for _, q := range k.Queues[:min(len(k.Queues), maxShownQueues)] {
+		class := fmt.Sprintf("priority %d: %s", q.Priority, number(int64(q.Waiting)))
+		if q.Flows > 1 {
+			class += " in " + number(int64(q.Flows)) + " flows"
+		}
+		classes = append(classes, class)
+	}
+	return text + " (" + strings.Join(classes, ", ") + ")"
+}
+
+// maxShownQueues is how many priorities are told apart on the page.
+const maxShownQueues = 5
 
 // newLimitView returns the words for a limit: the state, and why it is believed.
 func newLimitView(l *resilient.LimitSnapshot, now time.Time) limitView {

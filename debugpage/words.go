@@ -115,6 +115,8 @@ func waitText(reason string, hint time.Duration) string {
 		return "for its turn at a limit of its key (rate limit)"
 	case "pause":
 		return "because the server had refused other requests of its key (pause)"
+	case "in flight":
+		return "until others had ended, because only so many may be in flight (in flight)"
 	case "limiter":
 		return "for the limiter of the program (limiter)"
 	}

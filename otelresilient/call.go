@@ -17,14 +17,16 @@ import (
 )
 
 const (
-	attemptsKey     = attribute.Key("resilient.attempts")
-	outcomeKey      = attribute.Key("resilient.outcome")
-	retryReasonKey  = attribute.Key("resilient.retry.reason")
-	waitReasonKey   = attribute.Key("resilient.wait.reason")
-	waitDurationKey = attribute.Key("resilient.wait.duration")
-	limitKeyKey     = attribute.Key("resilient.limit.key")
-	limitRouteKey   = attribute.Key("resilient.limit.route")
-	resumedKey      = attribute.Key("resilient.resumed")
+	attemptsKey      = attribute.Key("resilient.attempts")
+	outcomeKey       = attribute.Key("resilient.outcome")
+	retryReasonKey   = attribute.Key("resilient.retry.reason")
+	waitReasonKey    = attribute.Key("resilient.wait.reason")
+	waitDurationKey  = attribute.Key("resilient.wait.duration")
+	limitKeyKey      = attribute.Key("resilient.limit.key")
+	limitRouteKey    = attribute.Key("resilient.limit.route")
+	limitNameKey     = attribute.Key("resilient.limit.name")
+	limitPriorityKey = attribute.Key("resilient.limit.priority")
+	resumedKey       = attribute.Key("resilient.resumed")
 )
 
 // call is one RoundTrip. Its attempts and hooks find it in the context.

@@ -65,6 +65,13 @@ func (tel *telemetry) observe(t *resilient.Transport) {
 		metric.WithDescription("Number of attempts that wait in a queue."))
 	handle(err)
 
+	tokens, err := tel.meter.Float64ObservableGauge("resilient.limit.tokens", metric.WithUnit("{token}"),
+		metric.WithDescription("Tokens in the bucket of a limit that the program has set; below 0, so many are owed."))
+	handle(err)
+	flying, err := tel.meter.Int64ObservableUpDownCounter("resilient.requests.in_flight", metric.WithUnit("{request}"),
+		metric.WithDescription("Number of requests in flight, where the program has set a limit."))
+	handle(err)
+
 	source, name, constant := weak.Make(t), tel.keyName, tel.attributes
 	registration, err := tel.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		t := source.Value()
@@ -79,7 +86,20 @@ func (tel *telemetry) observe(t *resilient.Transport) {
 			}
 			common := append(slices.Clone(constant), limitKeyKey.String(named))
 			attrs := metric.WithAttributeSet(attribute.NewSet(slices.Clone(common)...)) // which sorts its arguments
-			o.ObserveInt64(waiting, int64(k.Waiting), attrs)
+			for _, q := range queues(&k) {
+				class := slices.Clone(common)
+				if q.Priority != 0 {
+					class = append(class, limitPriorityKey.Int(q.Priority))
+				}
+				o.ObserveInt64(waiting, int64(q.Waiting), metric.WithAttributeSet(attribute.NewSet(class...)))
+			}
+			if k.MaxInFlight > 0 {
+				o.ObserveInt64(flying, int64(k.InFlight), attrs)
+			}
+			for _, b := range buckets(&k) {
+				o.ObserveFloat64(tokens, b.Tokens, metric.WithAttributeSet(attribute.NewSet(
+					append(slices.Clone(common), limitNameKey.String(b.Name))...)))
+			}
 			if k.Budget >= 0 { // below 0, the budget is switched off
 				o.ObserveFloat64(budget, k.Budget, attrs)
 			}
@@ -101,12 +121,26 @@ func (tel *telemetry) observe(t *resilient.Transport) {
 			}
 		}
 		return nil
-	}, budget, learned, together, waiting)
+	}, budget, learned, together, waiting, tokens, flying)
 	if err != nil {
 		otel.Handle(err)
 		return
 	}
 	runtime.AddCleanup(t, func(r metric.Registration) { handle(r.Unregister()) }, registration)
+}
+
+// queues returns who waits by priority, with that of everybody if nobody does.
+func queues(k *resilient.KeySnapshot) []resilient.QueueSnapshot {
+	if len(k.Queues) == 0 {
+		return []resilient.QueueSnapshot{{}}
+	}
+	return k.Queues
+}
+
+// buckets returns the limits that the program has set.
+func buckets(k *resilient.KeySnapshot) []resilient.BucketSnapshot {
+	all := append(k.Buckets, resilient.BucketSnapshot{Name: "requests", Limit: k.Limit, Tokens: k.Tokens}) //nolint:gocritic // the Snapshot is ours
+	return slices.DeleteFunc(all, func(b resilient.BucketSnapshot) bool { return b.Limit == 0 })
 }
 
 // handle passes an error of the meter to the error handler of OpenTelemetry.

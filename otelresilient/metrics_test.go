@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -20,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/metric/noop"
 	"go.opentelemetry.io/otel/propagation"
@@ -28,6 +30,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/resilienthttp/resilient"
+	"github.com/resilienthttp/resilient/internal/resumed"
 	"github.com/resilienthttp/resilient/otelresilient"
 	"github.com/resilienthttp/resilient/resilienttest"
 )
@@ -153,6 +156,61 @@ func testMetricAttributes(t *testing.T) {
 func withKey(req *http.Request) *http.Request {
 	req.Header.Set("Idempotency-Key", "1")
 	return req
+}
+
+// TestMetricsOfSetLimits: the limits that the program has set have names, and those who
+// wait have priorities.
+func TestMetricsOfSetLimits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tel := newTelemetry()
+		cost := func(*http.Request) float64 { return 60 }
+		transport := tel.transport(resilienttest.New(resilienttest.Answer{Body: "body"}), with(resilient.WithRateLimit(1, 5),
+			resilient.WithLimit("tokens", 1, 100, cost), resilient.WithLimit("words", rate.Inf, 0, cost), resilient.WithMaxInFlight(2),
+			resilient.WithClass(func(*http.Request) resilient.Class { return resilient.Class{Priority: 2} })))
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, api, nil)
+		require.NoError(t, err)
+		resp, err := transport.RoundTrip(req)
+		require.NoError(t, err)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			get(t, transport, api)
+		}()
+		synctest.Wait()
+		const key = "resilient.limit.key=https://api.example.com "
+		require.ElementsMatch(t, []string{key + "resilient.limit.name=requests 4", key + "resilient.limit.name=tokens 40"},
+			tel.points(t, "resilient.limit.tokens"))
+		require.Equal(t, []string{key + "1"}, tel.points(t, "resilient.requests.in_flight"))
+		require.Equal(t, []string{key + "resilient.limit.priority=2 1"}, tel.points(t, "resilient.limit.waiting"))
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, []string{key + "0"}, tel.points(t, "resilient.requests.in_flight"))
+		<-done
+	})
+}
+
+// TestBodyFails: a call whose body breaks off has failed, although its outcome is that of
+// the response.
+func TestBodyFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tel := newTelemetry()
+		transport := tel.transport(resilienttest.New(resilienttest.Answer{Status: 200, Body: "body", BodyDelay: time.Hour}),
+			with(resilient.WithIdleTimeout(8*time.Second)))
+		req, err := http.NewRequestWithContext(resumed.With(t.Context(), 2), http.MethodGet, api, nil)
+		require.NoError(t, err)
+		resp, err := transport.RoundTrip(req)
+		require.NoError(t, err)
+		_, err = io.ReadAll(resp.Body)
+		require.ErrorContains(t, err, "no byte of the response body for 8s")
+		require.NoError(t, resp.Body.Close())
+		call := tel.call(t)
+		code, _ := failure(call)
+		require.Equal(t, codes.Error, code)
+		require.Equal(t, "timeout", value(call, "error.type").AsString())
+		require.Equal(t, "success", value(call, "resilient.outcome").AsString())
+		require.Equal(t, int64(2), value(call, "resilient.resumed").AsInt64())
+		require.Len(t, tel.points(t, "resilient.call.duration"), 1)
+		require.Contains(t, tel.points(t, "resilient.call.duration")[0], "error.type=timeout")
+	})
 }
 
 func attributeSets(t *testing.T, data metricdata.Aggregation) []attribute.Set {

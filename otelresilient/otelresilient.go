@@ -36,7 +36,10 @@
 // the status of the span is Error, and error.type is set.
 //
 // The span of an attempt lasts until the response body is read to its end, fails or
-// is closed. The span of a call lasts as long as that of its last attempt. A body
+// is closed. The span of a call lasts until the caller is done with the body. If that
+// breaks off, falls silent or turns out to hold an error, the status of the span of the
+// call is Error, although its outcome is that of the response. A call of package resume
+// that goes on with a body has resilient.resumed, which counts them. A body
 // that is never closed leaks its connection, and leaves its spans unfinished. The
 // spans of an upgraded connection (101) end with the headers.
 //
@@ -67,14 +70,19 @@
 //     was learned, while one is in force.
 //   - resilient.limit.in_flight: gauge, attempts. How many a limit that was learned
 //     allows at one time, while one is in force.
-//   - resilient.limit.waiting: up-down counter. The attempts that wait in a queue.
+//   - resilient.limit.waiting: up-down counter. The attempts that wait in a queue, with
+//     resilient.limit.priority if the program gives priorities other than 0.
+//   - resilient.limit.tokens: gauge, tokens. The bucket of a limit that the program has
+//     set, with its name in resilient.limit.name; below 0, so many are owed.
+//   - resilient.requests.in_flight: up-down counter. The requests in flight, if the
+//     program has set a limit for them.
 //
 // The durations of attempts and calls are those of their spans. The duration of a
 // wait is the time that it really took, even if it was cut short. The exception is
 // the reason "limiter", where it is the time announced by the limiter, because the
 // end of such a wait is not reported.
 //
-// The last four metrics are read from [resilient.Transport.Snapshot] when metrics are
+// The last six metrics are read from [resilient.Transport.Snapshot] when metrics are
 // collected, for at most the 100 limit keys used last, see [WithKeyName]. They have
 // the attribute resilient.limit.key. The two of learned limits also have
 // resilient.limit.route if the limit binds only requests of one method and path, such
