@@ -411,6 +411,71 @@ func remaining(lines, policyLines []string) (least Quota, found bool) {
 	return least, found
 }
 
+// Fields are the names of three header fields that tell the state of a quota. Limit and
+// Reset may be empty.
+type Fields struct{ Limit, Remaining, Reset string }
+
+// Named returns the quota that fields of these names tell, and its limit, or 0 if that is
+// unknown: what there is when nothing was used. The time in Reset is that until the
+// quota is whole again, and its rate is what was used in this time.
+func Named(h http.Header, received time.Time, f Fields) (q Quota, limit float64, ok bool) {
+	if q.Remaining, ok = number(strings.TrimSpace(h.Get(f.Remaining))); !ok {
+		return Quota{}, 0, false
+	}
+	limit, _ = number(strings.TrimSpace(h.Get(f.Limit)))
+	if value := h.Get(f.Reset); value != "" {
+		q.Reset, _ = wait(value, 0, serverTime(h, received))
+	}
+	if used := limit - q.Remaining; used > 0 && q.Reset > 0 {
+		q.Rate = used / q.Reset.Seconds()
+	}
+	return q, limit, true
+}
+
+// OfUnit returns the quota with the smallest remaining amount of those that count in a
+// unit, or have it for their name, according to the RateLimit field and its
+// RateLimit-Policy, and its limit, as Named does.
+func OfUnit(h http.Header, unit string) (least Quota, limit float64, found bool) {
+	lines := h["Ratelimit"]
+	if len(lines) == 0 {
+		return Quota{}, 0, false
+	}
+	var all [maxItems]item
+	policies := all[:0]
+	for s := range items(h["Ratelimit-Policy"], cutUnquoted) {
+		policies = append(policies, parse(s))
+	}
+	for s := range items(lines, cutUnquoted) {
+		it := parse(s)
+		r, ok := number(it.r)
+		if !ok || found && r >= least.Remaining {
+			continue
+		}
+		q, whole := Quota{Remaining: r}, 0.0
+		q.Reset, _ = delta(it.t, time.Second)
+		counts := it.counts(unit)
+		for _, p := range policies {
+			if p.name != it.name && !it.sharesAlias(p) {
+				continue
+			}
+			counts = counts || p.counts(unit)
+			quota, _ := number(p.q)
+			if window, _ := number(p.w); quota > 0 && window > 0 {
+				whole, q.Rate = quota, quota/window
+			}
+		}
+		if counts {
+			least, limit, found = q, whole, true
+		}
+	}
+	return least, limit, found
+}
+
+// counts reports whether the item counts in a unit, or is named after it.
+func (it item) counts(unit string) bool {
+	return strings.EqualFold(it.qu, unit) || strings.EqualFold(it.name, unit)
+}
+
 // item is an item of RateLimit or RateLimit-Policy. The names of its fields are
 // those of the parameters. The cost of this request, c, is not read, because the
 // next request may have another cost.

@@ -681,6 +681,8 @@ func readAll(h http.Header, body any, units waithint.Units) uint64 {
 	waithint.Reset(h, received, units)
 	waithint.UsedUp(h, units)
 	waithint.Refused(h)
+	waithint.OfUnit(h, "a")
+	waithint.Named(h, received, waithint.Fields{Limit: "Ratelimit", Remaining: "X-Ratelimit-Remaining", Reset: "X-Ratelimit-Reset"})
 	runtime.ReadMemStats(&after)
 	return after.TotalAlloc - before.TotalAlloc
 }
@@ -768,4 +770,63 @@ func FuzzCost(f *testing.F) {
 		}
 		cost(t, 8*size, func() { require.Less(t, readAll(h, decoded, waithint.Units{name: 0}), uint64(64<<20)) })
 	})
+}
+
+// TestNamed reads the fields of LLM APIs, which have a quota for each unit.
+func TestNamed(t *testing.T) {
+	openai := waithint.Fields{Limit: "X-Ratelimit-Limit-Tokens", Remaining: "X-Ratelimit-Remaining-Tokens", Reset: "X-Ratelimit-Reset-Tokens"}
+	anthropic := waithint.Fields{Limit: "Anthropic-Ratelimit-Tokens-Limit", Remaining: "Anthropic-Ratelimit-Tokens-Remaining", Reset: "Anthropic-Ratelimit-Tokens-Reset"}
+	for _, tt := range []struct {
+		why    string
+		fields waithint.Fields
+		h      http.Header
+		want   waithint.Quota
+		limit  float64
+		ok     bool
+	}{
+		{"OpenAI", openai, header(openai.Limit, "30000", openai.Remaining, "29000", openai.Reset, "2s"), waithint.Quota{Remaining: 29000, Rate: 500, Reset: 2 * time.Second}, 30000, true},
+		{"in minutes", openai, header(openai.Limit, "60000", openai.Remaining, "0", openai.Reset, "1m0s"), waithint.Quota{Rate: 1000, Reset: time.Minute}, 60000, true},
+		{
+			"Anthropic, RFC 3339, by the server's clock", anthropic,
+			header("Date", "Thu, 01 Jan 2026 00:00:00 GMT", anthropic.Limit, "1000", anthropic.Remaining, "900", anthropic.Reset, "2026-01-01T00:00:10Z"),
+			waithint.Quota{Remaining: 900, Rate: 10, Reset: 10 * time.Second}, 1000, true,
+		},
+		{"nothing used", openai, header(openai.Limit, "9", openai.Remaining, "9", openai.Reset, "0s"), waithint.Quota{Remaining: 9}, 9, true},
+		{"more left than there is", openai, header(openai.Limit, "9", openai.Remaining, "12", openai.Reset, "1s"), waithint.Quota{Remaining: 12, Reset: time.Second}, 9, true},
+		{"no limit", openai, header(openai.Remaining, "5"), waithint.Quota{Remaining: 5}, 0, true},
+		{"nothing remains to be read", openai, header(openai.Limit, "9", openai.Reset, "1s"), waithint.Quota{}, 0, false},
+		{"no number", openai, header(openai.Limit, "9", openai.Remaining, "-1"), waithint.Quota{}, 0, false},
+		{"a limit that is none", openai, header(openai.Limit, "1e9", openai.Remaining, "1", openai.Reset, "soon"), waithint.Quota{Remaining: 1}, 0, true},
+	} {
+		got, limit, ok := waithint.Named(tt.h, received, tt.fields)
+		require.Equal(t, tt.ok, ok, tt.why)
+		require.Equal(t, tt.want, got, tt.why)
+		require.InDelta(t, tt.limit, limit, 0, tt.why)
+	}
+}
+
+// TestOfUnit reads the quotas of one unit from the RateLimit fields.
+func TestOfUnit(t *testing.T) {
+	for _, tt := range []struct {
+		why    string
+		state  string
+		policy string
+		want   waithint.Quota
+		limit  float64
+		ok     bool
+	}{
+		{"the unit of the policy", `"a";r=50;t=30`, `"a";q=100;w=60;qu="tokens"`, waithint.Quota{Remaining: 50, Rate: 100.0 / 60, Reset: 30 * time.Second}, 100, true},
+		{"the name", `"tokens";r=50;t=30`, `"tokens";q=120;w=60`, waithint.Quota{Remaining: 50, Rate: 2, Reset: 30 * time.Second}, 120, true},
+		{"no policy", `"Tokens";r=50`, "", waithint.Quota{Remaining: 50}, 0, true},
+		{"the smallest of several", `"a";r=50, "b";r=7`, `"a";q=100;w=10;qu="tokens", "b";q=10;w=10;qu="tokens"`, waithint.Quota{Remaining: 7, Rate: 1}, 10, true},
+		{"another unit", `"a";r=50`, `"a";q=100;w=60;qu="content-bytes"`, waithint.Quota{}, 0, false},
+		{"requests are the default unit, and have another name", `"a";r=50`, `"a";q=100;w=60`, waithint.Quota{}, 0, false},
+	} {
+		got, limit, ok := waithint.OfUnit(header("RateLimit", tt.state, "RateLimit-Policy", tt.policy), "tokens")
+		require.Equal(t, tt.ok, ok, tt.why)
+		require.Equal(t, tt.want, got, tt.why)
+		require.InDelta(t, tt.limit, limit, 0, tt.why)
+	}
+	_, _, ok := waithint.OfUnit(http.Header{}, "tokens")
+	require.False(t, ok)
 }
