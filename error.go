@@ -136,8 +136,12 @@ func (e *APIError) Error() string {
 	return b.String()
 }
 
-// Is reports whether target is the sentinel of e's Kind.
+// Is reports whether target is the sentinel of e's Kind. That of an [AttemptInfo] may be
+// nil, which is none.
 func (e *APIError) Is(target error) bool {
+	if e == nil {
+		return false
+	}
 	switch e.Kind {
 	case KindInvalidRequest:
 		return target == ErrInvalidRequest

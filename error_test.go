@@ -426,3 +426,10 @@ func TestErrorMarkers(t *testing.T) {
 		})
 	}
 }
+
+// TestNoAPIError: the APIError of an attempt without an error is nil, and hooks ask it
+// for its kind all the same.
+func TestNoAPIError(t *testing.T) {
+	var a resilient.AttemptInfo
+	require.NotErrorIs(t, error(a.APIError), resilient.ErrRateLimit)
+}

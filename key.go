@@ -71,9 +71,9 @@ func (s *keyState) snapshot(now time.Time, cfg *sharedConfig) KeySnapshot {
 		k.Limits = append(k.Limits, limitSnapshot(v))
 	}
 	for i, l := range cfg.limits {
-		b := BucketSnapshot{Name: l.name, Tokens: g.Tokens[i]}
+		b := BucketSnapshot{Name: l.name}
 		if l.limit != rate.Inf {
-			b.Limit, b.Burst = float64(l.limit), l.burst
+			b.Limit, b.Burst, b.Tokens = float64(l.limit), l.burst, g.Tokens[i]
 		}
 		if l.name == requestLimit {
 			k.Limit, k.Burst, k.Tokens = b.Limit, b.Burst, b.Tokens
