@@ -107,6 +107,9 @@ func (c *call) holdStream(a *attempt, body *peek.Body) {
 	// Reading ahead may still be under way, and with it the use of ahead.
 	events := c.cfg.profile.watch()
 	events.parser.Write(got)
+	if errors.Is(err, io.EOF) {
+		events.end()
+	}
 	switch {
 	case events.first == EventError:
 		closeBody(body)

@@ -288,6 +288,13 @@ func WithProfile(p Profile) Option {
 		mustBe(unit >= 0, "WithProfile", "with units of 0 or more", unit)
 		p.WaitHeaders[http.CanonicalHeaderKey(name)] = unit
 	}
+	quotas := p.Quotas
+	p.Quotas = make(map[string]QuotaFields, len(quotas))
+	for name, f := range quotas {
+		p.Quotas[name] = QuotaFields{
+			http.CanonicalHeaderKey(f.Limit), http.CanonicalHeaderKey(f.Remaining), http.CanonicalHeaderKey(f.Reset),
+		}
+	}
 	return func(c *config) { c.profile = &p }
 }
 
@@ -339,8 +346,14 @@ func WithRateLimit(limit rate.Limit, burst int) Option {
 // Each limit key has a bucket of its own for each name. Only the context bounds a wait for
 // it. WithLimit panics if limit is not above 0, burst is less than 1, name is empty, or
 // there are more than 8 names. A limit with the name of an earlier one replaces it.
-// rate.Inf is no limit. The default is none. It holds for a whole Transport and cannot
-// be set in [ContextWithOptions].
+// The default is none. It holds for a whole Transport and cannot be set in
+// [ContextWithOptions].
+//
+// With rate.Inf for a limit, and a cost function, the server is asked: the first request
+// goes alone, and its answer may tell the limit, by the fields of a [Profile] (its Quotas)
+// or by RateLimit fields with a quota unit of this name. Other limits are lowered by
+// these fields, never raised. What a limit has that is told is what the server says, and
+// Settle does nothing. If nothing is told there is no limit.
 func WithLimit(name string, limit rate.Limit, burst int, cost func(*http.Request) float64) Option {
 	mustBe(name != "", "WithLimit", "a name that is not empty", name)
 	return withLimit("WithLimit", costLimit{name, limit, burst, cost})

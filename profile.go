@@ -50,7 +50,8 @@ type Profile struct {
 	// most until 64 KiB or one second of the stream have arrived. If that event is
 	// an EventError, the response becomes an error response: it gets the status,
 	// the type application/json and the data as its body, and keeps its other
-	// fields. It is retried like any other, by its status, its codes and the Rules.
+	// fields. It is retried like any other, by its status, its codes and the Rules: a
+	// rate limit is proof that a POST was not processed, and an overload is none.
 	// A stream that ends or breaks off without such an event is a lost connection.
 	//
 	// Once the response is returned, nothing is retried and every byte is passed
@@ -59,12 +60,26 @@ type Profile struct {
 	// io.ErrUnexpectedEOF.
 	Event func(name string, data []byte) (kind EventKind, status int)
 
+	// Quotas are the header fields that tell how much is left of a limit of
+	// [WithLimit], by the name of the limit. What they say governs the limit, as far
+	// as its own numbers are not lower, so it may have rate.Inf for a number. The
+	// RateLimit fields are read without it, for a limit that is named like a quota
+	// unit or a policy in them.
+	Quotas map[string]QuotaFields
+
 	// Repeatable reports whether a request may be sent twice although its method is
 	// not idempotent, because to do the work again costs something but does no
 	// harm: a POST that asks a model for an answer, or that only reads. It is asked
 	// about requests of such methods, must not read the body except through
 	// GetBody, and must not change anything. If it is nil, the default, none may.
 	Repeatable func(*http.Request) bool
+}
+
+// QuotaFields are the names of the header fields that tell the state of a quota.
+type QuotaFields struct {
+	Limit     string // what there is when nothing was used
+	Remaining string // what is left; without it nothing is read
+	Reset     string // when, or in which time, the quota is whole again, see WaitHeaders
 }
 
 // Rule gives a meaning to error responses. Its conditions must all hold; those

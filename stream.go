@@ -52,6 +52,10 @@ func (p *Profile) watch() *events {
 	return e
 }
 
+// end notes that the stream has ended. A last event without an empty line behind it is
+// none by the standard, but some servers end with one.
+func (e *events) end() { e.parser.Write([]byte("\n\n")) }
+
 // streams reports whether a response is an event stream that the profile can read.
 func (p *Profile) streams(resp *http.Response) bool {
 	if p == nil || p.Event == nil || !hasContent(resp) {
@@ -81,8 +85,11 @@ func (b *eventBody) Read(p []byte) (int, error) {
 	if n > 0 {
 		b.events.parser.Write(p[:n])
 	}
-	if errors.Is(err, io.EOF) && !b.events.ended && b.events.failed == nil {
-		err = errStreamCut
+	if errors.Is(err, io.EOF) {
+		b.events.end()
+		if !b.events.ended && b.events.failed == nil {
+			err = errStreamCut
+		}
 	}
 	return n, err
 }

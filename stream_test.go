@@ -88,6 +88,7 @@ func TestErrorEventFirst(t *testing.T) {
 		{"a POST may have been processed", post, errorFirst, 1, 529, resilient.KindServer},
 		{"a rate limit is proof that it was not", post, failing(429), 2, 200, 0},
 		{"what is final is final", ask, failing(400), 1, 400, resilient.KindInvalidRequest},
+		{"an error without an empty line behind it", ask, strings.TrimSpace(failing(404)), 1, 404, resilient.KindNotFound},
 		{"no money", ask, failing(402), 1, 402, resilient.KindPaymentRequired},
 		{"a status that is none is a 500", post, failing(7), 1, 500, resilient.KindServer},
 		{"a stream that ends with nothing was lost", ask, silentStart, 2, 200, 0},
@@ -114,7 +115,7 @@ func TestErrorEventFirst(t *testing.T) {
 				require.Equal(t, fmt.Sprintf("%d %s", tt.status, http.StatusText(tt.status)), resp.Status+map[bool]string{true: " "}[tt.status == 529])
 				body := readAll(t, resp)
 				require.Equal(t, int64(len(body)), resp.ContentLength)
-				require.Contains(t, tt.first, "data: "+body+"\n", "the body is the data")
+				require.Contains(t, tt.first+"\n", "data: "+body+"\n", "the body is the data")
 			})
 		})
 	}
@@ -146,7 +147,9 @@ func TestStreamAfterItsBeginning(t *testing.T) {
 		{"more after the end", goodStream + eventsOf("text", "usage"), nil, nil, ""},
 		{"an error after content", errorLater, nil, nil, "overloaded_error"},
 		{"no last event", cutStream, nil, io.ErrUnexpectedEOF, ""},
-		{"half an event at the end", goodStream[:len(goodStream)-9], nil, io.ErrUnexpectedEOF, ""},
+		{"half an event at the end", goodStream[:len(goodStream)-14], nil, io.ErrUnexpectedEOF, ""},
+		{"no empty line behind the last event", strings.TrimSuffix(goodStream, "\n"), nil, nil, ""},
+		{"no end of its line either", strings.TrimSuffix(goodStream, "\n\n"), nil, nil, ""},
 		{"the connection breaks", cutStream, boom, boom, ""},
 		{"two errors", errorLater + eventsOf("error", `{"code":"other"}`), nil, nil, "overloaded_error"},
 	} {

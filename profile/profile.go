@@ -4,6 +4,10 @@
 //
 //	resilient.NewTransport(nil, resilient.WithProfile(profile.GitHub()))
 //
+// Most are about error responses. Those of models ([Anthropic], [OpenAI], [Gemini])
+// are also about streams: which event is an error, and which is the last. These, [Slack]
+// and [ShopifyGraphQL] say which POSTs may be sent twice.
+//
 // They also serve as examples: the profile of another API takes a few lines like
 // these.
 package profile
@@ -58,7 +62,8 @@ func Salesforce() resilient.Profile {
 
 // ShopifyGraphQL returns the profile of Shopify's GraphQL Admin API, whose errors
 // come with status 200. A response with both data and errors is a partial success,
-// and is left to the caller.
+// and is left to the caller. A request whose documents have no mutation and no
+// subscription may be sent twice, if it has GetBody.
 func ShopifyGraphQL() resilient.Profile {
 	return resilient.Profile{
 		Failed: func(body []byte) bool {
@@ -68,6 +73,7 @@ func ShopifyGraphQL() resilient.Profile {
 			}
 			return json.Unmarshal(body, &b) == nil && b.Data == nil && len(b.Errors) > 0
 		},
+		Repeatable: queriesGraphQL,
 		Rules: []resilient.Rule{
 			{Code: "ACCESS_DENIED", Kind: resilient.KindAuthentication},
 			{Code: "SHOP_INACTIVE", Kind: resilient.KindAuthentication},
@@ -75,26 +81,4 @@ func ShopifyGraphQL() resilient.Profile {
 			{Code: "THROTTLED", Kind: resilient.KindRateLimit}, // refused before the query is run
 		},
 	}
-}
-
-// Slack returns the profile of the Slack Web API, whose errors come with status 200
-// and {"ok":false,"error":"..."}.
-func Slack() resilient.Profile {
-	p := resilient.Profile{Failed: func(body []byte) bool {
-		var b struct {
-			OK *bool `json:"ok"`
-		}
-		return json.Unmarshal(body, &b) == nil && b.OK != nil && !*b.OK
-	}}
-	p.Rules = append(p.Rules, resilient.Rule{Code: "ratelimited", Kind: resilient.KindRateLimit})
-	for _, code := range []string{"internal_error", "fatal_error", "service_unavailable", "request_timeout"} {
-		p.Rules = append(p.Rules, resilient.Rule{Code: code, Kind: resilient.KindServer})
-	}
-	for _, code := range []string{
-		"not_authed", "invalid_auth", "account_inactive", "token_revoked", "token_expired",
-		"no_permission", "missing_scope", "access_denied",
-	} {
-		p.Rules = append(p.Rules, resilient.Rule{Code: code, Kind: resilient.KindAuthentication})
-	}
-	return p
 }
