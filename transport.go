@@ -33,8 +33,9 @@
 //     that it was refused for its rate.
 //   - After anything else (500, 503, a lost connection, an attempt that timed
 //     out) only idempotent requests are: those of a method that the IANA HTTP
-//     Method Registry calls idempotent, and those with an Idempotency-Key or
-//     X-Idempotency-Key field.
+//     Method Registry calls idempotent, those with an Idempotency-Key or
+//     X-Idempotency-Key field, and those of which a [Profile] says that they do no
+//     harm twice.
 //
 // A 503 with Retry-After belongs to the last group. The server wants to be asked
 // again later, and that holds for everybody, but it is no proof that this request
@@ -55,9 +56,11 @@
 //
 // [WithRateLimit] puts a token bucket in front of every attempt, retries included,
 // for each limit key: scheme, host and credential, unless [WithLimitKey] says
-// otherwise. Waiters are served in order. First attempts go before retries, but
+// otherwise. [WithLimit] adds buckets for what requests cost in other units, and
+// [WithMaxInFlight] bounds how many are in flight. Waiters are served in order, or by
+// their class ([WithClass]). First attempts go before retries, but
 // every ninth place is a retry's, and a request that was refused for its rate
-// keeps its place. Only the context bounds a wait for it. A wait beyond the context's
+// keeps its place. Only the context bounds a wait for these. A wait beyond the context's
 // deadline is refused at once with a [*LimitError], and nothing is sent.
 //
 // The server's limit need not be known ([WithLearnedRate]). At first a refusal binds
@@ -117,12 +120,18 @@
 // response is read up to 64 KiB and for at most a second, which overlaps the wait,
 // and then closed, so that its connection is reused.
 //
+// A response body is the base's own, unless an option asks for more: [WithIdleTimeout]
+// ends one that falls silent, [WithWholeBody] reads it before RoundTrip returns, the Body
+// hook of a [Trace] is told how it ended, and [WithMaxInFlight] counts it until then. A
+// Profile can read event streams, in which an error comes with status 200. Package
+// resume goes on with a download that broke off.
+//
 // # Compatibility
 //
 // The caller's request is never written to. The first attempt of an idempotent
 // request is the caller's own *Request and costs nothing: no allocation, copy or
-// goroutine. Streams, upgraded connections (101), trailers, redirects and cookies
-// are left alone; the cookies of a retried response go with it. A ClientTrace of
+// goroutine. Upgraded connections (101), trailers, redirects and cookies are left
+// alone, and so are streams without a Profile that reads them; the cookies of a retried response go with it. A ClientTrace of
 // net/http/httptrace sees every attempt. If base is, or wraps, another Transport,
 // requests it has given up on are not retried again.
 //
