@@ -7,7 +7,7 @@ replace github.com/resilienthttp/resilient => ..
 require (
 	github.com/alicebob/miniredis/v2 v2.40.0
 	github.com/redis/go-redis/v9 v9.23.0
-	github.com/resilienthttp/resilient v0.0.0-00010101000000-000000000000
+	github.com/resilienthttp/resilient v0.1.0
 	github.com/stretchr/testify v1.12.1
 	golang.org/x/time v0.16.0
 )

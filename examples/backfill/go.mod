@@ -5,7 +5,7 @@ go 1.26.0
 replace github.com/resilienthttp/resilient => ../..
 
 require (
-	github.com/resilienthttp/resilient v0.0.0
+	github.com/resilienthttp/resilient v0.1.0
 	github.com/schollz/progressbar/v3 v3.19.1
 	github.com/stretchr/testify v1.12.1
 	golang.org/x/time v0.16.0

@@ -6,7 +6,7 @@ replace github.com/resilienthttp/resilient => ../..
 
 require (
 	github.com/google/go-github/v89 v89.0.0
-	github.com/resilienthttp/resilient v0.0.0
+	github.com/resilienthttp/resilient v0.1.0
 )
 
 require (

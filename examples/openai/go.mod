@@ -6,7 +6,7 @@ replace github.com/resilienthttp/resilient => ../..
 
 require (
 	github.com/openai/openai-go/v3 v3.98.0
-	github.com/resilienthttp/resilient v0.0.0
+	github.com/resilienthttp/resilient v0.1.0
 )
 
 require (

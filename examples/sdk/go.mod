@@ -6,7 +6,7 @@ replace github.com/resilienthttp/resilient => ../..
 
 require (
 	github.com/oapi-codegen/runtime v1.8.0
-	github.com/resilienthttp/resilient v0.0.0-00010101000000-000000000000
+	github.com/resilienthttp/resilient v0.1.0
 )
 
 require (

@@ -15,7 +15,7 @@ require (
 	github.com/failsafe-go/failsafe-go v0.9.8
 	github.com/gojek/heimdall/v7 v7.0.3
 	github.com/hashicorp/go-retryablehttp v0.7.8
-	github.com/resilienthttp/resilient v0.0.0
+	github.com/resilienthttp/resilient v0.1.0
 	github.com/stretchr/testify v1.12.1
 	golang.org/x/time v0.16.0
 	gonum.org/v1/plot v0.17.0

@@ -18,8 +18,8 @@ require (
 	github.com/minio/minio-go/v7 v7.4.1
 	github.com/ogen-go/ogen v1.24.0
 	github.com/openai/openai-go/v3 v3.98.0
-	github.com/resilienthttp/resilient v0.0.0
-	github.com/resilienthttp/resilient/examples/sdk v0.0.0
+	github.com/resilienthttp/resilient v0.1.0
+	github.com/resilienthttp/resilient/examples/sdk v0.1.0
 	github.com/slack-go/slack v0.35.0
 	github.com/stretchr/testify v1.12.1
 	github.com/stripe/stripe-go/v85 v85.0.0

@@ -9,8 +9,8 @@ replace (
 
 require (
 	github.com/cenkalti/backoff/v4 v4.3.0
-	github.com/resilienthttp/resilient v0.0.0-00010101000000-000000000000
-	github.com/resilienthttp/resilient/otelresilient v0.0.0-00010101000000-000000000000
+	github.com/resilienthttp/resilient v0.1.0
+	github.com/resilienthttp/resilient/otelresilient v0.1.0
 	github.com/stretchr/testify v1.12.1
 	go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp v0.72.0
 	go.opentelemetry.io/otel v1.47.0

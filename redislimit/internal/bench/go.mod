@@ -10,8 +10,8 @@ replace (
 require (
 	github.com/go-redis/redis_rate/v10 v10.0.1
 	github.com/redis/go-redis/v9 v9.23.0
-	github.com/resilienthttp/resilient v0.0.0-00010101000000-000000000000
-	github.com/resilienthttp/resilient/redislimit v0.0.0-00010101000000-000000000000
+	github.com/resilienthttp/resilient v0.1.0
+	github.com/resilienthttp/resilient/redislimit v0.1.0
 	github.com/throttled/throttled/v2 v2.15.0
 	golang.org/x/time v0.16.0
 )
