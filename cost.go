@@ -6,10 +6,13 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/time/rate"
 
+	"github.com/resilienthttp/resilient/internal/bucket"
 	"github.com/resilienthttp/resilient/internal/gate"
+	"github.com/resilienthttp/resilient/internal/waithint"
 )
 
 // requestLimit is the name of the limit of WithRateLimit.
@@ -57,12 +60,49 @@ func (c *sharedConfig) setLimit(l costLimit) {
 }
 
 // gate returns the settings of the gate of each key.
-func (c *sharedConfig) gate() gate.Settings {
-	s := gate.Settings{InFlight: c.inFlight}
-	for i := range c.limits {
-		s.Limits = append(s.Limits, c.limits[i].settings())
+func (c *config) gate() gate.Settings {
+	s := gate.Settings{InFlight: c.shared.inFlight, Told: c.profile != nil && len(c.profile.Quotas) > 0}
+	for i := range c.shared.limits {
+		l := &c.shared.limits[i]
+		s.Limits = append(s.Limits, l.settings())
+		s.Told = s.Told || l.limit == rate.Inf
 	}
 	return s
+}
+
+// answered tells the gate what the server says of the limits.
+func (c *call) answered(a *attempt) {
+	var says gate.Told
+	if a.resp != nil {
+		received := a.ended
+		if received.IsZero() {
+			received = time.Now()
+		}
+		for i := range c.cfg.shared.limits {
+			says[i] = c.told(c.cfg.shared.limits[i].name, a.resp.Header, received)
+		}
+	}
+	c.key.gate.Answered(&c.question, &says)
+	c.question = gate.Question{}
+}
+
+// told returns what the header of a response says of a limit, or nil.
+func (c *call) told(limit string, h http.Header, received time.Time) *bucket.Told {
+	var fields QuotaFields
+	if p := c.cfg.profile; p != nil {
+		fields = p.Quotas[limit]
+	}
+	q, whole, ok := waithint.Quota{}, 0.0, false
+	if fields.Remaining != "" {
+		q, whole, ok = waithint.Named(h, received, waithint.Fields(fields))
+	}
+	if !ok {
+		q, whole, ok = waithint.OfUnit(h, limit)
+	}
+	if !ok {
+		return nil
+	}
+	return &bucket.Told{Limit: whole, Remaining: q.Remaining, Rate: q.Rate}
 }
 
 // costs returns what an attempt of req takes from each limit.

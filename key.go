@@ -4,14 +4,13 @@ import (
 	"fmt"
 	"hash/maphash"
 	"log/slog"
+	"math"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/time/rate"
 
 	"github.com/resilienthttp/resilient/internal/budget"
 	"github.com/resilienthttp/resilient/internal/credential"
@@ -72,8 +71,8 @@ func (s *keyState) snapshot(now time.Time, cfg *sharedConfig) KeySnapshot {
 	}
 	for i, l := range cfg.limits {
 		b := BucketSnapshot{Name: l.name}
-		if l.limit != rate.Inf {
-			b.Limit, b.Burst, b.Tokens = float64(l.limit), l.burst, g.Tokens[i]
+		if !math.IsInf(g.Rates[i], 1) {
+			b.Limit, b.Burst, b.Tokens = g.Rates[i], int(g.Bursts[i]), g.Tokens[i]
 		}
 		if l.name == requestLimit {
 			k.Limit, k.Burst, k.Tokens = b.Limit, b.Burst, b.Tokens
@@ -201,7 +200,7 @@ func (t *keyTable) add(cfg *config, key limitKey) (s *keyState, warn string) {
 	now, shared := time.Now(), &cfg.shared
 	s = &keyState{
 		key:  key,
-		gate: gate.New(shared.gate()), budget: budget.New(shared.budgetRatio, shared.budgetFloor, t.retries, now),
+		gate: gate.New(cfg.gate()), budget: budget.New(shared.budgetRatio, shared.budgetFloor, t.retries, now),
 	}
 	if t.suspect(key) {
 		s.troubled.Store(true) // the gate has to learn of the answer

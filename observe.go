@@ -41,6 +41,9 @@ func (c *call) observe(a *attempt) {
 	if a.failed() && len(c.cfg.shared.limits) > 0 {
 		c.giveBack(a)
 	}
+	if c.question.Asked() {
+		c.answered(a)
+	}
 	if a.Attempt > 1 || a.failed() {
 		for _, t := range c.totals() {
 			t.attempt(&a.AttemptInfo)

@@ -352,8 +352,7 @@ func WithRateLimit(limit rate.Limit, burst int) Option {
 // With rate.Inf for a limit, and a cost function, the server is asked: the first request
 // goes alone, and its answer may tell the limit, by the fields of a [Profile] (its Quotas)
 // or by RateLimit fields with a quota unit of this name. Other limits are lowered by
-// these fields, never raised. What a limit has that is told is what the server says, and
-// Settle does nothing. If nothing is told there is no limit.
+// these fields, never raised. If nothing is told there is no limit.
 func WithLimit(name string, limit rate.Limit, burst int, cost func(*http.Request) float64) Option {
 	mustBe(name != "", "WithLimit", "a name that is not empty", name)
 	return withLimit("WithLimit", costLimit{name, limit, burst, cost})

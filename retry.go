@@ -31,6 +31,7 @@ type call struct {
 	costs      gate.Costs      // of each attempt
 	itsClass   gate.Class
 	classed    bool            // itsClass is known
+	question   gate.Question   // whose answer the gate wants to know
 	slot       int             // of WithMaxInFlight, held by the attempt; 0: none
 	limiter    Limiter         // nil: none of the caller's
 	learner    LearningLimiter // that limiter, if it learns; else nil
@@ -202,12 +203,15 @@ func (c *call) admit() error {
 			return err
 		}
 	}
-	c.slot = c.attempt.stamp.Slot
+	c.slot, c.question = c.attempt.stamp.Slot, c.attempt.stamp.Question
 	return nil
 }
 
 // release gives back the slot of an attempt that is over.
 func (c *call) release() {
+	if c.question.Asked() { // the base has panicked
+		c.answered(&attempt{})
+	}
 	if c.slot != 0 {
 		c.key.gate.Release(c.slot)
 		c.slot = 0

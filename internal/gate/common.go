@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"math"
 	"time"
 
 	"github.com/resilienthttp/resilient/internal/bucket"
@@ -17,13 +18,16 @@ type Costs [MaxLimits]float64
 type Settings struct {
 	Limits   []Limit // at most MaxLimits
 	InFlight int     // how many attempts may be in flight at one time; 0: any number
+	Told     bool    // the server may say how much is left, see Answered
 }
 
 // Limit is a token bucket.
 type Limit struct {
-	Rate  float64 // tokens a second
+	Rate  float64 // tokens a second; infinite: there is no limit unless the server tells one
 	Burst float64
 }
+
+func (l Limit) finite() bool { return !math.IsInf(l.Rate, 1) }
 
 // common is what all attempts of a key share, whichever limit of the server's binds
 // them: the limits that the user has set. An attempt takes from all of them in one
@@ -31,10 +35,11 @@ type Limit struct {
 type common struct {
 	buckets []*bucket.Bucket
 	slots   slots
+	told    told
 }
 
 func newCommon(s Settings) common {
-	c := common{slots: slots{max: s.InFlight}}
+	c := common{slots: slots{max: s.InFlight}, told: newTold(s)}
 	for _, l := range s.Limits {
 		c.buckets = append(c.buckets, bucket.New(l.Rate, l.Burst))
 	}
@@ -47,11 +52,14 @@ func (c *common) any() bool { return len(c.buckets) > 0 || c.slots.max > 0 }
 // hold returns how long the next attempt is held back: by a bucket, or until another
 // attempt ends.
 func (c *common) hold(now time.Time, costs *Costs) time.Duration {
-	if c.slots.full() {
+	if c.full() {
 		return forever
 	}
 	return c.delay(now, costs, &Costs{})
 }
+
+// full reports whether no attempt goes before another one ends.
+func (c *common) full() bool { return c.slots.full() || c.told.waits() }
 
 // delay returns how long until the buckets have the tokens for an attempt, after others
 // that take so many.
@@ -64,11 +72,11 @@ func (c *common) delay(now time.Time, costs, ahead *Costs) time.Duration {
 }
 
 // take takes the tokens and the slot of an attempt that goes.
-func (c *common) take(now time.Time, costs *Costs) (slot int) {
+func (c *common) take(now time.Time, costs *Costs) (slot int, q Question) {
 	for i, b := range c.buckets {
 		b.Take(now, costs[i])
 	}
-	return c.slots.take(now)
+	return c.slots.take(now), c.told.take(now, costs)
 }
 
 // idle reports whether nothing is lost if the limits are forgotten.
@@ -78,5 +86,5 @@ func (c *common) idle(now time.Time) bool {
 			return false
 		}
 	}
-	return c.slots.taken() == 0
+	return c.slots.taken() == 0 && c.told.flying == 0
 }

@@ -12,6 +12,7 @@ package gate
 import (
 	"cmp"
 	"context"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -43,6 +44,8 @@ type Stamp struct {
 	limit.Stamp
 	Arrived time.Time
 	Slot    int // to be given to Release when the attempt is over; 0: none
+
+	Question Question // to be given to Answered when it is answered
 }
 
 // RefusalError is the error of an attempt that would have to wait too long.
@@ -56,11 +59,13 @@ func (r *RefusalError) Error() string { return r.Reason }
 
 // Gate holds the attempts of one limit key. Its zero value lets all of them pass.
 type Gate struct {
-	mu     sync.Mutex
-	common common
-	key    *limit.Key  // nil: nobody was ever refused
-	lines  []*line     // with attempts that wait
-	timer  *time.Timer // until the first of them may go
+	mu      sync.Mutex
+	common  common
+	key     *limit.Key  // nil: nobody was ever refused
+	lines   []*line     // with attempts that wait
+	streaks streaks     // of those
+	next    *waiter     // that goes as soon as the limits of the user's let it
+	timer   *time.Timer // until the first of them may go
 }
 
 // line is the queue before a limit, nil: before those that the user has set only.
@@ -91,15 +96,20 @@ func (g *Gate) tryAdmit(now time.Time, s *Stamp, a *Attempt) bool {
 	if len(g.lines) > 0 && g.common.any() {
 		return false // they may wait for what is common
 	}
-	var l *limit.Limit
-	if g.key != nil {
-		l = g.key.Limit(a.Route)
-	}
+	l := g.limit(a.Route)
 	if g.line(l) != nil || l != nil && (a.Last && l.Opens(now).After(now) || l.Hold(now) > 0) || g.common.hold(now, &a.Costs) > 0 {
 		return false
 	}
 	g.pass(now, l, s, a, false)
 	return true
+}
+
+// limit returns the limit of the server's that holds back the attempts of a route, or nil.
+func (g *Gate) limit(route limit.Route) *limit.Limit {
+	if g.key == nil {
+		return nil
+	}
+	return g.key.Limit(route)
 }
 
 // line returns the queue before a limit, or nil if nobody waits in it.
@@ -128,13 +138,14 @@ func (g *Gate) Admit(ctx context.Context, a Attempt, maxWait time.Duration, begi
 	}
 	e := g.estimate(now, &w.Attempt)
 	refusal := g.refusal(ctx, now, e, a.Route, maxWait)
-	g.push(w)
+	g.push(w, g.limit(a.Route))
 	if g.serve(now); w.line == nil { // others wait for a limit that does not bind it
 		g.mu.Unlock()
 		return w.stamp, nil
 	}
 	if refusal != nil {
 		g.remove(w)
+		g.serve(now) // the timer may have been set for it
 		g.mu.Unlock()
 		return Stamp{}, refusal
 	}
@@ -172,7 +183,7 @@ func (g *Gate) refusal(ctx context.Context, now time.Time, e estimate, route lim
 	switch {
 	case e.bound != believed && PastDeadline(ctx, now, e.wait):
 		return &RefusalError{Reason: e.reason, Wait: e.wait, Deadline: true}
-	case maxWait == 0, e.bound == certain && e.wait > maxWait, e.bound != unbounded && g.closedFor(now, route) > maxWait:
+	case maxWait == 0, e.bound == certain && e.limit > maxWait, g.closedFor(now, route) > maxWait:
 		return &RefusalError{Reason: e.reason, Wait: e.wait}
 	}
 	return nil
@@ -188,19 +199,19 @@ const maxWaits = 2
 func (g *Gate) held(w *waiter) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.serve(time.Now())
-	return w.line != nil && w.line.limit != nil
+	now := time.Now()
+	g.serve(now)
+	return w.line != nil && w.line.limit != nil && w.line.limit.Hold(now) > 0
 }
 
 // push lets a waiter wait in the queue of its limit.
-func (g *Gate) push(w *waiter) {
-	var l *limit.Limit
-	if g.key != nil {
-		l = g.key.Limit(w.Route)
-	}
+func (g *Gate) push(w *waiter, l *limit.Limit) {
 	q := g.line(l)
 	if q == nil {
-		q = &line{limit: l}
+		if g.streaks == nil {
+			g.streaks = make(streaks)
+		}
+		q = &line{queue{streaks: g.streaks}, l}
 		g.lines = append(g.lines, q)
 	}
 	q.push(w)
@@ -219,6 +230,9 @@ func (g *Gate) remove(w *waiter) {
 		q.limit.Waiting--
 	}
 	if q.empty() {
+		if len(g.lines) == 1 {
+			clear(g.streaks)
+		}
 		g.lines = slices.DeleteFunc(g.lines, func(other *line) bool { return other == q })
 	}
 }
@@ -231,8 +245,8 @@ func (g *Gate) leave(w *waiter) bool {
 	if q == nil {
 		return false
 	}
-	first := q.first(false) == w
-	if g.remove(w); first || q.empty() {
+	first := q.first(false) == w || g.next == w
+	if g.remove(w); first || q.len() <= 1 { // one that is alone waits for no other to find out
 		g.serve(time.Now())
 	}
 	return true
@@ -249,14 +263,14 @@ func (g *Gate) move() {
 	var moved []*waiter
 	for _, q := range g.lines {
 		for w := range q.all {
-			if g.key.Limit(w.Route) != q.limit {
+			if g.limit(w.Route) != q.limit {
 				moved = append(moved, w)
 			}
 		}
 	}
 	for _, w := range moved {
 		g.remove(w)
-		g.push(w)
+		g.push(w, g.limit(w.Route))
 	}
 }
 
@@ -277,6 +291,7 @@ func (g *Gate) serve(now time.Time) {
 		g.timer.Stop()
 		g.timer = nil
 	}
+	g.next = nil
 	for {
 		if g.key != nil && g.moved() {
 			g.move()
@@ -284,7 +299,7 @@ func (g *Gate) serve(now time.Time) {
 		if len(g.lines) == 0 {
 			return
 		}
-		w, d := g.next(now)
+		w, d := g.choose(now)
 		if g.key != nil && g.moved() {
 			continue // a limit is over
 		}
@@ -300,18 +315,29 @@ func (g *Gate) serve(now time.Time) {
 		}
 		l := w.line.limit
 		w.line.pass(w)
+		g.streaks.pass(w.Class.Priority, g.lowest())
 		g.remove(w)
 		g.pass(now, l, &w.stamp, &w.Attempt, true)
 		close(w.passed)
 	}
 }
 
-// forever is longer than any timer need run.
-const forever = 24 * time.Hour
+// forever is longer than any timer need run. It is how long those are held back who wait
+// for another attempt to end.
+const forever = 365 * 24 * time.Hour
 
-// next returns the waiter that goes now: of those whom no limit of the server's holds
+// lowest returns the lowest priority that waits.
+func (g *Gate) lowest() int {
+	priority := math.MaxInt
+	for _, q := range g.lines {
+		priority = min(priority, q.levels[len(q.levels)-1].priority)
+	}
+	return priority
+}
+
+// choose returns the waiter that goes now: of those whom no limit of the server's holds
 // back, the first by its class and arrival. If none may, it returns nil and how long until one does.
-func (g *Gate) next(now time.Time) (next *waiter, d time.Duration) {
+func (g *Gate) choose(now time.Time) (next *waiter, d time.Duration) {
 	d = forever
 	for _, q := range g.lines {
 		var hold time.Duration
@@ -333,13 +359,14 @@ func (g *Gate) next(now time.Time) (next *waiter, d time.Duration) {
 		switch {
 		case hold > 0:
 			d = min(d, hold)
-		case next == nil || w.before(next):
+		case next == nil || g.streaks.before(w, next):
 			next = w
 		}
 	}
 	if next != nil {
 		// Nobody overtakes it, or one that costs much would wait for ever.
 		if hold := g.common.hold(now, &next.Costs); hold > 0 {
+			g.next = next
 			return nil, min(d, hold)
 		}
 	}
@@ -348,7 +375,7 @@ func (g *Gate) next(now time.Time) (next *waiter, d time.Duration) {
 
 // pass counts an attempt that goes now, and fills in its stamp.
 func (g *Gate) pass(now time.Time, l *limit.Limit, s *Stamp, a *Attempt, waited bool) {
-	s.Slot = g.common.take(now, &a.Costs)
+	s.Slot, s.Question = g.common.take(now, &a.Costs)
 	if g.key != nil {
 		s.Stamp = g.key.Sent(now, a.Route, l, waited)
 	}
@@ -390,48 +417,51 @@ type estimate struct {
 	wait   time.Duration
 	reason string
 	bound  bound
+	limit  time.Duration // what the server's limit takes of it
 }
 
 // estimate returns how long an attempt would wait. How long it takes to find a limit is
 // up to the server, so it is not foreseen.
 func (g *Gate) estimate(now time.Time, a *Attempt) estimate {
-	var l *limit.Limit
-	if g.key != nil {
-		l = g.key.Limit(a.Route)
-	}
+	l := g.limit(a.Route)
 	var ahead int
 	var costs Costs
 	if q := g.line(l); q != nil {
 		ahead, costs = q.ahead(a)
 	}
 	d := g.common.delay(now, &a.Costs, &costs)
-	if l == nil && d == 0 && g.common.slots.full() {
-		return estimate{0, InFlight, unbounded} // until another attempt ends
+	inFlight := d == 0 && g.common.full()
+	if l == nil && !inFlight {
+		return estimate{d, RateLimit, unbounded, 0}
 	}
 	if l == nil {
-		return estimate{d, RateLimit, unbounded}
+		return estimate{0, InFlight, unbounded, 0} // until another attempt ends
 	}
 	held, b := l.Hold(now), believed
 	if l.Certain(now) {
 		b = certain
 	}
 	if refused := l.Refused(now); refused > 0 {
-		return estimate{max(d, refused), Pause, b}
+		return estimate{max(d, refused), Pause, b, refused}
+	}
+	if inFlight && held <= 0 {
+		return estimate{0, InFlight, unbounded, 0}
 	}
 	if !l.Paces() {
-		return estimate{d, Pause, b}
+		return estimate{d, Pause, b, 0}
 	}
 	if held >= forever {
 		held = 0 // until another attempt ends
 	}
-	return estimate{max(d, held+l.Behind(ahead)), RateLimit, b}
+	held += l.Behind(ahead)
+	return estimate{max(d, held), RateLimit, b, held}
 }
 
 // closedFor returns for how long everything has been refused, if others wait to find out
 // when that ends.
 func (g *Gate) closedFor(now time.Time, route limit.Route) time.Duration {
-	l := g.key.Limit(route)
-	if g.line(l) == nil {
+	l := g.limit(route)
+	if l == nil || g.line(l) == nil {
 		return 0
 	}
 	// The end of it is found after a tenth of the time it takes.
@@ -468,6 +498,8 @@ func (g *Gate) TryOne(now time.Time) {
 // Snapshot is the state of a gate.
 type Snapshot struct {
 	Tokens  Costs // in the buckets
+	Rates   Costs // of the buckets
+	Bursts  Costs
 	Waiting int
 	Queues  []Queue // by priority, the highest first
 	Flying  int     // attempts whose slot is taken
@@ -493,7 +525,7 @@ func (g *Gate) Snapshot(now time.Time) Snapshot {
 		s.Limits = g.key.View(now)
 	}
 	for i, b := range g.common.buckets {
-		s.Tokens[i] = b.Tokens(now)
+		s.Tokens[i], s.Rates[i], s.Bursts[i] = b.Tokens(now), b.Rate(), b.Burst()
 	}
 	return s
 }

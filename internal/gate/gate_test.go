@@ -55,7 +55,6 @@ func (p *passes) note(name string, s gate.Stamp, r limit.Route) {
 
 // admit sends an attempt through the gate in a goroutine of its own.
 func (p *passes) admit(ctx context.Context, name string, a gate.Attempt) {
-	a.Costs = gate.Costs{1}
 	var s gate.Stamp
 	if p.TryAdmit(&s, a) {
 		p.note(name, s, a.Route)
@@ -122,14 +121,34 @@ func limited(rate, burst float64) *gate.Gate {
 	return gate.New(gate.Settings{Limits: []gate.Limit{{Rate: rate, Burst: burst}}})
 }
 
+// story is what happens to a gate, and who passes when.
+type story struct {
+	name string
+	gate *gate.Gate
+	run  func(t *testing.T, p *passes)
+	want []pass
+	why  string
+}
+
+// tell checks that stories end as they should.
+func tell(t *testing.T, stories []story) {
+	t.Helper()
+	for _, tt := range stories {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := watch(tt.gate)
+				tt.run(t, p)
+				time.Sleep(time.Hour)
+				synctest.Wait()
+				require.Equal(t, tt.want, p.sorted(), tt.why)
+				require.Zero(t, p.Snapshot(time.Now()).Waiting, "nobody is lost")
+			})
+		})
+	}
+}
+
 func TestGate(t *testing.T) {
-	for _, tt := range []struct {
-		name string
-		gate *gate.Gate
-		run  func(t *testing.T, p *passes)
-		want []pass
-		why  string
-	}{
+	tell(t, []story{
 		{"the zero gate", new(gate.Gate), func(t *testing.T, p *passes) {
 			t.Helper()
 			p.admit(t.Context(), "a", first)
@@ -319,17 +338,7 @@ func TestGate(t *testing.T) {
 			time.Sleep(2 * time.Second)
 			p.refused("c", 10*time.Second)
 		}, []pass{{"a", 0}, {"b", 2 * time.Second}, {"c", 4 * time.Second}, {"d", 6 * time.Second}}, "those who wait for a token wait for the limit too"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				p := watch(tt.gate)
-				tt.run(t, p)
-				time.Sleep(time.Hour)
-				synctest.Wait()
-				require.Equal(t, tt.want, p.sorted(), tt.why)
-			})
-		})
-	}
+	})
 }
 
 // TestEstimate asks how long an attempt would wait, of a bucket that refills by one
@@ -675,6 +684,15 @@ func TestLastAttempts(t *testing.T) {
 			p.admit(t.Context(), "last", last)
 			time.Sleep(maxWait / 2)
 		}, []string{"last"}, "nobody else finds out"},
+		{"with another last one that gives up", func(t *testing.T, p *passes) {
+			t.Helper()
+			ctx, cancel := context.WithCancelCause(t.Context())
+			p.admit(t.Context(), "last", last)
+			p.admit(ctx, "last too", last)
+			time.Sleep(time.Second)
+			cancel(errEnough)
+			time.Sleep(maxWait / 2)
+		}, []string{"last", "last too: enough"}, "it is alone then, and waited on for the other one"},
 		{"with another one", func(t *testing.T, p *passes) {
 			t.Helper()
 			p.admit(t.Context(), "last", last)
@@ -759,26 +777,49 @@ func TestAHintThatIsOver(t *testing.T) {
 // TestManyLeaveAtOnce: to take one out of the queue costs the same however many there
 // are. With a walk through the queue each this would take minutes.
 func TestManyLeaveAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g := looking(0)(t)
-		ctx, cancel := context.WithCancelCause(t.Context())
-		enough := errors.New("enough")
-		var left atomic.Int64
-		const many = 5000 // the race detector allows for 8,128 goroutines
-		for range many {
-			go func() {
-				if _, err := g.Admit(ctx, first, maxWait, ignore); err == enough { //nolint:errorlint // it is the cause itself
-					left.Add(1)
+	for _, tt := range []struct {
+		name  string
+		gate  func(t *testing.T) *gate.Gate
+		each  int // in a goroutine: while one waits, the next one comes
+		class func(i int) gate.Class
+	}{
+		{"a limit that is looked for", looking(0), 1, func(int) gate.Class { return gate.Class{} }},
+		{"a token", used(1.0 / 3600), 8, func(int) gate.Class { return gate.Class{} }},
+		{"a token, in flows", used(1.0 / 3600), 1, func(i int) gate.Class {
+			return gate.Class{Priority: i % 3, Flow: strconv.Itoa(i % 100)}
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := tt.gate(t)
+				ctx, cancel := context.WithCancelCause(t.Context())
+				var left atomic.Int64
+				const goroutines = 5000 // the race detector allows for 8,128
+				for i := range goroutines {
+					var admit func(n int)
+					admit = func(n int) {
+						if n == 0 {
+							<-ctx.Done()
+							return
+						}
+						a := first
+						a.Class = tt.class(i)
+						_, err := g.Admit(ctx, a, maxWait, func(string, time.Duration) { admit(n - 1) })
+						if err == errEnough { //nolint:errorlint // it is the cause itself
+							left.Add(1)
+						}
+					}
+					go admit(tt.each)
 				}
-			}()
-		}
-		synctest.Wait()
-		require.Equal(t, many, g.Snapshot(time.Now()).Waiting)
-		cancel(enough)
-		synctest.Wait()
-		require.EqualValues(t, many, left.Load())
-		require.Zero(t, g.Snapshot(time.Now()).Waiting)
-	})
+				synctest.Wait()
+				require.Equal(t, goroutines*tt.each, g.Snapshot(time.Now()).Waiting)
+				cancel(errEnough)
+				synctest.Wait()
+				require.EqualValues(t, goroutines*tt.each, left.Load())
+				require.Zero(t, g.Snapshot(time.Now()).Waiting)
+			})
+		})
+	}
 }
 
 func TestBeginsPanics(t *testing.T) {
@@ -797,12 +838,12 @@ func TestSnapshotAndIdle(t *testing.T) {
 		now := time.Now()
 		require.True(t, g.Idle(now))
 		require.False(t, g.Paused(now))
-		require.Equal(t, gate.Snapshot{Tokens: gate.Costs{2}}, g.Snapshot(now))
+		require.Equal(t, gate.Snapshot{Tokens: gate.Costs{2}, Rates: gate.Costs{1}, Bursts: gate.Costs{2}}, g.Snapshot(now))
 		var s gate.Stamp
 		require.True(t, g.TryAdmit(&s, first))
 		require.False(t, g.Done(s, limit.Route{}, now, limit.Result{Outcome: limit.Accepted}), "nothing to learn")
 		require.False(t, g.Idle(now), "its bucket is not full")
-		require.Equal(t, gate.Snapshot{Tokens: gate.Costs{1}}, g.Snapshot(now))
+		require.Equal(t, gate.Snapshot{Tokens: gate.Costs{1}, Rates: gate.Costs{1}, Bursts: gate.Costs{2}}, g.Snapshot(now))
 		require.True(t, g.Idle(now.Add(time.Second)))
 
 		g = new(gate.Gate)

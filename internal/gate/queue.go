@@ -25,14 +25,6 @@ type waiter struct {
 	place   *list.Element // in the flow
 }
 
-// before reports whether w goes before another waiter that may go as well.
-func (w *waiter) before(other *waiter) bool {
-	if w.Class.Priority != other.Class.Priority {
-		return w.Class.Priority > other.Class.Priority
-	}
-	return w.Arrived.Before(other.Arrived)
-}
-
 const (
 	// perLower is how many go before one of those that wait behind them: attempts of
 	// a priority before one of a lower one, and first attempts before a retry. So the
@@ -45,14 +37,50 @@ const (
 	maxFlows = 1024
 )
 
+// streaks counts, by priority, the attempts that went in a row while a lower one waited,
+// before whichever limit. They are counted apart from the queues: a priority of which one
+// attempt waits at a time would begin anew with each, and never give way.
+type streaks map[int]int
+
+// over reports whether it is the turn of a lower priority.
+func (s streaks) over(priority int) bool { return s[priority] >= perLower }
+
+// pass counts an attempt of a priority that goes, if a lower one waits.
+func (s streaks) pass(priority, lowest int) {
+	for higher := range s {
+		if higher > priority {
+			delete(s, higher)
+		}
+	}
+	if lowest < priority {
+		s[priority]++
+	} else {
+		delete(s, priority)
+	}
+}
+
+// before reports whether w goes before another waiter that may go as well.
+func (s streaks) before(w, other *waiter) bool {
+	switch p, q := w.Class.Priority, other.Class.Priority; {
+	case p > q:
+		return !s.over(p)
+	case p < q:
+		return s.over(q)
+	}
+	return w.Arrived.Before(other.Arrived)
+}
+
 // queue has the attempts that wait: the higher priority first, flows of one priority in
 // turn, and in a flow first attempts before retries, each in the order of arrival. All
-// operations but those on an attempt that arrived long ago take constant time, so
-// that thousands of waiters can give up at once.
+// operations take constant time, so that thousands of waiters can give up at once, except
+// those on an attempt that arrived long ago, and an estimate, which looks at each flow.
 type queue struct {
-	levels []*level // with attempts that wait, the highest priority first
-	n      int
-	costs  Costs // of all of them
+	levels  []*level // with attempts that wait, the highest priority first
+	streaks streaks  // of all queues of a gate
+	n       int
+
+	costs       Costs // of all of them
+	least, most Costs // of one, since the queue was empty
 }
 
 // level has the flows of one priority.
@@ -61,7 +89,6 @@ type level struct {
 	turns    list.List // of *flow, the next one in front
 	flows    map[string]*flow
 	n        int
-	inARow   int // attempts that went while a lower priority waited
 }
 
 // flow has attempts that go one after the other, first attempts before retries: a call
@@ -92,9 +119,12 @@ func (q *queue) push(w *waiter) {
 		q.levels = slices.Insert(q.levels, i, l)
 	}
 	q.levels[i].push(w)
-	q.n++
+	if q.n++; q.n == 1 {
+		q.costs, q.least, q.most = Costs{}, w.Costs, w.Costs
+	}
 	for i, c := range w.Costs {
 		q.costs[i] += c
+		q.least[i], q.most[i] = min(q.least[i], c), max(q.most[i], c)
 	}
 }
 
@@ -122,20 +152,25 @@ func (q *queue) all(yield func(*waiter) bool) {
 }
 
 // ahead returns how many go before an attempt that is not in the queue yet, and what
-// they cost, as far as that can be foreseen.
+// they cost at least, as far as that can be foreseen.
 func (q *queue) ahead(a *Attempt) (n int, costs Costs) {
 	if q.n == 0 {
 		return 0, costs
 	}
 	i, ok := q.find(a.Class.Priority)
-	inARow, lower := 0, q.levels[i:]
+	higher, lower := q.levels[:i], q.levels[i:]
 	if ok {
-		n, inARow, lower = q.levels[i].ahead(a), q.levels[i].inARow, q.levels[i+1:]
+		n, lower = q.levels[i].ahead(a), q.levels[i+1:]
 	}
-	n += min(count(lower), (n+inARow)/perLower)
-	n += min(count(q.levels[:i]), (n+1)*perLower)
+	n += min(count(lower), (n+q.streaks[a.Class.Priority])/perLower)
+	gone := 0 // before the next turn of this priority
+	for _, l := range higher {
+		gone = max(gone, min(q.streaks[l.priority], perLower))
+	}
+	n += min(count(higher), (n+1)*perLower-gone)
+	behind := float64(q.n - n)
 	for i, c := range q.costs {
-		costs[i] = c * float64(n) / float64(q.n)
+		costs[i] = max(q.least[i]*float64(n), c-q.most[i]*behind)
 	}
 	return n, costs
 }
@@ -154,7 +189,7 @@ func count(levels []*level) int {
 // over.
 func (q *queue) first(fewest bool) *waiter {
 	for i, l := range q.levels {
-		if i == len(q.levels)-1 || l.inARow < perLower {
+		if i == len(q.levels)-1 || !q.streaks.over(l.priority) {
 			return flowOf(l.turns.Front()).first(fewest)
 		}
 	}
@@ -173,15 +208,7 @@ func (q *queue) firstNotLast() *waiter {
 
 // pass counts a waiter that goes, before it is removed.
 func (q *queue) pass(w *waiter) {
-	i, _ := q.find(w.flow.level.priority)
-	for _, higher := range q.levels[:i] {
-		higher.inARow = 0
-	}
-	l := q.levels[i]
-	if l.inARow++; i == len(q.levels)-1 {
-		l.inARow = 0
-	}
-	l.turns.MoveToBack(w.flow.turn)
+	w.flow.level.turns.MoveToBack(w.flow.turn)
 	w.flow.pass(w)
 }
 
@@ -219,13 +246,15 @@ func (l *level) ahead(a *Attempt) int {
 		n = own.ahead(a)
 	}
 	if others := l.n - own.len(); others > 0 {
-		turns := 0
+		theirs, turns := 0, n+1
 		for e := l.turns.Front(); e != nil; e = e.Next() {
-			if f := flowOf(e); f != own {
-				turns += min(f.len(), n+1)
+			if f := flowOf(e); f == own {
+				turns-- // those behind it have one turn less
+			} else {
+				theirs += min(f.len(), turns)
 			}
 		}
-		n += turns
+		n += theirs
 	}
 	return n
 }
@@ -303,7 +332,7 @@ func (f *flow) first(fewest bool) *waiter {
 		return nil
 	}
 	w := at(e)
-	for ; fewest && e != nil; e = e.Next() {
+	for ; fewest && w.Number > 1 && e != nil; e = e.Next() {
 		if at(e).Number < w.Number {
 			w = at(e)
 		}
