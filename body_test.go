@@ -9,7 +9,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httptrace"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -227,4 +230,39 @@ func TestWithoutTheOptionsABodyIsTheBases(t *testing.T) {
 	require.NoError(t, err)
 	require.Same(t, body, resp.Body)
 	require.NoError(t, resp.Body.Close())
+}
+
+// TestSilentHTTP2Connection: a silent stream may mean that its connection is dead, and
+// HTTP/2 would use that for the next request.
+func TestSilentHTTP2Connection(t *testing.T) {
+	var calls atomic.Int32
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, "a")
+		flush(w)
+		if calls.Add(1) == 1 {
+			<-r.Context().Done()
+		}
+	}))
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	defer srv.Close()
+	var conns []net.Conn
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+		GotConn: func(i httptrace.GotConnInfo) { conns = append(conns, i.Conn) },
+	})
+	transport := resilient.NewTransport(srv.Client().Transport, resilient.WithIdleTimeout(50*time.Millisecond))
+	var bodies []string
+	for range 3 {
+		resp, err := transport.RoundTrip(newRequest(t, http.MethodGet, srv.URL, "").WithContext(ctx))
+		require.NoError(t, err)
+		require.Equal(t, 2, resp.ProtoMajor)
+		body, err := io.ReadAll(resp.Body)
+		require.Equal(t, len(bodies) == 0, err != nil)
+		require.NoError(t, resp.Body.Close())
+		bodies = append(bodies, string(body))
+	}
+	require.Equal(t, []string{"a", "a", "a"}, bodies)
+	require.Len(t, conns, 3)
+	require.Same(t, conns[0], conns[1], "the one request that may go to it")
+	require.NotSame(t, conns[1], conns[2], "after which it is not used again")
 }
