@@ -222,9 +222,9 @@ func (c *call) send(a *attempt, body io.ReadCloser) sentState {
 			limit.closes = true
 		}
 	}
-	resp, err := checkResult(c.t.roundTripper().RoundTrip(out))
+	resp, err := checkResult(c.t.roundTripper().RoundTrip(out)) //nolint:bodyclose // discard does, or the caller
 	if limit != nil {
-		resp, err = limit.stop(resp, err)
+		resp, err = limit.stop(resp, err) //nolint:bodyclose // the same one
 		c.judgeConnection(d, limit.began, err)
 	}
 	a.resp, a.Err = resp, err

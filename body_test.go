@@ -28,6 +28,15 @@ type part struct {
 	text  string
 }
 
+// textOf returns the whole body.
+func textOf(parts []part) string {
+	var b strings.Builder
+	for _, p := range parts {
+		b.WriteString(p.text)
+	}
+	return b.String()
+}
+
 // sendsParts writes the parts, each in a chunk of its own.
 func sendsParts(parts ...part) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {

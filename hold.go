@@ -113,7 +113,7 @@ func (c *call) holdStream(a *attempt, body *peek.Body) {
 	switch {
 	case events.first == EventError:
 		closeBody(body)
-		a.resp = events.failed.response(a.resp)
+		a.resp = events.failed.response(a.resp) //nolint:bodyclose // it is in memory
 	case events.first == EventPreamble && errors.Is(err, io.EOF):
 		c.lose(a, len(got), io.ErrUnexpectedEOF)
 	case events.first == EventPreamble && err != nil:

@@ -91,12 +91,8 @@ func TestWhatIsNotHeld(t *testing.T) {
 				resp, err := transport.RoundTrip(tt.req(t))
 				require.NoError(t, err)
 				require.Equal(t, tt.held, time.Since(start))
-				all := ""
-				for _, p := range tt.parts {
-					all += p.text
-				}
 				start = time.Now()
-				require.Equal(t, all, readAll(t, resp))
+				require.Equal(t, textOf(tt.parts), readAll(t, resp))
 				if tt.whole {
 					require.Zero(t, time.Since(start))
 				}
@@ -128,7 +124,7 @@ func TestWholeBodyThatFails(t *testing.T) {
 				var r recorder
 				base := newScript(tt.base)
 				transport := resilient.NewTransport(base, every(0), resilient.WithWholeBody(1<<20), resilient.WithTrace(r.trace()))
-				resp, err := transport.RoundTrip(get(t)) //nolint:bodyclose // there is none
+				resp, err := transport.RoundTrip(get(t))
 				require.Nil(t, resp)
 				require.ErrorIs(t, err, tt.err)
 				require.Len(t, base.Attempts(), 4)

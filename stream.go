@@ -102,7 +102,7 @@ func (b *eventBody) failure(p *Profile, attempts int) error {
 	if e == nil {
 		return nil
 	}
-	resp := e.response(b.resp)
+	resp := e.response(b.resp) //nolint:bodyclose // it is in memory
 	apiErr, _ := p.read(resp, e.data, errorobject.Decode(resp.Header, e.data), time.Now())
 	apiErr.Attempts = attempts
 	return apiErr

@@ -65,8 +65,8 @@ var (
 	silentStart = eventsOf("start", "{}", "ping", "{}")
 )
 
-func streams(text string, header ...string) step {
-	return answerWith(200, text, append([]string{"Content-Type", "text/event-stream", "X-Request-Id", "r1"}, header...)...)
+func streams(text string) step {
+	return answerWith(200, text, "Content-Type", "text/event-stream", "X-Request-Id", "r1")
 }
 
 // TestErrorEventFirst answers with a stream whose first event that counts is an error,
@@ -125,7 +125,7 @@ func TestErrorEventFirst(t *testing.T) {
 // not a success without an answer.
 func TestLostStream(t *testing.T) {
 	base := newScript(streams(silentStart))
-	resp, err := resilient.NewTransport(base, talk()).RoundTrip(post(t)) //nolint:bodyclose // there is none
+	resp, err := resilient.NewTransport(base, talk()).RoundTrip(post(t))
 	require.Nil(t, resp)
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
 	require.Len(t, base.Attempts(), 1)
@@ -244,11 +244,7 @@ func TestHowLongAStreamIsHeld(t *testing.T) {
 				resp, err := transport.RoundTrip(ask(t))
 				require.NoError(t, err)
 				require.Equal(t, tt.held, time.Since(begin))
-				all := ""
-				for _, p := range tt.parts {
-					all += p.text
-				}
-				require.Equal(t, all, readAll(t, resp))
+				require.Equal(t, textOf(tt.parts), readAll(t, resp))
 			})
 		})
 	}

@@ -266,11 +266,14 @@ func TestBodies(t *testing.T) {
 		{"quick", resilienttest.Answer{Body: "body"}, func(b io.ReadCloser) { _, _ = io.ReadAll(b) }, got, false},
 		{"nobody closes it", resilienttest.Answer{Body: "body"}, func(io.ReadCloser) {}, got + " Its body is still open.", false},
 		{
-			"slow", resilienttest.Answer{Body: "body", BodyDelay: 3 * time.Second}, func(b io.ReadCloser) { _, _ = io.ReadAll(b) },
+			"slow",
+			resilienttest.Answer{Body: "body", BodyDelay: 3 * time.Second},
+			func(b io.ReadCloser) { _, _ = io.ReadAll(b) },
 			got + " Its body took 3.0 s more, for 4 bytes.", false,
 		},
 		{
-			"it breaks off", resilienttest.Answer{Status: 200, Body: "body", BodyDelay: 3 * time.Second, Lost: true},
+			"it breaks off",
+			resilienttest.Answer{Status: 200, Body: "body", BodyDelay: 3 * time.Second, Lost: true},
 			func(b io.ReadCloser) { _, _ = io.ReadAll(b) },
 			got + " Its body broke off after 3.0 s and 2 bytes: unexpected EOF.", true,
 		},

@@ -52,8 +52,9 @@ func main() {
 	flag.IntVar(&c.workers, "workers", 64, "requests at one time")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx, c, os.Stdout, os.Stderr); err != nil {
+	err := run(ctx, c, os.Stdout, os.Stderr)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "backfill:", err)
 		os.Exit(1)
 	}
@@ -147,7 +148,7 @@ func (b *backfill) sendAll(ctx context.Context, todo []request, done func()) {
 		wg.Go(func() {
 			for r := range next {
 				if err := b.send(ctx, r); err != nil {
-					b.report.fail(r.ID, err)
+					b.report.fail(err)
 				}
 				done()
 			}
@@ -236,7 +237,7 @@ func (r *report) used(tokens float64) {
 	r.tokens += tokens
 }
 
-func (r *report) fail(id string, err error) {
+func (r *report) fail(err error) {
 	if errors.Is(err, context.Canceled) {
 		return // it was stopped
 	}

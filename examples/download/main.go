@@ -8,6 +8,7 @@ package main
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"flag"
 	"fmt"
@@ -27,8 +28,9 @@ func main() {
 	name := flag.String("out", "", "`file` to write; without it, only the SHA-256 is printed")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx, *url, *name, os.Stdout, os.Stderr); err != nil {
+	err := run(ctx, *url, *name, os.Stdout, os.Stderr)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "download:", err)
 		os.Exit(1)
 	}
@@ -90,7 +92,7 @@ func run(ctx context.Context, url, name string, out, bar io.Writer) (err error) 
 	if err != nil {
 		return err
 	}
-	sum := fmt.Sprintf("%x", hash.Sum(nil))
+	sum := hex.EncodeToString(hash.Sum(nil))
 	fmt.Fprintf(out, "got        %d bytes in %v\n", n, time.Since(begin).Round(time.Millisecond))
 	fmt.Fprintf(out, "broken     %d times on the way\n", breaks)
 	fmt.Fprintf(out, "SHA-256    %s\n", sum)

@@ -15,6 +15,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -72,7 +73,7 @@ func outcome(a resilient.AttemptInfo) string {
 	case a.APIError != nil:
 		return a.APIError.Error()
 	}
-	return fmt.Sprint(a.StatusCode)
+	return strconv.Itoa(a.StatusCode)
 }
 
 // ending says how a body ended.

@@ -789,7 +789,8 @@ func TestNamed(t *testing.T) {
 		{
 			"Anthropic, RFC 3339, by the server's clock", anthropic,
 			header("Date", "Thu, 01 Jan 2026 00:00:00 GMT", anthropic.Limit, "1000", anthropic.Remaining, "900", anthropic.Reset, "2026-01-01T00:00:10Z"),
-			waithint.Quota{Remaining: 900, Rate: 10, Reset: 10 * time.Second}, 1000, true,
+			waithint.Quota{Remaining: 900, Rate: 10, Reset: 10 * time.Second},
+			1000, true,
 		},
 		{"nothing used", openai, header(openai.Limit, "9", openai.Remaining, "9", openai.Reset, "0s"), waithint.Quota{Remaining: 9}, 9, true},
 		{"more left than there is", openai, header(openai.Limit, "9", openai.Remaining, "12", openai.Reset, "1s"), waithint.Quota{Remaining: 12, Reset: time.Second}, 9, true},
