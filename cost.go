@@ -26,6 +26,9 @@ type costLimit struct {
 	cost  func(*http.Request) float64 // nil: each attempt costs 1
 }
 
+// maxCost is the largest cost. A few of the largest numbers would add up to no number.
+const maxCost = 1e15
+
 // costOf returns what an attempt of req takes. There is no waiting for more than is in a
 // full bucket, so an infinite cost is that much.
 func (l *costLimit) costOf(req *http.Request) float64 {
@@ -35,9 +38,9 @@ func (l *costLimit) costOf(req *http.Request) float64 {
 	cost := l.cost(req)
 	switch {
 	case math.IsInf(cost, 1):
-		return l.settings().Burst
+		return min(l.settings().Burst, maxCost)
 	case cost > 0:
-		return cost
+		return min(cost, maxCost)
 	}
 	return 0 // negative, or NaN
 }

@@ -335,11 +335,12 @@ func WithRateLimit(limit rate.Limit, burst int) Option {
 // request takes from all of them in one instant, or from none, and in order. cost
 // returns what a request takes: the words of its prompt, a price. It is asked once for
 // each call, and must not change the request, nor read its body except through GetBody.
-// If cost is nil, every attempt takes 1. A cost that is negative or NaN is 0, and one that
-// is infinite is the burst.
+// If cost is nil, every attempt takes 1. A cost that is negative or NaN is 0, one that
+// is infinite is the burst, and one above 1e15 is that.
 //
 // A request that costs more than the burst waits for a full bucket and goes alone, and
-// those after it wait until that is made up for. An attempt of which nothing was sent
+// those after it wait until that is made up for. One that costs 0 does not wait for the
+// limit. An attempt of which nothing was sent
 // gives everything back, and one that the server has refused for its rate what a cost
 // function has counted. What a request has really taken may be told with [Settle].
 //

@@ -52,10 +52,11 @@ func (b *Bucket) Tokens(now time.Time) float64 {
 }
 
 // Delay returns how long until a request may go, after others that cost so many tokens
-// together. One that costs more than the burst waits for a full bucket.
+// together. One that costs more than the burst waits for a full bucket, and one that costs
+// nothing waits for nothing, not even for the debt of others.
 func (b *Bucket) Delay(now time.Time, cost, ahead float64) time.Duration {
 	missing := ahead + min(cost, b.burst) - b.Tokens(now)
-	if missing <= 0 || b.infinite() {
+	if cost == 0 || missing <= 0 || b.infinite() {
 		return 0
 	}
 	// Rounded up, so that the tokens are there when the time has passed.

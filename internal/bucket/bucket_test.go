@@ -63,8 +63,8 @@ func TestBucket(t *testing.T) {
 		{"a cost of nothing", 10, 5, []op{
 			{cost: 0, tokens: 5},
 			{take: 5, cost: 0, tokens: 0},
-			{take: 1, cost: 0, tokens: -1, delay: 100 * ms},
-		}, "it waits for no token, but for the debt of others"},
+			{take: 1, cost: 0, tokens: -1},
+		}, "it waits for no token, and not for the debt of others"},
 		{"more than the burst", 10, 5, []op{
 			{take: 1, cost: 20, tokens: 4, delay: 100 * ms},
 			{at: 100 * ms, cost: 20, tokens: 5},
@@ -205,4 +205,52 @@ func FuzzBucket(f *testing.F) {
 		now = now.Add(time.Duration((burst + 1) / rate * float64(time.Second)))
 		require.True(t, b.Full(now.Add(time.Second)))
 	})
+}
+
+// TestTell: what a server says are bounds, because it may have counted requests that are
+// under way or not. Within them the bucket knows better.
+func TestTell(t *testing.T) {
+	const free = math.MaxFloat64
+	inf := math.Inf(1)
+	for _, tt := range []struct {
+		why                  string
+		rate, burst, taken   float64
+		told                 bucket.Told
+		age                  time.Duration
+		uncounted            float64
+		tokens, rate2, whole float64
+	}{
+		{"nothing was known", inf, free, 5, bucket.Told{Limit: 100, Remaining: 60, Rate: 10}, time.Second, 0, 60, 9.98, 100},
+		{"others are under way", inf, free, 5, bucket.Told{Limit: 100, Remaining: 60, Rate: 10}, time.Second, 25, 35, 9.98, 100},
+		{"more than there is", inf, free, 0, bucket.Told{Limit: 100, Remaining: 60, Rate: 10}, 0, 80, -20, 9.98, 100},
+		{"nothing used yet: a minute is assumed", inf, free, 0, bucket.Told{Limit: 120, Remaining: 120}, 0, 0, 120, 2, 120},
+		{"nothing that helps", inf, free, 0, bucket.Told{Remaining: 60}, 0, 0, free, inf, free},
+		{"the user's own has less left", 10, 100, 70, bucket.Told{Limit: 100, Remaining: 60, Rate: 10}, time.Second, 0, 30, 9.98, 100},
+		{"somebody else uses it too", 10, 100, 10, bucket.Told{Limit: 100, Remaining: 20, Rate: 10}, time.Second, 0, 29.98, 9.98, 100},
+		{"a lower limit", 10, 100, 0, bucket.Told{Limit: 50, Remaining: 40, Rate: 1}, 0, 0, 40, 0.998, 50},
+		{"a higher one is no permission", 10, 100, 0, bucket.Told{Limit: 5000, Remaining: 4000, Rate: 1000}, 0, 0, 100, 10, 100},
+		{"no rate", 10, 100, 0, bucket.Told{Limit: 50, Remaining: 50}, 0, 0, 50, 10, 50},
+	} {
+		t.Run(tt.why, func(t *testing.T) {
+			now := time.Now()
+			b := bucket.New(tt.rate, tt.burst)
+			b.Take(now, tt.taken)
+			b.Tell(now, tt.told, tt.age, tt.uncounted)
+			require.InDelta(t, tt.tokens, b.Tokens(now), 1e-9)
+			require.InDelta(t, tt.whole, b.Burst(), 0)
+			if !math.IsInf(tt.rate2, 1) {
+				require.InDelta(t, tt.rate2, b.Rate(), 1e-9)
+			}
+		})
+	}
+
+	now := time.Now()
+	b := bucket.New(inf, free)
+	b.Tell(now, bucket.Told{Limit: 1000, Remaining: 500, Rate: 10}, 0, 0)
+	b.Tell(now, bucket.Told{Limit: 1000, Remaining: 990, Rate: 2}, 0, 600)
+	require.InDelta(t, 9.98, b.Rate(), 1e-9, "of ten that were used, the rate is worse known than of 500")
+	require.InDelta(t, 500, b.Tokens(now), 1e-9, "it knows better")
+	b.Take(now, 400)
+	b.Tell(now, bucket.Told{Limit: 1000, Remaining: 700, Rate: 10}, 0, 50)
+	require.InDelta(t, 650, b.Tokens(now), 1e-9, "requests were not as expensive as expected")
 }
