@@ -457,8 +457,8 @@ func limitedTransport() *resilient.Transport {
 	resp := &http.Response{StatusCode: 200, Header: http.Header{}, Body: http.NoBody}
 	base := step(func(*http.Request) (*http.Response, error) { return resp, nil })
 	return resilient.NewTransport(base,
-		resilient.WithLimit("tokens", 1e12, 1e12, func(*http.Request) float64 { return 100 }),
-		resilient.WithRateLimit(1e12, 1e12), resilient.WithMaxInFlight(10),
+		resilient.WithLimit("tokens", 1e12, 1e9, func(*http.Request) float64 { return 100 }),
+		resilient.WithRateLimit(1e12, 1e9), resilient.WithMaxInFlight(10),
 		resilient.WithClass(func(*http.Request) resilient.Class { return resilient.Class{Priority: 1} }))
 }
 

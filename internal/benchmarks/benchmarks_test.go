@@ -1,11 +1,13 @@
 package main
 
 import (
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -106,6 +108,29 @@ func TestKnownResults(t *testing.T) {
 			require.Zero(t, got[2], "failed")
 			require.InDelta(t, 0.64, got[4], 0.01, "p99 is workers / rate")
 		}
+	})
+	t.Run("a FIFO queue that knows everything is the optimum", func(t *testing.T) {
+		for _, name := range []string{"l.tokens", "l.mixed-small", "l.both", "l.flight10-long"} {
+			for _, pr := range []peer{oursLimitKnown(), handWrittenLimitKnown()} {
+				v := findVariant(t, name)
+				got, _ := v.measure(t, v.params, &pr)
+				require.InDelta(t, 1, got[1], 0.001, "%s: makespan", name)
+				require.Zero(t, got[2], "%s: refused", name)
+				require.InDelta(t, 1, got[5], 0.001, "%s: p99", name)
+				require.InDelta(t, 1, got[6], 0.001, "%s: longest", name)
+			}
+		}
+	})
+	t.Run("in a FIFO queue everybody waits for the crowd", func(t *testing.T) {
+		pr, v := handWrittenLimitKnown(), findVariant(t, "l.interactive")
+		got, r := v.measure(t, v.params, &pr)
+		require.InDelta(t, 1, got[0], 0.001)
+		require.InDelta(t, 2, r.waited(0.99, 1), 0.1, "200 workers at 100 a second")
+		random := 0
+		for _, c := range r.calls {
+			random += c.process
+		}
+		require.InDelta(t, 120, random, 3*math.Sqrt(120), "2 a second for a minute")
 	})
 	t.Run("without retries a stall is over when the surplus has emptied the queue", func(t *testing.T) {
 		pr, v := bare(), findVariant(t, "b.stall")
@@ -248,6 +273,103 @@ func TestLimits(t *testing.T) {
 				c := &call{url: r.url, cost: r.cost}
 				require.Equal(t, r.want, accepts(row.limit, sec(r.at), c), "request %d", k)
 			}
+		})
+	}
+}
+
+// TestMeter: each row is a sequence of requests, each answered after a second.
+func TestMeter(t *testing.T) {
+	for _, row := range []struct {
+		name   string
+		counts counting
+		first  call
+		left   float64 // once it is accepted, of 10 tokens, at 1 a second
+		after  float64 // once it is answered
+	}{
+		{"in advance", inAdvance, call{cost: 6, guess: 2}, 4, 5},
+		{"more than there is room for", inAdvance, call{cost: 16}, -6, -5},
+		{"by a guess that is too low", byGuess, call{cost: 6, guess: 2}, 8, 5},
+		{"by a guess that is too high", byGuess, call{cost: 6, guess: 9}, 1, 5},
+		{"afterward", afterward, call{cost: 6, guess: 2}, 10, 4},
+		{"afterward, and it owes", afterward, call{cost: 16}, 10, -6},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := newMeter(tokens, 1, 10, true, time.Now())
+				m.counts = row.counts
+				require.True(t, accepts(m, time.Now(), &row.first))
+				require.InDelta(t, row.left, m.level, 1e-4)
+				require.Equal(t, m.level > 0, accepts(m, time.Now(), &call{cost: 1e-9, guess: 1e-9}))
+				time.Sleep(time.Second)
+				m.done(&row.first)
+				require.InDelta(t, row.after, m.level, 1e-4)
+				h := http.Header{}
+				m.tell(h, time.Now())
+				require.Equal(t, "10", h.Get("X-Ratelimit-Limit-Tokens"))
+				require.Equal(t, strconv.Itoa(int(max(row.after, 0))), h.Get("X-Ratelimit-Remaining-Tokens"))
+				require.Equal(t, fmt.Sprint(10-row.after)+"s", h.Get("X-Ratelimit-Reset-Tokens"))
+			})
+		})
+	}
+	now := time.Now()
+	m := newMeter(requests, 1, 2, false, now)
+	require.True(t, accepts(m, now, &call{cost: 100}))
+	require.True(t, accepts(m, now, &call{cost: 100}), "it counts requests")
+	require.False(t, accepts(m, now, &call{}))
+}
+
+// TestFIFO: what an ideal queue takes is known beforehand.
+func TestFIFO(t *testing.T) {
+	sec := func(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+	for _, row := range []struct {
+		name    string
+		job     job
+		workers int
+		calls   []call // the cost and the time until the answer
+		want    []time.Duration
+		last    float64
+	}{
+		{
+			"tokens",
+			job{bounds: ofTokens(1, 10)},
+			3,
+			[]call{{cost: 10, takes: sec(1)}, {cost: 2, takes: sec(1)}, {cost: 1, takes: sec(1)}, {cost: 1, takes: sec(1)}},
+			[]time.Duration{sec(1), sec(3), sec(4), sec(4)},
+			5,
+		},
+		{
+			"more than the burst",
+			job{bounds: ofTokens(1, 10)},
+			3,
+			[]call{{cost: 5}, {cost: 15}, {cost: 1}},
+			[]time.Duration{0, sec(5), sec(11)},
+			11,
+		},
+		{
+			"in flight",
+			job{bounds: bounds{inFlight: 2}},
+			3,
+			[]call{{takes: sec(3)}, {takes: sec(1)}, {takes: sec(1)}, {takes: sec(1)}},
+			[]time.Duration{sec(3), sec(1), sec(2), sec(2)},
+			3,
+		},
+		{
+			"both",
+			job{bounds: bounds{buckets: []bound{{requests, 1, 1}, {"minute", 0.5, 2}}}},
+			4,
+			[]call{{}, {}, {}, {}},
+			[]time.Duration{0, sec(1), sec(2), sec(4)},
+			4,
+		},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			var calls []*call
+			for i := range row.calls {
+				calls = append(calls, &row.calls[i])
+			}
+			last, each := row.job.fifo(&params{workers: row.workers}, calls)
+			require.InDelta(t, row.last, last, 1e-9)
+			require.Equal(t, row.want, each)
 		})
 	}
 }

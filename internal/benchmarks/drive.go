@@ -19,6 +19,8 @@ type run struct {
 	srv    *server
 	calls  []*call
 	start  time.Time
+
+	known func(*config) // tells a peer more of the server's limits; may be nil
 }
 
 // bubble runs f in virtual time, with the clients' server in its initial state.
@@ -42,7 +44,13 @@ func (r *run) since(t time.Time) time.Duration { return t.Sub(r.start) }
 func (r *run) at(d time.Duration) time.Time { return r.start.Add(d) }
 
 // newClient makes a client of the peer.
-func (r *run) newClient() doer { return r.peer.client(r.srv, r.params.config()) }
+func (r *run) newClient() doer {
+	cfg := r.params.config()
+	if r.known != nil {
+		r.known(&cfg)
+	}
+	return r.peer.client(r.srv, cfg)
+}
 
 // rand returns a source for the given goroutine.
 func (r *run) rand(id int) *rand.Rand { return rand.New(rand.NewPCG(r.params.seed, uint64(id)+2)) }
@@ -77,8 +85,9 @@ func discard(resp *http.Response) {
 	_ = resp.Body.Close()
 }
 
-// backlog makes n calls with the given number of workers.
-func (r *run) backlog(do doer, workers, n int) {
+// backlog makes n calls with the given number of workers. prepare gives each its cost,
+// and may be nil.
+func (r *run) backlog(do doer, workers, n int, prepare func(*call)) {
 	r.calls = make([]*call, 0, n)
 	var mu sync.Mutex
 	next := func(id int) *call {
@@ -88,6 +97,9 @@ func (r *run) backlog(do doer, workers, n int) {
 			return nil
 		}
 		c := &call{id: id}
+		if prepare != nil {
+			prepare(c)
+		}
 		r.calls = append(r.calls, c)
 		return c
 	}
@@ -159,6 +171,24 @@ func (t *tally) stream(do doer, process int, perSecond float64, in interval, new
 			}
 			_ = sleepUntil(ctx, due)
 			c := &call{id: newID(), process: process, patience: t.r.params.patience}
+			t.add(c)
+			t.wg.Go(func() { c.send(do) })
+		}
+	})
+}
+
+// poisson starts a client that makes calls at random times until the given time, on
+// average so many a second.
+func (t *tally) poisson(do doer, process int, perSecond float64, until time.Time, newID func() int) {
+	rng := t.r.rand(process)
+	t.wg.Go(func() {
+		for due := t.r.start; ; {
+			due = due.Add(time.Duration(rng.ExpFloat64() / perSecond * float64(time.Second)))
+			if !due.Before(until) {
+				return
+			}
+			c := &call{id: newID(), process: process}
+			_ = sleepUntil(context.Background(), align(due, c.id))
 			t.add(c)
 			t.wg.Go(func() { c.send(do) })
 		}

@@ -3,6 +3,8 @@ package main
 import (
 	"math"
 	"math/rand/v2"
+	"net/http"
+	"strconv"
 	"time"
 )
 
@@ -399,4 +401,85 @@ func (b *ban) state(now time.Time, c *call) (remaining int, reset time.Duration)
 		return 0, b.until.Sub(now)
 	}
 	return b.limit.state(now, c)
+}
+
+// meter is the token bucket of scenario l: for requests of different cost, or for
+// requests that it only counts. A request that costs more than there is room for passes
+// when the bucket is full, and those after it when what is owed has come in.
+type meter struct {
+	stateless
+	name        string
+	rate, burst float64
+	tokens      bool // it counts tokens
+	counts      counting
+	level       float64
+	at          time.Time // the time of level
+}
+
+// counting is when a server counts the tokens of a request.
+type counting uint8
+
+const (
+	inAdvance counting = iota // all of them, before it accepts the request
+	byGuess                   // those of the caller's guess, which it corrects when it has answered
+	afterward                 // when it has answered; it accepts requests while there are tokens
+)
+
+// slack is how much align may shorten the time between two requests. A meter has room
+// for as many tokens more as come in by then, or a client that counts exactly as it does
+// would be refused.
+const slack = lattice * time.Nanosecond
+
+func newMeter(name string, rate, burst float64, tokens bool, now time.Time) *meter {
+	m := &meter{name: name, rate: rate, burst: burst, tokens: tokens, at: now}
+	m.level = m.room()
+	return m
+}
+
+func (m *meter) room() float64 { return m.burst + m.rate*slack.Seconds() }
+
+func (m *meter) settle(now time.Time) {
+	m.level = min(m.level+now.Sub(m.at).Seconds()*m.rate, m.room())
+	m.at = now
+}
+
+// costs returns what is taken when a request is accepted, and what when it is answered.
+func (m *meter) costs(c *call) (before, after float64) {
+	switch {
+	case !m.tokens:
+		return 1, 0
+	case m.counts == byGuess:
+		return c.guess, c.cost - c.guess
+	case m.counts == afterward:
+		return 0, c.cost
+	}
+	return c.cost, 0
+}
+
+func (m *meter) admits(now time.Time, c *call) bool {
+	m.settle(now)
+	before, _ := m.costs(c)
+	return m.level > 0 && m.level >= min(before, m.burst)
+}
+
+func (m *meter) take(now time.Time, c *call) {
+	m.settle(now)
+	before, _ := m.costs(c)
+	m.level -= before
+}
+
+func (m *meter) done(c *call) {
+	m.settle(time.Now())
+	_, after := m.costs(c)
+	m.level = min(m.level-after, m.room())
+}
+
+// tell sets the header fields of OpenAI: what there is room for, how much is left, and
+// how long until all of it is.
+func (m *meter) tell(h http.Header, now time.Time) {
+	m.settle(now)
+	reset := time.Duration((m.burst - m.level) / m.rate * float64(time.Second))
+	h.Set("X-Ratelimit-Limit-"+m.name, strconv.Itoa(int(m.burst)))
+	h.Set("X-Ratelimit-Remaining-"+m.name, strconv.Itoa(max(int(m.level), 0)))
+	h.Set("X-Ratelimit-Reset-"+m.name, reset.Round(time.Millisecond).String())
 }

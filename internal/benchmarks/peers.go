@@ -27,7 +27,37 @@ type config struct {
 	limit    rate.Limit    // of the server, for the peers that know it, or 0
 	burst    int
 	noBudget bool // set if only the cost of many retries is measured
+	known    known
 }
+
+// known is what a peer may be told in scenario l, beside limit and burst.
+type known struct {
+	limits   []knownLimit
+	inFlight int  // requests that may be under way; 0: any number
+	fields   bool // the answers have the header fields of OpenAI
+	settles  bool // the cost of a call is a guess, and the answer says what it was
+}
+
+// knownLimit is a token bucket. If it counts tokens, a request takes guessOf it.
+type knownLimit struct {
+	name   string
+	limit  rate.Limit
+	burst  int
+	tokens bool
+}
+
+// callOf returns the call that a request is sent for. A peer may look only at its guess,
+// its priority and its flow, and at its cost when it is answered.
+func callOf(req *http.Request) *call {
+	c, ok := req.Context().Value(callKey{}).(*call)
+	if !ok {
+		panic("the context is not the caller's")
+	}
+	return c
+}
+
+// guessOf returns what a caller takes for the cost of a request.
+func guessOf(req *http.Request) float64 { return callOf(req).guess }
 
 // maxBackoff is the longest interval for peers without a default for it.
 const maxBackoff = 30 * time.Second

@@ -89,7 +89,7 @@ func drain() scenario {
 
 func measureDrain(t *testing.T, p params, pr *peer) ([]float64, *run) {
 	t.Helper()
-	r := bubble(t, p, pr, func(r *run) { r.backlog(r.newClient(), p.workers, p.n) })
+	r := bubble(t, p, pr, func(r *run) { r.backlog(r.newClient(), p.workers, p.n, nil) })
 	var last time.Duration
 	for _, c := range r.calls {
 		last = max(last, r.since(c.end))

@@ -27,7 +27,7 @@ func isolated() scenario {
 				t.Helper()
 				r := bubble(t, p, pr, func(r *run) {
 					r.srv.flaky, r.srv.failRate = interval{0, forever}, 0.01
-					r.backlog(r.newClient(), p.workers, p.n)
+					r.backlog(r.newClient(), p.workers, p.n, nil)
 				})
 				added := func(q float64) float64 {
 					return 1000 * (r.latency(q, all) - p.latency).Seconds()

@@ -103,5 +103,5 @@ func quantile(d []time.Duration, q float64) time.Duration {
 func all(*call) bool { return true }
 
 func scenarios() []scenario {
-	return []scenario{drain(), outage(), isolated(), change(), fleet(), cost(), noLimit(), rateLimits(), routeLimits(), flightLimits(), downtime()}
+	return []scenario{drain(), outage(), isolated(), change(), fleet(), cost(), noLimit(), rateLimits(), routeLimits(), flightLimits(), downtime(), weights()}
 }

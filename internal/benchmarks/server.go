@@ -22,6 +22,7 @@ type server struct {
 	limit    limit // nil: none
 	status   int   // of a refusal
 	hint     string
+	tells    func(http.Header, time.Time)   // more than the hint; may be nil
 	latency  time.Duration                  // until a 200 or a 500
 	service  func(*rand.Rand) time.Duration // draws the latency of each request, or nil
 	refusal  time.Duration                  // until a refusal
@@ -59,6 +60,10 @@ type call struct {
 	process    int
 	url        string        // "": things
 	cost       float64       // in tokens; 0: one
+	guess      float64       // what the caller takes for the cost
+	takes      time.Duration // until the answer; 0: the server says
+	priority   int
+	flow       string
 	patience   time.Duration // 0: endless
 	attempts   int           // seen by the server
 	refused    int           // of the attempts
@@ -203,6 +208,9 @@ func (s *server) decide(now time.Time, c *call) (status int, header http.Header,
 	if s.limit != nil {
 		accepted := accepts(s.limit, now, c)
 		s.setHint(header, now, c, accepted)
+		if s.tells != nil {
+			s.tells(header, now)
+		}
 		if !accepted {
 			c.refused++
 			b.refused++
@@ -210,7 +218,10 @@ func (s *server) decide(now time.Time, c *call) (status int, header http.Header,
 		}
 	}
 	c.accepted, c.service = now, s.latency
-	if s.service != nil {
+	switch {
+	case c.takes > 0:
+		c.service = c.takes
+	case s.service != nil:
 		c.service = s.service(s.rng)
 	}
 	after = c.service + s.queue(now)
