@@ -50,7 +50,7 @@ func defaults() params {
 func (p *params) flags(fs *flag.FlagSet) {
 	fs.StringVar(&p.server, "server", p.server, "server: bucket, window, sliding, flight, chance or backend")
 	fs.IntVar(&p.status, "status", p.status, "of a refusal")
-	fs.Float64Var(&p.share, "share", p.share, "part of the requests that is refused (g)")
+	fs.Float64Var(&p.share, "share", p.share, "part of the requests that is refused (g, l)")
 	fs.Float64Var(&p.rate, "rate", p.rate, "limit of the server, requests a `second` (d: the first of three)")
 	fs.IntVar(&p.burst, "burst", p.burst, "size of the server's bucket")
 	fs.DurationVar(&p.period, "period", p.period, "length of a window, which accepts rate x period")
