@@ -119,15 +119,26 @@ func (c *sharedConfig) costs(req *http.Request) (costs gate.Costs) {
 // giveBack gives back what an attempt has taken that the server has not charged for. An
 // attempt that was refused did cost nothing of what a cost function counts, but it was
 // an attempt, so it stays one for a limit without such a function.
+//
+// From the second refusal of a call on no more is given back than what was taken beyond a
+// full bucket. There is less left at the server than was thought, because costs were
+// guessed or requests came at other intervals than they were sent, and it stays so until
+// somebody pays for it. One refusal alone may be chance.
 func (c *call) giveBack(a *attempt) {
 	unsent := a.Verdict.Reason == ReasonNeverSent
+	if a.refused() {
+		c.refusals++
+	}
 	if !unsent && !a.refused() {
 		return
 	}
 	var back gate.Costs
 	for i, l := range c.cfg.shared.limits {
-		if unsent || l.cost != nil {
+		switch {
+		case unsent || l.cost != nil && c.refusals == 1:
 			back[i] = -c.costs[i]
+		case l.cost != nil:
+			back[i] = -max(c.costs[i]-l.settings().Burst, 0)
 		}
 	}
 	c.key.gate.Correct(back)

@@ -342,7 +342,8 @@ func WithRateLimit(limit rate.Limit, burst int) Option {
 // those after it wait until that is made up for. One that costs 0 does not wait for the
 // limit. An attempt of which nothing was sent
 // gives everything back, and one that the server has refused for its rate what a cost
-// function has counted. What a request has really taken may be told with [Settle].
+// function has counted, if it is the first refusal of the call: more of them mean that
+// the server has less left than was thought. What a request has really taken may be told with [Settle].
 //
 // Each limit key has a bucket of its own for each name. Only the context bounds a wait for
 // it. WithLimit panics if limit is not above 0, burst is less than 1, name is empty, or
@@ -419,9 +420,11 @@ func WithClass(f func(*http.Request) Class) Option {
 // believed for five minutes. Beside clients that take no notice of a limit this one
 // gets less of it than they do.
 //
-// If on is false, a key is paused by the server's hints and nothing else, the first one
-// at once, and each refused request comes back after its own wait. The default is true. It holds
-// for a whole Transport and cannot be set in [ContextWithOptions].
+// If on is false, a key is paused by the server's hints and nothing else, and each
+// refused request comes back after its own wait. The first hint pauses the whole key at
+// once, because nothing is found out about whom it binds. A [Classifier] that sets Pause to
+// false leaves it to the request. The default is true. It holds for a whole Transport and
+// cannot be set in [ContextWithOptions].
 func WithLearnedRate(on bool) Option {
 	return func(c *config) { c.shared.set, c.shared.unlearned = true, !on }
 }

@@ -31,6 +31,7 @@ type call struct {
 	costs      gate.Costs      // of each attempt
 	itsClass   gate.Class
 	classed    bool            // itsClass is known
+	refusals   int             // of attempts for their rate, if there are limits
 	question   gate.Question   // whose answer the gate wants to know
 	slot       int             // of WithMaxInFlight, held by the attempt; 0: none
 	limiter    Limiter         // nil: none of the caller's

@@ -57,8 +57,8 @@ type WaitInfo struct {
 	Path    string        // of the URL, as it may be shown, see WithLogPath
 	Attempt int           // the attempt that waits: 1 waits for a limiter only
 
-	// Reason is ReasonBackOff, ReasonRetryAfter, ReasonRateLimit, ReasonPause or
-	// ReasonLimiter.
+	// Reason is ReasonBackOff, ReasonRetryAfter, ReasonRateLimit, ReasonPause,
+	// ReasonInFlight or ReasonLimiter.
 	Reason Reason
 
 	// Duration is how long the wait will be. For ReasonRateLimit and ReasonPause

@@ -115,6 +115,9 @@ func burst(perMinute float64) int { return max(int(perMinute/240), 1) }
 // cost estimates the tokens of a request: those of its prompt, at four bytes each, and
 // those of the answer it asks for.
 func cost(req *http.Request) float64 {
+	if req.GetBody == nil {
+		return 1
+	}
 	body, err := req.GetBody()
 	if err != nil {
 		return 1
