@@ -99,6 +99,16 @@ type APIError struct {
 	// itself included; 0: not known, because the response came from elsewhere.
 	Attempts int
 
+	// Reason is why there was no further attempt, as in a [DoneInfo]; "": the call has
+	// not ended, as in the hooks of an attempt, or the response came from elsewhere.
+	Reason Reason
+
+	// Unprocessed reports whether the server has certainly acted upon no attempt of
+	// the call: it refused them for their rate, a [Rule] or X-Should-Retry says so, or
+	// nothing was sent. Otherwise a request that is not idempotent may have had its
+	// effect, and it is not known until the call has ended.
+	Unprocessed bool
+
 	Header http.Header
 
 	// Body is the beginning of the body, up to 64 KiB. It may be truncated,
@@ -202,7 +212,7 @@ func ErrorFromResponse(resp *http.Response) (*APIError, bool) {
 	}
 	e, _ := known.profile.read(resp, prefix, errorobject.Decode(resp.Header, prefix), received)
 	if known.attempts > 0 {
-		e.Attempts, e.Kind = known.attempts, known.kind
+		e.Attempts, e.Kind, e.Reason, e.Unprocessed = known.attempts, known.kind, known.reason, known.unprocessed
 		e.RetryAfter = max(e.RetryAfter, known.wait) // a mark may hide the wait of a Rule
 	}
 	return e, true
@@ -221,7 +231,10 @@ type record struct {
 	attempts int
 	kind     Kind
 	wait     time.Duration
+	reason   Reason
 	profile  *Profile
+
+	unprocessed bool
 	// Weak, because a body often leads back to its response, which would then
 	// never be let go. It lives as long as something reads from it.
 	body weak.Pointer[peek.Body]
@@ -230,7 +243,10 @@ type record struct {
 func remember(resp *http.Response, e *APIError, p *Profile) {
 	key := weak.Make(resp)
 	body, _ := resp.Body.(*peek.Body)
-	known := record{e.StatusCode, e.Attempts, e.Kind, e.RetryAfter, p, weak.Make(body)}
+	known := record{
+		status: e.StatusCode, attempts: e.Attempts, kind: e.Kind, wait: e.RetryAfter, profile: p,
+		reason: e.Reason, unprocessed: e.Unprocessed, body: weak.Make(body),
+	}
 	if _, again := records.Swap(key, known); again {
 		return // a base that returns one response again and again has its cleanup already
 	}
@@ -262,12 +278,18 @@ type RetryError struct {
 // in one line of bounded length: errors of a transport may hold text that a server
 // sent, and the URL with its query.
 func (e *RetryError) Error() string {
-	msg := fmt.Sprintf("resilient: gave up after attempt %d: %s", e.Attempts, redact.Error(e.Err))
+	msg := fmt.Sprintf("%sgave up after attempt %d: %s", prefix, e.Attempts, inner(e.Err))
 	if e.Last != nil && e.Last.Error() != e.Err.Error() {
-		msg += fmt.Sprintf(" (before: %s)", redact.Error(e.Last))
+		msg += fmt.Sprintf(" (before: %s)", inner(e.Last))
 	}
 	return msg
 }
+
+// prefix begins the text of each error of this package, once.
+const prefix = "resilient: "
+
+// inner returns the text of an error within that of another one.
+func inner(err error) string { return strings.TrimPrefix(redact.Error(err), prefix) }
 
 // Unwrap returns Err and Last.
 func (e *RetryError) Unwrap() []error {
@@ -337,7 +359,7 @@ func (e *LimitError) Error() string {
 		msg += fmt.Sprintf(" (wait: %v)", e.Wait.Round(time.Microsecond))
 	}
 	if e.Err != nil {
-		msg += ": " + redact.Error(e.Err)
+		msg += ": " + inner(e.Err)
 	}
 	return msg
 }

@@ -433,3 +433,60 @@ func TestNoAPIError(t *testing.T) {
 	var a resilient.AttemptInfo
 	require.NotErrorIs(t, error(a.APIError), resilient.ErrRateLimit)
 }
+
+// TestErrorsExplainThemselves: a report of failures needs no hook. The error itself says
+// why there was no further attempt, and whether the request may have been processed.
+func TestErrorsExplainThemselves(t *testing.T) {
+	for _, tt := range []struct {
+		why         string
+		req         func(testing.TB) *http.Request
+		steps       []step
+		reason      string
+		unprocessed bool
+	}{
+		{"a final status", get, []step{answer(404)}, resilient.ReasonFinalStatus, false},
+		{"no more attempts", get, []step{answer(500)}, resilient.ReasonOutOfAttempts, false},
+		{"a POST", post, []step{answer(500)}, resilient.ReasonNotIdempotent, false},
+		{"refused each time", post, []step{answer(429)}, resilient.ReasonOutOfAttempts, true},
+		{"refused in the end, after it may have been processed", get, []step{answer(500), answer(429)}, resilient.ReasonOutOfAttempts, false},
+		{"a wait that is too long", post, []step{answer(429, "Retry-After", "7200")}, resilient.ReasonMaxWait, true},
+	} {
+		for _, asErrors := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				var kept *resilient.APIError
+				transport := resilient.NewTransport(newScript(tt.steps...), every(0), resilient.WithStatusErrors(asErrors), resilient.WithTrace(&resilient.Trace{
+					AttemptDone: func(a resilient.AttemptInfo) { kept = a.APIError },
+				}))
+				resp, err := transport.RoundTrip(tt.req(t))
+				var e *resilient.APIError
+				if asErrors {
+					require.ErrorAs(t, err, &e)
+				} else {
+					require.NoError(t, err)
+					e, _ = resilient.ErrorFromResponse(resp)
+					require.NoError(t, resp.Body.Close())
+				}
+				require.Equal(t, tt.reason, e.Reason, tt.why)
+				require.Equal(t, tt.unprocessed, e.Unprocessed, tt.why)
+				require.Empty(t, kept.Reason, "what a hook has kept is not written to")
+			})
+		}
+	}
+	e, ok := resilient.ErrorFromResponse(&http.Response{StatusCode: 404, Header: http.Header{}, Body: http.NoBody})
+	require.True(t, ok)
+	require.Empty(t, e.Reason, "it came from elsewhere")
+}
+
+// TestPrefixOnce: an error within an error says once where it comes from.
+func TestPrefixOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := newScript(answer(500), fails(io.ErrUnexpectedEOF))
+		_, err := resilient.NewTransport(base, every(0)).RoundTrip(get(t)) //nolint:bodyclose // there is none
+		require.EqualError(t, err, "resilient: gave up after attempt 4: unexpected EOF")
+		base = newScript(fails(io.ErrUnexpectedEOF), answer(500))
+		_, err = resilient.NewTransport(base, every(0), resilient.WithStatusErrors(true)).RoundTrip(get(t)) //nolint:bodyclose // there is none
+		require.EqualError(t, err, "resilient: status 500 T (Internal Server Error): m")
+		retry := &resilient.RetryError{Attempts: 2, Err: &resilient.LimitError{Reason: "pause", Bound: "WithMaxWait"}, Last: &resilient.APIError{StatusCode: 429}}
+		require.EqualError(t, retry, "resilient: gave up after attempt 2: not sent: the client-side pause would hold it longer than WithMaxWait allows (before: status 429)")
+	})
+}

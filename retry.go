@@ -447,6 +447,11 @@ func (c *call) done(why Reason) (*http.Response, error) {
 	if err != nil && a.Attempt > 1 {
 		err = &RetryError{Attempts: a.Attempt, Err: err, Last: c.last}
 	}
+	if a.APIError != nil {
+		e := *a.APIError // a hook may have kept the other one
+		e.Reason, e.Unprocessed = why, a.Verdict.Unprocessed && !c.unsure
+		a.APIError = &e
+	}
 	switch {
 	case a.APIError == nil:
 	case c.cfg.statusErrors:
