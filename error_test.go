@@ -481,10 +481,10 @@ func TestErrorsExplainThemselves(t *testing.T) {
 func TestPrefixOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(answer(500), fails(io.ErrUnexpectedEOF))
-		_, err := resilient.NewTransport(base, every(0)).RoundTrip(get(t)) //nolint:bodyclose // there is none
+		_, err := resilient.NewTransport(base, every(0)).RoundTrip(get(t))
 		require.EqualError(t, err, "resilient: gave up after attempt 4: unexpected EOF")
 		base = newScript(fails(io.ErrUnexpectedEOF), answer(500))
-		_, err = resilient.NewTransport(base, every(0), resilient.WithStatusErrors(true)).RoundTrip(get(t)) //nolint:bodyclose // there is none
+		_, err = resilient.NewTransport(base, every(0), resilient.WithStatusErrors(true)).RoundTrip(get(t))
 		require.EqualError(t, err, "resilient: status 500 T (Internal Server Error): m")
 		retry := &resilient.RetryError{Attempts: 2, Err: &resilient.LimitError{Reason: "pause", Bound: "WithMaxWait"}, Last: &resilient.APIError{StatusCode: 429}}
 		require.EqualError(t, retry, "resilient: gave up after attempt 2: not sent: the client-side pause would hold it longer than WithMaxWait allows (before: status 429)")

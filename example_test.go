@@ -33,11 +33,9 @@ func newAPI(statuses ...int) *httptest.Server {
 	}))
 }
 
-// quick keeps the examples short: the default policy begins with half a second.
-func quick() backoff.BackOff { return backoff.NewConstantBackOff(time.Millisecond) }
-
-// patient waits longer than any step before it takes, so that there is a wait to be seen.
-func patient() backoff.BackOff { return backoff.NewConstantBackOff(100 * time.Millisecond) }
+// quick keeps the examples short: the default policy begins with half a second. It waits
+// longer than any step before it takes, so that there is a wait to be seen.
+func quick() backoff.BackOff { return backoff.NewConstantBackOff(100 * time.Millisecond) }
 
 // By default an error status is a response, as SDKs expect, and the error
 // object is parsed on request.
@@ -87,7 +85,7 @@ func ExampleWithStatusErrors() {
 func ExampleWithTrace() {
 	api := newAPI(500, 200)
 	defer api.Close()
-	client := &http.Client{Transport: resilient.NewTransport(nil, resilient.WithBackOff(patient))}
+	client := &http.Client{Transport: resilient.NewTransport(nil, resilient.WithBackOff(quick))}
 
 	ctx := resilient.ContextWithOptions(context.Background(), resilient.WithTrace(&resilient.Trace{
 		AttemptDone: func(a resilient.AttemptInfo) {
