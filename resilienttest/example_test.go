@@ -5,8 +5,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/cenkalti/backoff/v4"
-
 	"github.com/resilienthttp/resilient"
 	"github.com/resilienthttp/resilient/resilienttest"
 )
@@ -20,8 +18,7 @@ func Example() {
 		resilienttest.Status(429, "Retry-After-Ms", "20"),
 		resilienttest.Answer{Body: `{"count":42}`},
 	)
-	transport := resilient.NewTransport(script,
-		resilient.WithBackOff(func() backoff.BackOff { return new(backoff.ZeroBackOff) }))
+	transport := resilient.NewTransport(script, resilient.WithBackOff(resilienttest.NoJitter))
 
 	resp, err := (&http.Client{Transport: transport}).Get("http://api.test/v1/people")
 	if err != nil {

@@ -12,7 +12,7 @@
 //			resilienttest.Status(429, "Retry-After", "5"),
 //			resilienttest.Status(200),
 //		)
-//		transport := resilient.NewTransport(script, resilient.WithBackOff(noJitter))
+//		transport := resilient.NewTransport(script, resilient.WithBackOff(resilienttest.NoJitter))
 //		err := codeUnderTest(&http.Client{Transport: transport})
 //		require.NoError(t, err)
 //		require.Equal(t, []time.Duration{5 * time.Second}, script.Waits())
@@ -48,7 +48,14 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/cenkalti/backoff/v4"
 )
+
+// NoJitter is a policy for resilient.WithBackOff that makes waits exact: as long as the
+// server asks for, and otherwise none. The default policy adds a random part to each wait,
+// so that clients do not come back together.
+func NoJitter() backoff.BackOff { return new(backoff.ZeroBackOff) }
 
 // Answer is the answer to one request. The zero Answer is a 200.
 type Answer struct {

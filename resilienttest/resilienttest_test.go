@@ -13,15 +13,11 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/cenkalti/backoff/v4"
 	"github.com/stretchr/testify/require"
 
 	"github.com/resilienthttp/resilient"
 	"github.com/resilienthttp/resilient/resilienttest"
 )
-
-// noJitter makes the waits that a server asks for exact, and all others 0.
-func noJitter() backoff.BackOff { return new(backoff.ZeroBackOff) }
 
 func newRequest(tb testing.TB, method, url, body string) *http.Request {
 	tb.Helper()
@@ -69,7 +65,7 @@ func TestAnswersInTurn(t *testing.T) {
 			resilienttest.Answer{Body: "text", Header: http.Header{"Content-Type": {"text/plain"}}},
 			resilienttest.Answer{},
 		)
-		transport := resilient.NewTransport(base, resilient.WithBackOff(noJitter))
+		transport := resilient.NewTransport(base, resilient.WithBackOff(resilienttest.NoJitter))
 		resp, err := transport.RoundTrip(newRequest(t, http.MethodPut, url+"/v1?q=1", "payload"))
 		require.NoError(t, err)
 		b, err := io.ReadAll(resp.Body)
@@ -329,7 +325,7 @@ func TestExactWaits(t *testing.T) {
 			resilienttest.Status(429, "Retry-After", "5"),
 			resilienttest.Status(200),
 		)
-		transport := resilient.NewTransport(script, resilient.WithBackOff(noJitter))
+		transport := resilient.NewTransport(script, resilient.WithBackOff(resilienttest.NoJitter))
 		begin := time.Now()
 		resp, err := transport.RoundTrip(newRequest(t, http.MethodGet, "http://api.test", ""))
 		require.NoError(t, err)
