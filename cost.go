@@ -136,12 +136,12 @@ func (c *call) giveBack(a *attempt) {
 	for i, l := range c.cfg.shared.limits {
 		switch {
 		case unsent || l.cost != nil && c.refusals == 1:
-			back[i] = -c.costs[i]
+			back[i] = c.costs[i]
 		case l.cost != nil:
-			back[i] = -max(c.costs[i]-l.settings().Burst, 0)
+			back[i] = max(c.costs[i]-l.settings().Burst, 0)
 		}
 	}
-	c.key.gate.Correct(back)
+	c.key.gate.GiveBack(&back)
 }
 
 // Settle says what a request has really taken of the limit that [WithLimit] has given
@@ -169,9 +169,7 @@ func Settle(ctx context.Context, name string, used float64) {
 		return
 	}
 	if c, ok := o.ledger.take(name); ok {
-		var more gate.Costs
-		more[c.index] = max(used, 0) - c.cost
-		c.gate.Correct(more)
+		c.gate.Settle(c.index, max(used, 0)-c.cost)
 	}
 }
 

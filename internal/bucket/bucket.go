@@ -23,6 +23,8 @@ type Bucket struct {
 
 	most struct{ rate, burst float64 } // that the user allows
 	used float64                       // of the limit when the server told the rate
+	told bool
+	room float64 // how much more there may be by what the server has told
 }
 
 // Told is what a server says of a limit.
@@ -98,6 +100,18 @@ func (b *Bucket) Tell(now time.Time, t Told, age time.Duration, uncounted float6
 	if tokens >= math.MaxFloat64 {
 		b.tokens = min(least, b.burst) // nothing was known before
 	}
+	b.told, b.room = true, most-b.tokens
+}
+
+// Settle takes more tokens for a request that has cost another number than it had taken,
+// or with a negative number gives some back. What the server has told may count that
+// already, so no more is given back than it allows for.
+func (b *Bucket) Settle(now time.Time, more float64) {
+	if b.told {
+		more = max(more, -b.room)
+		b.room += more
+	}
+	b.Take(now, more)
 }
 
 const (

@@ -253,4 +253,11 @@ func TestTell(t *testing.T) {
 	b.Take(now, 400)
 	b.Tell(now, bucket.Told{Limit: 1000, Remaining: 700, Rate: 10}, 0, 50)
 	require.InDelta(t, 650, b.Tokens(now), 1e-9, "requests were not as expensive as expected")
+	b.Settle(now, -30)
+	require.InDelta(t, 680, b.Tokens(now), 1e-9, "there may be as much")
+	b.Settle(now, -30)
+	require.InDelta(t, 700, b.Tokens(now), 1e-9, "but no more than the server has told")
+	b.Settle(now, 100)
+	b.Settle(now, -100)
+	require.InDelta(t, 700, b.Tokens(now), 1e-9, "what was taken too little is given back")
 }

@@ -324,14 +324,15 @@ func (c *crowd) release(which int) bool {
 	return true
 }
 
-// correct settles costs.
+// correct settles costs, of one limit after the other, because each may let attempts go.
 func (c *crowd) correct(more gate.Costs) {
-	c.mu.Lock()
 	for i := range c.accounts {
+		c.mu.Lock()
 		c.accounts[i].take(more[i])
+		c.mu.Unlock()
+		c.gate.Settle(i, more[i])
+		synctest.Wait()
 	}
-	c.mu.Unlock()
-	c.gate.Correct(more)
 }
 
 // answer answers the attempt that passed first and was not answered yet.

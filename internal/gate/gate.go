@@ -391,15 +391,24 @@ func (g *Gate) Release(slot int) {
 	}
 }
 
-// Correct takes more tokens from the buckets, or with negative numbers gives some back,
-// because an attempt has cost another number than it had taken.
-func (g *Gate) Correct(more Costs) {
+// GiveBack gives back what an attempt has taken from the buckets.
+func (g *Gate) GiveBack(costs *Costs) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := time.Now()
 	for i, b := range g.common.buckets {
-		b.Take(now, more[i])
+		b.Take(now, -costs[i])
 	}
+	g.serve(now)
+}
+
+// Settle takes more tokens from a bucket for an attempt that has cost another number than
+// it had taken, or with a negative number gives some back.
+func (g *Gate) Settle(i int, more float64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := time.Now()
+	g.common.buckets[i].Settle(now, more)
 	g.serve(now)
 }
 
