@@ -268,10 +268,8 @@ func TestMaxInFlight(t *testing.T) {
 			mu.Unlock()
 			sendsParts(part{time.Second, "a"}, part{time.Minute, "b"})(w, r)
 		})
-		var waits []resilient.WaitInfo
-		transport := resilient.NewTransport(base, resilient.WithMaxInFlight(2), resilient.WithTrace(&resilient.Trace{
-			Wait: func(w resilient.WaitInfo) { waits = append(waits, w) },
-		}))
+		var r recorder
+		transport := resilient.NewTransport(base, resilient.WithMaxInFlight(2), resilient.WithTrace(r.trace()))
 		var wg sync.WaitGroup
 		for i := range 5 {
 			wg.Go(func() {
@@ -308,8 +306,8 @@ func TestMaxInFlight(t *testing.T) {
 		require.Equal(t, 3, k.Waiting)
 		wg.Wait()
 		require.Equal(t, []time.Duration{0, 0, time.Second, 61 * time.Second}, at)
-		require.Len(t, waits, 3)
-		for _, w := range waits {
+		require.Len(t, r.waits, 3)
+		for _, w := range r.waits {
 			require.Equal(t, resilient.ReasonInFlight, w.Reason)
 			require.Zero(t, w.Duration, "it depends on the others")
 		}
@@ -376,14 +374,9 @@ func TestClass(t *testing.T) {
 	} {
 		t.Run(tt.why, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var order []string
-				base := step(func(req *http.Request) (*http.Response, error) {
-					order = append(order, req.Header.Get("Priority")+req.Header.Get("Flow"))
-					return answer(200)(req)
-				})
+				base := newScript(answer(200))
 				transport := resilient.NewTransport(base, resilient.WithRateLimit(1, 1), resilient.WithClass(class))
 				callers(t, transport, 1)
-				order = nil
 				var wg sync.WaitGroup
 				for _, name := range tt.came {
 					req := get(t)
@@ -401,6 +394,10 @@ func TestClass(t *testing.T) {
 					synctest.Wait()
 				}
 				wg.Wait()
+				var order []string
+				for _, a := range base.Attempts()[1:] {
+					order = append(order, a.Header.Get("Priority")+a.Header.Get("Flow"))
+				}
 				require.Equal(t, tt.order, order)
 			})
 		})
@@ -411,14 +408,8 @@ func TestClass(t *testing.T) {
 // keeps it, and it is asked for once.
 func TestClassOfARequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		asked, order := 0, []string{}
-		base := step(func(req *http.Request) (*http.Response, error) {
-			order = append(order, req.Header.Get("Name"))
-			if len(order) == 2 {
-				return answer(500)(req)
-			}
-			return answer(200)(req)
-		})
+		asked := 0
+		base := newScript(answer(200), answer(500), answer(200))
 		transport := resilient.NewTransport(base, every(0), resilient.WithRateLimit(1, 1))
 		callers(t, transport, 1)
 		urgent := resilient.ContextWithOptions(t.Context(), resilient.WithClass(func(*http.Request) resilient.Class {
@@ -441,6 +432,10 @@ func TestClassOfARequest(t *testing.T) {
 			synctest.Wait()
 		}
 		wg.Wait()
+		var order []string
+		for _, a := range base.Attempts() {
+			order = append(order, a.Header.Get("Name"))
+		}
 		require.Equal(t, []string{"", "urgent", "urgent", "a", "b"}, order)
 		require.Equal(t, 1, asked)
 	})

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -98,14 +99,15 @@ func TestTold(t *testing.T) {
 					}
 					s := &tokenServer{rate: tt.rate, burst: tt.burst, tokens: tt.burst, latency: 200 * ms, ietf: tt.ietf, at: time.Now()}
 					transport := resilient.NewTransport(s, append(tt.opts, resilient.WithLimit("tokens", rate.Inf, 0, tokens))...)
-					start, next, failed := time.Now(), make(chan float64), 0
+					start, next := time.Now(), make(chan float64)
+					var failed atomic.Int32
 					var wg sync.WaitGroup
 					for range workers {
 						wg.Go(func() {
 							for cost := range next {
 								resp, err := transport.RoundTrip(costing(t, fmt.Sprint(cost)))
 								if err != nil || resp.StatusCode != 200 {
-									failed++
+									failed.Add(1)
 								}
 								if err == nil {
 									_ = resp.Body.Close()
@@ -121,7 +123,7 @@ func TestTold(t *testing.T) {
 					optimum := (sum - tt.burst) / tt.rate
 					took := time.Since(start).Seconds()
 					t.Logf("%.1f s of %.1f s, %.3f; %d refused", took, optimum, took/optimum, s.refused)
-					require.Zero(t, failed)
+					require.Zero(t, failed.Load())
 					require.LessOrEqual(t, s.refused, 1)
 					require.LessOrEqual(t, took, 1.05*optimum+1)
 					b := transport.Snapshot().Keys[0].Buckets[0]
