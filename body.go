@@ -36,7 +36,7 @@ type BodyInfo struct {
 }
 
 // hasOpenBody reports whether something may still arrive in the body of a response
-// that is returned. An upgraded connection is the caller's alone.
+// of the base. An upgraded connection is the caller's alone.
 func hasOpenBody(resp *http.Response) bool {
 	if resp == nil || resp.Body == http.NoBody {
 		return false

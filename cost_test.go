@@ -121,6 +121,32 @@ func TestGivenBack(t *testing.T) {
 	}
 }
 
+// TestRefusedTwice: a second refusal of a call says that the server has less left than was
+// thought, and that stays so until somebody pays for it.
+func TestRefusedTwice(t *testing.T) {
+	for _, tt := range []struct {
+		why, cost string
+		took      time.Duration
+		left      float64
+	}{
+		{"the second attempt pays, and the third", "40", 0, 20},
+		{"what is beyond a full bucket is given back, or the third would wait longer", "130", 100 * ms, -30},
+	} {
+		t.Run(tt.why, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				base, start := newScript(answer(429), answer(429), answer(200)), time.Now()
+				transport := resilient.NewTransport(base, every(0), resilient.WithLearnedRate(false), resilient.WithLimit("tokens", 1000, 100, tokens))
+				resp, err := transport.RoundTrip(costing(t, tt.cost))
+				require.NoError(t, err)
+				require.NoError(t, resp.Body.Close())
+				require.Len(t, base.Attempts(), 3)
+				require.Equal(t, tt.took, time.Since(start))
+				require.InDelta(t, tt.left, transport.Snapshot().Keys[0].Buckets[0].Tokens, 1e-3)
+			})
+		})
+	}
+}
+
 // TestSettle corrects the cost of one request, which was estimated at 40 of 100 tokens.
 func TestSettle(t *testing.T) {
 	for _, tt := range []struct {

@@ -36,13 +36,12 @@ func (c *call) holdsWhole(resp *http.Response) bool {
 		!hasContent(resp) || resp.ContentLength > c.cfg.wholeBody {
 		return false
 	}
-	_, upgraded := resp.Body.(io.Writer)
-	return !upgraded && !isStream(mediaType(resp.Header))
+	return !isStream(mediaType(resp.Header))
 }
 
-// hasContent reports whether a response is a success with a body.
+// hasContent reports whether a response is a success with a body that may be read ahead.
 func hasContent(resp *http.Response) bool {
-	return resp.StatusCode >= 200 && resp.StatusCode <= 299 && resp.Body != http.NoBody
+	return resp.StatusCode >= 200 && resp.StatusCode <= 299 && hasOpenBody(resp)
 }
 
 // isStream reports whether a body of a type is read as it arrives.

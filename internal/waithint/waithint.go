@@ -391,10 +391,7 @@ func Remaining(h http.Header) (Quota, bool) {
 
 func remaining(lines, policyLines []string) (least Quota, found bool) {
 	var all [maxItems]item
-	policies := all[:0]
-	for s := range items(policyLines, cutUnquoted) {
-		policies = append(policies, parse(s))
-	}
+	policies := parseAll(all[:0], policyLines)
 	for s := range items(lines, cutUnquoted) {
 		it := parse(s)
 		r, ok := number(it.r)
@@ -441,10 +438,7 @@ func OfUnit(h http.Header, unit string) (least Quota, limit float64, found bool)
 		return Quota{}, 0, false
 	}
 	var all [maxItems]item
-	policies := all[:0]
-	for s := range items(h["Ratelimit-Policy"], cutUnquoted) {
-		policies = append(policies, parse(s))
-	}
+	policies := parseAll(all[:0], h["Ratelimit-Policy"])
 	for s := range items(lines, cutUnquoted) {
 		it := parse(s)
 		r, ok := number(it.r)
@@ -453,9 +447,9 @@ func OfUnit(h http.Header, unit string) (least Quota, limit float64, found bool)
 		}
 		q, whole := Quota{Remaining: r}, 0.0
 		q.Reset, _ = delta(it.t, time.Second)
-		counts := it.counts(unit)
+		counts, byName := it.counts(unit), it.isNamed(policies)
 		for _, p := range policies {
-			if p.name != it.name && !it.sharesAlias(p) {
+			if !it.has(p, byName) {
 				continue
 			}
 			counts = counts || p.counts(unit)
@@ -520,13 +514,21 @@ func parse(s string) (it item) {
 	return it
 }
 
+// parseAll appends all items of a field.
+func parseAll(into []item, lines []string) []item {
+	for s := range items(lines, cutUnquoted) {
+		into = append(into, parse(s))
+	}
+	return into
+}
+
 // policy returns the rate of the policy that belongs to an item, and reports
 // whether the policy counts requests. An item without a policy counts requests,
 // because that is the default unit.
 func (it item) policy(policies []item) (rate float64, requests bool) {
-	byName := slices.ContainsFunc(policies, func(p item) bool { return p.name == it.name })
+	byName := it.isNamed(policies)
 	for _, p := range policies {
-		if byName && p.name != it.name || !byName && !it.sharesAlias(p) {
+		if !it.has(p, byName) {
 			continue
 		}
 		if !isRequests(p.qu) {
@@ -539,6 +541,20 @@ func (it item) policy(policies []item) (rate float64, requests bool) {
 		}
 	}
 	return rate, true
+}
+
+// isNamed reports whether one of the policies has the name of the item.
+func (it item) isNamed(policies []item) bool {
+	return slices.ContainsFunc(policies, func(p item) bool { return p.name == it.name })
+}
+
+// has reports whether a policy is that of the item: by its name if there is one with it,
+// and otherwise by another name.
+func (it item) has(p item, byName bool) bool {
+	if byName {
+		return p.name == it.name
+	}
+	return it.sharesAlias(p)
 }
 
 // sharesAlias reports whether the second name of one item is a name of the other.
