@@ -64,6 +64,17 @@ type Verdict struct {
 // time left. A [Profile] is better for rules that fit a table.
 type Classifier func(AttemptInfo) Verdict
 
+// then returns a Classifier that is f, or g after f.
+func (f Classifier) then(g Classifier) Classifier {
+	if f == nil {
+		return g
+	}
+	return func(a AttemptInfo) Verdict {
+		a.Verdict = f(a)
+		return g(a)
+	}
+}
+
 // classifyStatus is the default verdict on an error response: the table of
 // documented errors, then RFC 9110 for the others.
 func classifyStatus(status int, kind Kind) Verdict {

@@ -593,3 +593,22 @@ func TestCorpus(t *testing.T) {
 		}
 	}
 }
+
+// A package above that has a Classifier of its own must not silence the user's.
+func TestClassifiersAreAskedInTurn(t *testing.T) {
+	adds := func(add string) resilient.Option {
+		return resilient.WithClassifier(func(a resilient.AttemptInfo) resilient.Verdict {
+			v := a.Verdict
+			v.Retry, v.Reason = false, v.Reason+add
+			return v
+		})
+	}
+	var done resilient.DoneInfo
+	transport := resilient.NewTransport(newScript(answer(500)), adds(", once"), adds(", twice"),
+		resilient.WithTrace(&resilient.Trace{Done: func(d resilient.DoneInfo) { done = d }}))
+	ctx := resilient.ContextWithOptions(t.Context(), adds(", thrice"))
+	resp, err := transport.RoundTrip(get(t).WithContext(ctx))
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	require.Equal(t, resilient.ReasonTemporaryStatus+", once, twice, thrice", done.Reason)
+}

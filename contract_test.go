@@ -70,6 +70,7 @@ func configurations() []configuration {
 		{name: "trace and log", opts: []resilient.Option{
 			resilient.WithTrace((&recorder{}).trace()), resilient.WithTrace(&resilient.Trace{}),
 			resilient.WithLogger(slog.New(slog.DiscardHandler)), resilient.WithLogPath((*http.Request).UserAgent),
+			resilient.WithLogLevel(func(resilient.DoneInfo) slog.Level { return slog.LevelInfo }), resilient.WithResend(1, "test"),
 		}},
 		{name: "idempotency key", opts: []resilient.Option{resilient.WithIdempotencyKey(func(*http.Request) string { return "k" })}},
 		{name: "profile", opts: []resilient.Option{resilient.WithProfile(resilient.Profile{

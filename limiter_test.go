@@ -553,3 +553,55 @@ func TestALimiterThatRefusesCostsNoToken(t *testing.T) {
 		require.Zero(t, time.Since(start).Truncate(ms))
 	})
 }
+
+// A request that is not needed, such as a hedge, must take nothing from others.
+func TestSpare(t *testing.T) {
+	for _, tt := range []struct {
+		opt   resilient.Option
+		steps []step
+		calls int
+		want  bool
+		why   string
+	}{
+		{nil, []step{answer(200)}, 1, true, "nothing is known against it"},
+		{nil, []step{answer(404)}, 1, true, "a final answer says nothing of others"},
+		{nil, []step{answer(500), answer(200)}, 1, true, "the retry was answered: an isolated failure"},
+		{nil, []step{answer(500), answer(500), answer(200)}, 1, true, "and so was one in the end"},
+		{nil, []step{answer(500)}, 1, false, "retries fail"},
+		{nil, []step{answer(429, "Retry-After", "120"), answer(429, "Retry-After", "120"), answer(429, "Retry-After", "120")}, 3, false, "the key is paused"},
+		{resilient.WithRateLimit(1, 4), []step{answer(200)}, 1, true, "2 of 4 tokens would be left"},
+		{resilient.WithRateLimit(1, 4), []step{answer(200)}, 2, false, "1 of 4 tokens would be left"},
+		{resilient.WithRateLimit(1, 1), []step{answer(200)}, 1, false, "no token is left"},
+		{resilient.WithLimit("tokens", rate.Inf, 0, func(*http.Request) float64 { return 7 }), []step{answer(200)}, 1, true, "no limit is known yet"},
+		{resilient.WithMaxInFlight(4), []step{answer(200)}, 1, true, "2 of 4 may be in flight"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			transport := resilient.NewTransport(newScript(tt.steps...), every(0), tt.opt)
+			require.True(t, transport.Spare(get(t)), "nothing was sent yet")
+			for range tt.calls {
+				resp, err := transport.RoundTrip(get(t))
+				if err == nil {
+					require.NoError(t, resp.Body.Close())
+				}
+			}
+			require.Equal(t, tt.want, transport.Spare(get(t)), tt.why)
+		})
+	}
+	require.False(t, resilient.NewTransport(nil).Spare(new(http.Request)), "a malformed request is none")
+}
+
+// While more than half of the places are taken, another is not spare.
+func TestSpareInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		transport := resilient.NewTransport(newScript(answer(200)), resilient.WithMaxInFlight(4))
+		first, err := transport.RoundTrip(get(t))
+		require.NoError(t, err)
+		require.True(t, transport.Spare(get(t)))
+		second, err := transport.RoundTrip(get(t))
+		require.NoError(t, err)
+		require.False(t, transport.Spare(get(t)), "three of four would be taken")
+		require.NoError(t, first.Body.Close())
+		require.True(t, transport.Spare(get(t)))
+		require.NoError(t, second.Body.Close())
+	})
+}

@@ -52,9 +52,12 @@ type config struct {
 	limitKey           func(*http.Request) string
 	class              func(*http.Request) Class
 	logPath            func(*http.Request) string
+	resends            int
+	resendReason       Reason
 	trace              *Trace
-	logTrace           *Trace // the hooks of WithLogger, apart because the last logger wins
 	logger             *slog.Logger
+	logLevel           func(DoneInfo) slog.Level
+	logTrace           *Trace // the hooks of WithLogger, apart because the last logger wins
 	hooks              *Trace // trace and logTrace together, see apply
 	shared             sharedConfig
 }
@@ -77,6 +80,13 @@ func (c *config) apply(opts []Option) {
 		}
 	}
 	c.hooks = c.trace.compose(c.logTrace)
+}
+
+func (c *config) setLogger(l *slog.Logger, level func(DoneInfo) slog.Level) {
+	c.logger, c.logLevel, c.logTrace = l, level, nil
+	if l != nil {
+		c.logTrace = logTrace(l, level)
+	}
 }
 
 type optionsKey struct{}
@@ -267,11 +277,12 @@ func WithReplayBuffer(maxBytes int64) Option {
 	return func(c *config) { c.replayBuffer = maxBytes }
 }
 
-// WithClassifier sets a classifier. It panics if f is nil. The default is the
-// verdict that a Classifier is given.
+// WithClassifier adds a classifier. The last one to be added has the last word: it is
+// given the verdict of the one before, and that one the default verdict. It panics if f
+// is nil. The default is the verdict that a Classifier is given.
 func WithClassifier(f Classifier) Option {
 	mustBe(f != nil, "WithClassifier", "not nil", "nil")
-	return func(c *config) { c.classifier = f }
+	return func(c *config) { c.classifier = c.classifier.then(f) }
 }
 
 // WithProfile sets the special traits of the API. It panics if a Wait or a unit is
@@ -491,23 +502,27 @@ func WithTrace(t *Trace) Option {
 //	message          level  attributes, after method, host and path
 //	attempt started  debug  attempt
 //	attempt done     debug  attempt, status, duration, why
-//	attempt done     warn   attempt, status, duration, why, kind, type, code, request_id
-//	attempt done     warn   attempt, status, duration, why, error
+//	attempt done     info   attempt, status, duration, why, kind, type, code, request_id
+//	attempt done     info   attempt, status, duration, why, error
 //	waiting          info   attempt, reason, duration
 //	waiting          info   attempt, reason, duration, limit
 //	call done        debug  attempts, status, duration, why
 //	call done        info   attempts, status, duration, why
-//	call done        warn   attempts, status, duration, why
+//	call done        warn   attempts, status, duration, why, kind, type, code, request_id
+//	call done        warn   attempts, status, duration, why, error
 //	body done        debug  status, bytes, duration
 //	body done        info   status, bytes, duration, resumed
 //	body done        warn   status, bytes, duration, error
 //
-// An attempt is at warn if there was no response, or an error response. The
-// record of an error response has the kind, type, code and request id of the error
-// object. A call is at debug if its first attempt was a success, at info if a later
-// one was, and at warn otherwise. A body is at warn if it failed, and at info if
+// The level is that of the consequence, so a failure is one warning. An attempt is at
+// info if there was no response, or an error response: another one may follow. A call is
+// at debug if its first attempt was a success, at info if a later one was or if its
+// caller canceled it, and at warn otherwise, unless [WithLogLevel] says another level.
+// The record of an error response has the kind, type, code and request id of the error
+// object. A body is at warn if it failed, and at info if
 // package resume went on with it. A wait for a limit of the server's says what is
-// believed of it. The values are those of [AttemptInfo], [WaitInfo],
+// believed of it. A call that repeats a request ([WithResend]) also has resends and
+// resend_reason. The values are those of [AttemptInfo], [WaitInfo],
 // [DoneInfo] and [BodyInfo]; why is their Reason. A warning is also written, once, if limit
 // keys are made faster than they are used again, see [WithLimitKey].
 //
@@ -518,11 +533,23 @@ func WithTrace(t *Trace) Option {
 // that looks like a word, a number or a UUID cannot be told from a name;
 // [WithLogPath] is for APIs that have such paths. The default is nil: silent.
 func WithLogger(l *slog.Logger) Option {
-	var hooks *Trace
-	if l != nil {
-		hooks = logTrace(l)
-	}
-	return func(c *config) { c.logTrace, c.logger = hooks, l }
+	return func(c *config) { c.setLogger(l, c.logLevel) }
+}
+
+// WithLogLevel sets the level of the record with which a call ends in the log of
+// [WithLogger]. A 404 that is an answer like any other need not be a warning:
+//
+//	resilient.WithLogLevel(func(d resilient.DoneInfo) slog.Level {
+//		if d.StatusCode == http.StatusNotFound {
+//			return slog.LevelDebug
+//		}
+//		return slog.LevelWarn
+//	})
+//
+// It panics if f is nil. The default is that of WithLogger.
+func WithLogLevel(f func(DoneInfo) slog.Level) Option {
+	mustBe(f != nil, "WithLogLevel", "not nil", "nil")
+	return func(c *config) { c.setLogger(c.logger, f) }
 }
 
 // WithLogPath sets how the path of a request is shown: in the records of
@@ -541,6 +568,20 @@ func WithLogger(l *slog.Logger) Option {
 func WithLogPath(f func(*http.Request) string) Option {
 	mustBe(f != nil, "WithLogPath", "not nil", "nil")
 	return func(c *config) { c.logPath = f }
+}
+
+// WithResend says, in the context of a request ([ContextWithOptions]), that it had been
+// sent n times before, and why it is sent again. It is for packages above a Transport
+// that send a request twice, such as hedge. It changes nothing about the call: hooks are
+// told of it ([AttemptInfo], [DoneInfo]), and the resend_count of module otelresilient
+// and the records of [WithLogger] have it. If it is given several times, the numbers are
+// added, and the last reason counts. It panics if n is less than 1.
+func WithResend(n int, why Reason) Option {
+	mustBe(n >= 1, "WithResend", "at least 1", n)
+	return func(c *config) {
+		c.resends += n
+		c.resendReason = why
+	}
 }
 
 func defaultBackOff() backoff.BackOff {

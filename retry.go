@@ -83,7 +83,15 @@ func (c *call) init(t *Transport, cfg *config, req *http.Request) {
 		c.record = replay.New(req.Body, cfg.replayBuffer)
 		c.attempt.body, _ = c.record.Open() // cannot fail before anything was read
 	}
-	c.attempt.Request, c.attempt.Path, c.attempt.Attempt = req, c.path, 1
+	c.attempt.AttemptInfo = c.attemptInfo(1)
+}
+
+// attemptInfo describes the nth attempt before it is made.
+func (c *call) attemptInfo(n int) AttemptInfo {
+	return AttemptInfo{
+		Request: c.req, Path: c.path, Attempt: n,
+		Resends: c.cfg.resends, ResendReason: c.cfg.resendReason,
+	}
 }
 
 // run is the loop: wait, send, judge, and again. However it ends, there is one Done,
@@ -302,9 +310,7 @@ func (c *call) next(a *attempt) (next attempt, wait time.Duration, why Reason) {
 		}
 	}
 	c.charged += charged
-	next = attempt{body: body, charged: charged}
-	next.AttemptInfo = AttemptInfo{Request: c.req, Path: c.path, Attempt: a.Attempt + 1}
-	return next, wait, ""
+	return attempt{AttemptInfo: c.attemptInfo(a.Attempt + 1), body: body, charged: charged}, wait, ""
 }
 
 // replayable reports whether the body can be sent again from its beginning.
@@ -508,7 +514,8 @@ func (c *call) report(attempts, status int, resp *http.Response, err error, why 
 	if h := c.cfg.hooks; h != nil && h.Done != nil {
 		h.Done(DoneInfo{
 			Request: c.req, Path: c.path, Attempts: attempts, StatusCode: status,
-			Err: err, Reason: why, Duration: time.Since(c.begin), Body: hasOpenBody(resp),
+			APIError: c.attempt.APIError, Err: err, Reason: why, Duration: time.Since(c.begin), Body: hasOpenBody(resp),
+			Resends: c.cfg.resends, ResendReason: c.cfg.resendReason,
 		})
 	}
 }

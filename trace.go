@@ -1,6 +1,8 @@
 package resilient
 
 import (
+	"context"
+	"errors"
 	"log/slog"
 	"net/http"
 	"time"
@@ -15,7 +17,8 @@ import (
 // must not be changed.
 type Trace struct {
 	// AttemptStart is called before each attempt is handed to the base, once
-	// the rate limit let it through. Only Request, Path and Attempt are set.
+	// the rate limit let it through. Only Request, Path, Attempt, Resends and
+	// ResendReason are set.
 	AttemptStart func(AttemptInfo)
 
 	// AttemptDone is called after each attempt, when the response headers have
@@ -49,6 +52,11 @@ type AttemptInfo struct {
 	Err        error         // why there is no response
 	Verdict    Verdict
 	Duration   time.Duration // until the response headers, or the error
+
+	// Resends is how often the request had been sent before this call, and
+	// ResendReason why it is sent again, see WithResend.
+	Resends      int
+	ResendReason Reason
 }
 
 // WaitInfo is a wait that begins.
@@ -78,6 +86,7 @@ type DoneInfo struct {
 	Path       string        // of the URL, as it may be shown, see WithLogPath
 	Attempts   int           // attempts made; 0: nothing was sent
 	StatusCode int           // of the response; 0: none
+	APIError   *APIError     // the parsed error object of an error response, nil for a success, or without a response
 	Err        error         // the error that RoundTrip returns
 
 	// Reason is why there is no further attempt: ReasonSuccess, the reason of a
@@ -92,6 +101,11 @@ type DoneInfo struct {
 	// Body reports whether the response has a body, of whose end a Trace's Body is
 	// told.
 	Body bool
+
+	// Resends is how often the request had been sent before this call, and
+	// ResendReason why it is sent again, see WithResend.
+	Resends      int
+	ResendReason Reason
 }
 
 // compose returns a Trace that calls the hooks of t, then those of u; either
@@ -124,7 +138,17 @@ func both[T any](f, g func(T)) func(T) {
 
 // logTrace returns hooks that write to l. A log is read by more people than a
 // response, so it holds the codes an error object carries, not its message.
-func logTrace(l *slog.Logger) *Trace {
+func logTrace(l *slog.Logger, level func(DoneInfo) slog.Level) *Trace {
+	outcome := func(attrs []slog.Attr, e *APIError, err error) []slog.Attr {
+		if e != nil {
+			attrs = append(attrs, slog.String("kind", e.Kind.String()),
+				slog.String("type", redact.Line(e.Type, 64)), slog.String("code", redact.Line(e.Code, 64)),
+				slog.String("request_id", redact.Line(e.RequestID, 128)))
+		} else if err != nil {
+			attrs = append(attrs, slog.String("error", redact.Unquoted(err)))
+		}
+		return attrs
+	}
 	write := func(req *http.Request, path string, level slog.Level, msg string, attrs ...slog.Attr) {
 		ctx := req.Context()
 		if !l.Enabled(ctx, level) {
@@ -143,8 +167,8 @@ func logTrace(l *slog.Logger) *Trace {
 		},
 		AttemptDone: func(a AttemptInfo) {
 			level := slog.LevelDebug
-			if a.Err != nil || a.APIError != nil {
-				level = slog.LevelWarn
+			if a.failed() {
+				level = slog.LevelInfo
 			}
 			attrs := []slog.Attr{
 				slog.Int("attempt", a.Attempt),
@@ -152,15 +176,7 @@ func logTrace(l *slog.Logger) *Trace {
 				slog.Duration("duration", a.Duration),
 				slog.String("why", a.Verdict.Reason),
 			}
-			if e := a.APIError; e != nil {
-				attrs = append(attrs, slog.String("kind", e.Kind.String()),
-					slog.String("type", redact.Line(e.Type, 64)), slog.String("code", redact.Line(e.Code, 64)),
-					slog.String("request_id", redact.Line(e.RequestID, 128)))
-			}
-			if a.Err != nil {
-				attrs = append(attrs, slog.String("error", redact.Unquoted(a.Err)))
-			}
-			write(a.Request, a.Path, level, "attempt done", attrs...)
+			write(a.Request, a.Path, level, "attempt done", outcome(attrs, a.APIError, a.Err)...)
 		},
 		Wait: func(w WaitInfo) {
 			attrs := []slog.Attr{
@@ -173,16 +189,15 @@ func logTrace(l *slog.Logger) *Trace {
 			write(w.Request, w.Path, slog.LevelInfo, "waiting", attrs...)
 		},
 		Done: func(d DoneInfo) {
-			level := slog.LevelDebug
-			switch {
-			case d.Reason != ReasonSuccess:
-				level = slog.LevelWarn
-			case d.Attempts > 1:
-				level = slog.LevelInfo
-			}
-			write(d.Request, d.Path, level, "call done", slog.Int("attempts", d.Attempts),
+			attrs := []slog.Attr{
+				slog.Int("attempts", d.Attempts),
 				slog.Int("status", d.StatusCode), slog.Duration("duration", d.Duration),
-				slog.String("why", d.Reason))
+				slog.String("why", d.Reason),
+			}
+			if d.Resends > 0 {
+				attrs = append(attrs, slog.Int("resends", d.Resends), slog.String("resend_reason", d.ResendReason))
+			}
+			write(d.Request, d.Path, level(d), "call done", outcome(attrs, d.APIError, d.Err)...)
 		},
 		Body: func(b BodyInfo) {
 			level := slog.LevelDebug
@@ -200,4 +215,18 @@ func logTrace(l *slog.Logger) *Trace {
 			write(b.Request, b.Path, level, "body done", attrs...)
 		},
 	}
+}
+
+// defaultLogLevel is the level at which the end of a call is logged, by its consequence.
+// A call that its own caller gave up is no failure.
+func defaultLogLevel(d DoneInfo) slog.Level {
+	switch {
+	case d.Reason == ReasonCanceled && errors.Is(d.Request.Context().Err(), context.Canceled):
+		return slog.LevelInfo
+	case d.Reason != ReasonSuccess:
+		return slog.LevelWarn
+	case d.Attempts > 1:
+		return slog.LevelInfo
+	}
+	return slog.LevelDebug
 }

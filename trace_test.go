@@ -108,10 +108,10 @@ func TestLogger(t *testing.T) {
 		const where = ` method=GET host=api.test path=/v1`
 		require.Equal(t, strings.Join([]string{
 			`level=DEBUG msg="attempt started"` + where + ` attempt=1`,
-			`level=WARN msg="attempt done"` + where + ` attempt=1 status=429 duration=0s why="rate limited" kind="rate limit" type=RATE code="c [31m" request_id=""`,
+			`level=INFO msg="attempt done"` + where + ` attempt=1 status=429 duration=0s why="rate limited" kind="rate limit" type=RATE code="c [31m" request_id=""`,
 			`level=INFO msg=waiting` + where + ` attempt=2 reason=retry-after duration=2s`,
 			`level=DEBUG msg="attempt started"` + where + ` attempt=2`,
-			`level=WARN msg="attempt done"` + where + ` attempt=2 status=0 duration=0s why="no response" error=reset`,
+			`level=INFO msg="attempt done"` + where + ` attempt=2 status=0 duration=0s why="no response" error=reset`,
 			`level=DEBUG msg="attempt started"` + where + ` attempt=3`,
 			`level=DEBUG msg="attempt done"` + where + ` attempt=3 status=200 duration=0s why=success`,
 			`level=INFO msg="call done"` + where + ` attempts=3 status=200 duration=2s why=success`,
@@ -205,14 +205,82 @@ func TestLoggerLeavesOutWhatIsQuoted(t *testing.T) {
 	}
 }
 
-func TestLoggerSaysWhenACallFails(t *testing.T) {
+// A final 404 was two warnings, one of the attempt and one of the call.
+func TestLogLevelIsThatOfTheConsequence(t *testing.T) {
+	quiet := resilient.WithLogLevel(func(d resilient.DoneInfo) slog.Level {
+		if d.StatusCode == http.StatusNotFound {
+			return slog.LevelInfo
+		}
+		return slog.LevelError
+	})
+	for _, tt := range []struct {
+		base  *resilienttest.Script
+		opt   resilient.Option
+		level slog.Level
+		want  []string
+		why   string
+	}{
+		{newScript(answer(200)), nil, slog.LevelInfo, nil, "nothing happened"},
+		{newScript(answerWith(404, `{"code":"gone"}`)), nil, slog.LevelWarn, []string{"WARN call done 404 gone"}, "one failure is one warning, which says all"},
+		{newScript(answer(500), answer(200)), nil, slog.LevelWarn, nil, "the retry has mended it"},
+		{newScript(answer(404)), quiet, slog.LevelWarn, nil, "the level is the caller's to choose"},
+		{newScript(answer(400)), quiet, slog.LevelWarn, []string{"ERROR call done 400 Bad Request"}, "for each outcome"},
+		{newScript(func(req *http.Request) (*http.Response, error) {
+			<-req.Context().Done()
+			return nil, req.Context().Err()
+		}), nil, slog.LevelWarn, nil, "a caller who gives up knows it"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var got []string
+			logger := slog.New(recordHandler(func(r slog.Record) {
+				if r.Level < tt.level {
+					return
+				}
+				line := r.Level.String() + " " + r.Message
+				r.Attrs(func(a slog.Attr) bool {
+					if a.Key == "status" || a.Key == "code" {
+						line += " " + a.Value.String()
+					}
+					return true
+				})
+				got = append(got, line)
+			}))
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			time.AfterFunc(time.Minute, cancel)
+			resp, err := resilient.NewTransport(tt.base, every(0), tt.opt, resilient.WithLogger(logger)).RoundTrip(get(t).WithContext(ctx))
+			if err == nil {
+				require.NoError(t, resp.Body.Close())
+			}
+			require.Equal(t, tt.want, got, tt.why)
+		})
+	}
+}
+
+// A package above that sends a request twice says so in the context: hooks and the log
+// tell the second call from one that is new.
+func TestResendsAreSeen(t *testing.T) {
+	var attempts []resilient.AttemptInfo
+	var done resilient.DoneInfo
 	var out bytes.Buffer
-	logger := slog.New(slog.NewTextHandler(&out, nil))
-	resp, err := resilient.NewTransport(newScript(answer(404)), resilient.WithLogger(logger)).RoundTrip(get(t))
+	ctx := resilient.ContextWithOptions(t.Context(), resilient.WithResend(2, "new token"))
+	ctx = resilient.ContextWithOptions(ctx, resilient.WithResend(1, "hedge"), resilient.WithTrace(&resilient.Trace{
+		AttemptStart: func(a resilient.AttemptInfo) { attempts = append(attempts, a) },
+		AttemptDone:  func(a resilient.AttemptInfo) { attempts = append(attempts, a) },
+		Done:         func(d resilient.DoneInfo) { done = d },
+	}))
+	resp, err := resilient.NewTransport(newScript(answer(503), answer(200)), every(0),
+		resilient.WithLogger(slog.New(slog.NewTextHandler(&out, nil)))).RoundTrip(get(t).WithContext(ctx))
 	require.NoError(t, err)
 	require.NoError(t, resp.Body.Close())
-	require.Contains(t, out.String(), `level=WARN msg="call done"`)
-	require.NotContains(t, out.String(), `attempt started`, "debug records are not written at info")
+	require.Len(t, attempts, 4)
+	for _, a := range attempts {
+		require.Equal(t, 3, a.Resends, "the numbers of several packages add up")
+		require.Equal(t, "hedge", a.ResendReason)
+	}
+	require.Equal(t, 3, done.Resends)
+	require.Equal(t, "hedge", done.ResendReason)
+	require.Contains(t, out.String(), "resends=3 resend_reason=hedge")
 }
 
 // secretPath is a path that is a credential, as bots and webhooks have them, and

@@ -147,6 +147,7 @@ import (
 	"errors"
 	"net/http"
 	"sync/atomic"
+	"time"
 
 	"github.com/resilienthttp/resilient/internal/suspect"
 )
@@ -177,6 +178,7 @@ func NewTransport(base http.RoundTripper, opts ...Option) *Transport {
 		maxAttempts: defaultMaxAttempts,
 		newBackOff:  defaultBackOff,
 		maxWait:     defaultMaxWait,
+		logLevel:    defaultLogLevel,
 		shared: sharedConfig{
 			budgetRatio: defaultBudgetRatio,
 			budgetFloor: defaultBudgetFloor,
@@ -214,6 +216,25 @@ func (t *Transport) roundTripper() http.RoundTripper {
 		return http.DefaultTransport
 	}
 	return t.base
+}
+
+// Spare reports whether a request that is not needed, such as the second of package
+// hedge, would take nothing from others: it would be sent at once, none is believed of a
+// limit of the server's that binds it, at least half of each limit of the user's would be
+// left, and no retry has failed lately. A [Limiter] is not asked, because it would count.
+// It costs about as much as a request that finds its rate limit free.
+func (t *Transport) Spare(req *http.Request) bool {
+	if checkRequest(req) != nil {
+		return false
+	}
+	var c call
+	c.t, c.cfg, c.req = t, t.settings(req.Context()), req
+	key := t.keys.find(c.cfg, req)
+	if key == nil {
+		return true
+	}
+	now := time.Now()
+	return !key.budget.Strained(now) && key.gate.Spare(now, c.route(), c.cfg.shared.costs(req))
 }
 
 // checkRequest refuses a request that cannot be looked at without a panic. All

@@ -254,6 +254,8 @@ func TestNonsensePanics(t *testing.T) {
 		{"limiter", func() { resilient.WithLimiter(nil) }},
 		{"limiter func", func() { resilient.WithLimiterFor(nil) }},
 		{"limit key", func() { resilient.WithLimitKey(nil) }},
+		{"log level", func() { resilient.WithLogLevel(nil) }},
+		{"resend", func() { resilient.WithResend(0, "again") }},
 		{"trace", func() { resilient.WithTrace(nil) }},
 		{"added trace", func() { resilient.NewTransport(nil).AddTrace(nil) }},
 		{"shared in ctx", func() { resilient.ContextWithOptions(t.Context(), resilient.WithRateLimit(1, 1)) }},

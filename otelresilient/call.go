@@ -38,7 +38,7 @@ type call struct {
 
 	path    string // the Path in the hooks
 	begun   time.Time
-	sent    int    // how often the request was sent, including redirects
+	sent    int    // how often the request was sent, including redirects and earlier calls
 	failure string // error.type of the last error response
 	reason  string // of the verdict on the last attempt
 
@@ -124,6 +124,7 @@ func hooks() *resilient.Trace {
 func (c *call) attemptStart(a resilient.AttemptInfo) {
 	c.endWait()
 	c.path = a.Path
+	c.sent = max(c.sent, a.Resends)
 	if h := c.tel.retries; a.Attempt > 1 && h.Enabled(c.ctx) {
 		h.Add(c.ctx, 1, c.with(retryReasonKey.String(c.reason)))
 	}

@@ -79,6 +79,23 @@ func TestSpanTree(t *testing.T) {
 	})
 }
 
+// A package above that sends the request again says how often it had been sent.
+func TestResendCountOfARequestSentBefore(t *testing.T) {
+	tel := newTelemetry()
+	script := resilienttest.New(resilienttest.Status(503), resilienttest.Status(200))
+	req, err := http.NewRequestWithContext(
+		resilient.ContextWithOptions(t.Context(), resilient.WithResend(2, "new token")), http.MethodGet, api, nil)
+	require.NoError(t, err)
+	resp, err := tel.transport(script, with(withIntervals())).RoundTrip(req)
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+
+	attempts := tel.attempts()
+	require.Len(t, attempts, 2)
+	require.EqualValues(t, 2, value(attempts[0], "http.request.resend_count").AsInt64())
+	require.EqualValues(t, 3, value(attempts[1], "http.request.resend_count").AsInt64())
+}
+
 func TestSpansInTrace(t *testing.T) {
 	tel := newTelemetry()
 	ctx, parent := tel.tracerProvider().Tracer("test").Start(t.Context(), "parent")

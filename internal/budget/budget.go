@@ -84,6 +84,12 @@ func (b *Budget) Correlated(now time.Time) bool {
 	return now.Before(b.correlated)
 }
 
+// Strained reports whether failures are not isolated, or no token is left.
+func (b *Budget) Strained(now time.Time) bool {
+	balance := b.Balance(now)
+	return b.Correlated(now) || balance >= 0 && balance < 1
+}
+
 // Failed charges a retry that failed for the tokens that were not charged ahead.
 func (b *Budget) Failed(now time.Time, due int) {
 	b.mu.Lock()

@@ -61,6 +61,18 @@ func (c *common) hold(now time.Time, costs *Costs) time.Duration {
 // full reports whether no attempt goes before another one ends.
 func (c *common) full() bool { return c.slots.full() || c.told.waits() }
 
+// spare reports whether at least half of each limit is left after an attempt.
+func (c *common) spare(now time.Time, costs *Costs) bool {
+	if c.full() || c.slots.max > 0 && 2*(c.slots.taken()+1) > c.slots.max {
+		return false
+	}
+	var half Costs
+	for i, b := range c.buckets {
+		half[i] = b.Burst() / 2
+	}
+	return c.delay(now, costs, &half) == 0
+}
+
 // delay returns how long until the buckets have the tokens for an attempt, after others
 // that take so many.
 func (c *common) delay(now time.Time, costs, ahead *Costs) time.Duration {

@@ -561,6 +561,14 @@ func (g *Gate) Held(now time.Time, route limit.Route) (v limit.View, held bool) 
 	return g.key.Held(now, route)
 }
 
+// Spare reports whether an attempt would go at once, nothing is believed of a limit of the
+// server's that binds it, and at least half of each limit of the user's would be left.
+func (g *Gate) Spare(now time.Time, route limit.Route, costs Costs) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.lines) == 0 && g.limit(route) == nil && g.common.spare(now, &costs)
+}
+
 // Idle reports whether nothing is lost if the gate is forgotten: nobody waits,
 // nothing is believed, the buckets are full and no slot is taken.
 func (g *Gate) Idle(now time.Time) bool {
