@@ -692,7 +692,7 @@ func TestLastAttempts(t *testing.T) {
 			time.Sleep(time.Second)
 			cancel(errEnough)
 			time.Sleep(maxWait / 2)
-		}, []string{"last", "last too: enough"}, "it is alone then, and waited on for the other one"},
+		}, []string{"last too: enough", "last"}, "it is alone then, and goes after as long again as all was refused"},
 		{"with another one", func(t *testing.T, p *passes) {
 			t.Helper()
 			p.admit(t.Context(), "last", last)

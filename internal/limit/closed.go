@@ -7,6 +7,7 @@ import "time"
 type closed struct {
 	streak int           // refusals since an attempt was accepted
 	at     time.Time     // when the first of them was sent
+	last   time.Time     // when the last one was
 	took   time.Duration // longest such time
 }
 
@@ -18,6 +19,13 @@ func (c *closed) refusal(s *Stamp) {
 		c.at = s.Sent
 	}
 	c.streak++
+	c.last = s.Sent
+}
+
+// opens returns when it is likely to be over: it takes as long as it did before, or as
+// long again as it has taken.
+func (c *closed) opens() time.Time {
+	return c.at.Add(max(c.took, 2*c.last.Sub(c.at)))
 }
 
 func (c *closed) acceptance(s *Stamp) {

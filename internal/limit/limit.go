@@ -91,7 +91,7 @@ type Limit struct {
 	pause    pause
 	service  time.Duration // until an attempt is accepted, about
 	together together
-	use      use
+	noise    noise
 
 	noFlight    time.Time     // until when it is taken for no limit on requests under way
 	noFlightFor time.Duration // next time
@@ -122,16 +122,14 @@ func (l *Limit) setState(s State, now time.Time) {
 		l.pace.Forget()
 		l.trial = trial{}
 		l.settled = false
-	case Rate:
-		l.use = use{height: l.pace.Rate(now)}
-	case Flight:
-		l.use = use{height: l.flight.bound}
+	case Rate, Flight:
+		l.noise.height = l.height(now)
 	case Looking, Paused, Told:
 	}
 }
 
 // look begins to look for a limit.
-func (l *Limit) look(now time.Time, share float64, row int, seldom bool, hint time.Duration) {
+func (l *Limit) look(now time.Time, share, usual float64, row int, seldom bool, hint time.Duration) {
 	l.free, l.seldom = share, seldom
 	hinted := time.Time{}
 	if hint > 0 {
@@ -141,6 +139,7 @@ func (l *Limit) look(now time.Time, share float64, row int, seldom bool, hint ti
 		l.looking.hinted = hinted
 		return
 	}
+	l.noise = noise{}
 	l.lookFrom(now, now)
 	l.looking.hinted = hinted
 	l.closed.streak, l.closed.at = row, now
@@ -278,9 +277,15 @@ func (l *Limit) tested(s *Stamp, now time.Time, r Result) verdict {
 		l.closed.acceptance(s)
 		l.pace.Accepted(s.pace, now, l.Waiting > 0)
 	}
-	v := l.trial.done(now, r.Outcome, l.free)
-	if v == byChance {
+	v := l.trial.done(now, r.Outcome, l.noise.chance(l.free))
+	switch {
+	case v == byChance:
 		return l.chance(now, l.trial.share())
+	case v == confirmed:
+		l.noise.confirmed(l.height(now))
+	case v == denied && l.state == Rate:
+		l.pace.Raise(l.noise.found(), now)
+		l.trial.next = now.Add(emptying)
 	}
 	return v
 }
@@ -305,6 +310,7 @@ func (l *Limit) acceptance(s *Stamp, now time.Time) {
 		if s.Sent.Before(l.looking.begun) {
 			return
 		}
+		l.noise.outcome(false)
 		l.looking.acceptance(together)
 		switch {
 		case l.Waiting == 0 || !l.looking.hinted.IsZero():
@@ -313,12 +319,12 @@ func (l *Limit) acceptance(s *Stamp, now time.Time) {
 			l.fly(now, l.looking.most)
 		}
 	case Rate:
-		l.use.accepted++
+		l.noise.outcome(false)
 		if known && !l.pace.Known() { // the server was closed, and is as if nothing were known
 			l.lookFrom(now, s.Sent)
 		}
 	case Flight:
-		l.use.accepted++
+		l.noise.outcome(false)
 		l.flight.acceptance(s.underWay, l.service)
 	case Free, Paused, Told:
 	}
@@ -331,8 +337,18 @@ func (l *Limit) refusal(s *Stamp, now time.Time, r Result) verdict {
 	if l.told() && !l.pace.Scarce() {
 		return undecided // it is about something else than the quota
 	}
+	if l.state == Rate && l.noise.outcome(true) && !l.closed.now() {
+		return undecided
+	}
 	expected := l.pace.Expected()
 	news := l.pace.Refused(s.pace, now, true)
+	switch {
+	case l.closed.now():
+	case l.noise.useless():
+		l.trial.again(now)
+	case l.height(now) < retested*l.noise.height:
+		l.trial.soon(now)
+	}
 	if d, blocked := l.pace.BlockedFor(now); blocked && d >= r.Hint/probePart {
 		l.pause.perRequest = 0
 	}
@@ -346,6 +362,7 @@ func (l *Limit) refusal(s *Stamp, now time.Time, r Result) verdict {
 		if s.Sent.Before(l.looking.begun) {
 			return undecided
 		}
+		l.noise.outcome(true)
 		if !l.looking.refusal(now, s.underWay, r.Outcome, now.Before(l.noFlight)) {
 			return undecided
 		}
@@ -362,8 +379,6 @@ func (l *Limit) refusal(s *Stamp, now time.Time, r Result) verdict {
 		l.setState(Rate, now)
 		gain = l.pace.Rate(now) * now.Sub(s.Sent).Seconds()
 	case Rate:
-		l.use.refused++
-		l.doubt(now, l.pace.Rate(now))
 		if news && !expected {
 			if bound, ok := l.together.refusal(s.underWay); ok && now.After(l.noFlight) {
 				l.fly(now, bound)
@@ -377,8 +392,7 @@ func (l *Limit) refusal(s *Stamp, now time.Time, r Result) verdict {
 			l.lookFrom(now, now)
 			return undecided
 		}
-		l.use.refused++
-		l.doubt(now, l.flight.bound)
+		l.noise.outcome(true)
 		if int(l.flight.bound) <= fewUnderWay && l.pace.Spaced() {
 			l.setState(Rate, now)
 			return undecided
@@ -394,19 +408,20 @@ func (l *Limit) refusal(s *Stamp, now time.Time, r Result) verdict {
 	return undecided
 }
 
+// height returns how high the limit is believed to be, which is of use only to compare it
+// with what it was before.
+func (l *Limit) height(now time.Time) float64 {
+	if l.state == Flight {
+		return l.flight.bound
+	}
+	return l.pace.Rate(now)
+}
+
 // chance gives the limit up, because a part is refused whatever it does.
 func (l *Limit) chance(now time.Time, share float64) verdict {
 	l.setState(Free, now)
 	l.free = share
 	return byChance
-}
-
-// doubt lets a trial begin if a limit of that height is of no use.
-func (l *Limit) doubt(now time.Time, height float64) {
-	if share, doubtful := l.use.doubtful(height); doubtful {
-		l.free = share
-		l.trial.again(now)
-	}
 }
 
 // fewUnderWay attempts under way may be what a rate that keeps no token lets through.
@@ -490,8 +505,8 @@ func (l *Limit) Blocked(now time.Time) bool {
 }
 
 // Opens returns when the last attempt of a call is worth sending while everything is
-// refused: not while others wait who can find out when that ends, and not before the
-// time after which it ended before. The zero time: at once.
+// refused: not while others wait who can find out when that ends, and not before that is
+// likely. The zero time: at once.
 func (l *Limit) Opens(now time.Time) time.Time {
 	switch {
 	case !l.active() || !l.closed.now() || !l.seldom:
@@ -499,7 +514,7 @@ func (l *Limit) Opens(now time.Time) time.Time {
 	case l.Waiting > 1 && l.Blocked(now):
 		return now.Add(forever)
 	}
-	return l.closed.at.Add(l.closed.took)
+	return l.closed.opens()
 }
 
 // ClosedFor returns for how long everything has been refused.

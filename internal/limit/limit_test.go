@@ -374,7 +374,9 @@ func TestKnocksBecomeFewer(t *testing.T) {
 }
 
 // TestLastAttempts: while all is refused, the last attempt of a call waits until
-// others have found out that this is over, or for as long as it took before.
+// others have found out that this is over, or for as long as it took before, or as long
+// again. It was spent at once, and a minute that was used up failed eight calls of one
+// that sends them one after the other.
 func TestLastAttempts(t *testing.T) {
 	d := newDesk(t)
 	d.row(3, all, refused())
@@ -383,7 +385,10 @@ func TestLastAttempts(t *testing.T) {
 		d.row(1, all, refused())
 	}
 	l := d.key.Limit(all)
-	require.False(t, l.Opens(d.now).After(d.now), "it is alone")
+	opens := l.Opens(d.now)
+	require.True(t, opens.After(d.now), "it is alone, and waits as long again as all was refused")
+	d.now = opens
+	require.False(t, l.Opens(d.now).After(d.now), "and then it goes")
 	d.others(2)
 	require.True(t, l.Opens(d.now).After(d.now.Add(time.Hour)), "the other one finds out")
 

@@ -221,9 +221,13 @@ func (k *Key) Done(s Stamp, name Route, now time.Time, r Result) (limited bool) 
 		k.down, k.all.until, s.route.tally.until = false, time.Time{}, time.Time{}
 		k.all.accepted++
 		s.route.tally.accepted++
+		k.all.lately.at(now).accepted++
+		s.route.tally.lately.at(now).accepted++
 	case r.Outcome != Unanswered:
 		k.all.refused++
 		s.route.tally.refused++
+		k.all.lately.at(now).refused++
+		s.route.tally.lately.at(now).refused++
 	}
 	if r.Outcome == Closed && r.Hint > 0 { // whatever held it, it binds all routes
 		k.whole.shut(now, r)
@@ -293,10 +297,17 @@ func (k *Key) suspect(s *Stamp, now time.Time, r Result) {
 			top = s.route
 		}
 		l := &k.whole
-		if k.othersFareWell(&top.tally) {
-			l = top.own()
+		if k.othersFareWell(&top.tally) || l.active() && !l.doubtful() {
+			l = top.own() // the limit of the key, if there is one, was found for other routes
 		}
 		k.look(l, top, now, 0)
+		if l == &k.whole { // the others that were refused with it are bound as well
+			for _, other := range k.row.routes {
+				if other != nil {
+					other.hold(l)
+				}
+			}
+		}
 		l.hinted(now, r)
 	case r.Hint > 0 && k.all.denials == 0 && t.denials == 0 && k.limitOf(s.route) == nil:
 		k.look(&k.whole, s.route, now, r.Hint)
@@ -311,7 +322,7 @@ func (k *Key) look(l *Limit, r *route, now time.Time, hint time.Duration) {
 			t = &r.tally
 		}
 		row, chance := int(t.row), max(k.all.chance, t.byChance())
-		l.look(now, chance, row, t.blame(), hint)
+		l.look(now, chance, t.usual(), row, t.blame(), hint)
 	}
 	r.hold(l)
 	k.Moved = true
@@ -341,7 +352,7 @@ func (k *Key) quota(s Stamp, now time.Time, q waithint.Quota) {
 
 // Look lets one attempt go, and more as they are accepted.
 func (k *Key) Look(now time.Time) {
-	k.whole.look(now, 0, rowOfRefusals-1, true, stale)
+	k.whole.look(now, 0, 0, rowOfRefusals-1, true, stale)
 	k.wide = true
 }
 

@@ -25,6 +25,8 @@ type tally struct {
 	since count     // of the whole key at that time
 	first int64     // attempt with which it began
 
+	lately lately
+
 	chance  float64 // part that is refused by chance; 0: none that is known of
 	denials int     // trials that found chance
 	denied  time.Time
@@ -132,8 +134,41 @@ func (t *tally) blame() (seldom bool) {
 	return float64(t.stray) <= 2*leastChance*float64(t.passed+t.stray)
 }
 
-// found notes the chance that a trial has found.
+// found notes that it is chance that refuses, by the word of a few attempts of which such
+// a part was refused. If it is found again, then all was refused by chance that was lately,
+// which is known much better. One trial alone may be wrong, and then a limit refuses most.
 func (t *tally) found(now time.Time, chance float64) {
+	if t.denials > 0 {
+		chance = min(t.lately.refused(), maxChancePart)
+	}
 	t.chance, t.denied, t.nats = chance, now, 0
 	t.denials++
+}
+
+// lately counts the last outcomes, held back or not. They are counted as they arrive, and
+// refusals arrive first. So they are forgotten by time, long after all that was sent at
+// one time has been answered.
+type lately struct {
+	count, before count
+	since         time.Time
+}
+
+const (
+	// So long, and so many, make a part known to a few percent.
+	sampleTime = 10 * time.Second
+	sampleSize = 100
+)
+
+// count returns where an outcome is to be counted.
+func (l *lately) at(now time.Time) *count {
+	if l.count.accepted+l.count.refused >= sampleSize && now.Sub(l.since) >= sampleTime {
+		l.before, l.count, l.since = l.count, count{}, now
+	}
+	return &l.count
+}
+
+// refused returns the part that was refused.
+func (l *lately) refused() float64 {
+	refused := l.count.refused + l.before.refused
+	return float64(refused) / float64(max(refused+l.count.accepted+l.before.accepted, 1))
 }

@@ -42,7 +42,7 @@ const (
 	maxVolley = 128
 
 	// maxOutcomes ends a trial that stays undecided: then the sign decides.
-	maxOutcomes = 4 * volleySize
+	maxOutcomes = 12 * volleySize
 
 	// A limit refuses limitPart of a volley, some of which a bucket may gain
 	// meanwhile. Chance refuses chancePart, or what was refused before there was a
@@ -58,6 +58,14 @@ const (
 	// refusals, which are a tenth of a percent of 100 a second in 8 s and more.
 	firstTrial = 8 * time.Second
 	lastTrial  = 2 * time.Minute
+
+	// A limit that has fallen to this part of what was confirmed is tested again, whenever
+	// that was.
+	retested = 0.7
+
+	// emptying is how long it may take a limit that was raised to use up what a bucket
+	// has gained while it was too low. A trial before that proves nothing.
+	emptying = 2 * time.Second
 )
 
 // verdict is the outcome of a trial.
@@ -84,13 +92,15 @@ func (t *trial) begin(now time.Time, gain float64, waiting int) {
 	t.ahead, t.at = min(int(size), waiting), now
 }
 
-// again lets a trial begin that one denial decides.
-func (t *trial) again(now time.Time) {
-	t.next, t.confirmed, t.denied = now, 0, 0
-	if t.underWay == 0 {
-		t.refused, t.known = 0, 0
+// soon lets a trial begin because of something else that is to be tested.
+func (t *trial) soon(now time.Time) {
+	if t.denied == 0 {
+		t.next = now
 	}
 }
+
+// again lets a trial begin that one denial decides.
+func (t *trial) again(now time.Time) { t.next, t.confirmed, t.denied = now, 0, 0 }
 
 // open reports whether an attempt may go ahead of the limit now.
 func (t *trial) open(now time.Time) bool { return t.ahead > 0 && now.Equal(t.at) }

@@ -12,6 +12,12 @@ const (
 	knockPart = 12
 	mostKnock = time.Minute
 
+	// What a server accepts between two times in which it is closed is spread over that
+	// time if it is short, and this part of it would be refused otherwise. In a long one,
+	// such as a minute, most callers are served sooner if it is not.
+	shortCycle = 20 * time.Second
+	dear       = 0.5
+
 	// minPerWindow attempts must fit a window for its blocked stretch to say by
 	// how much the pace was too fast. Of a window of fewer, one attempt more or
 	// less is too large a part.
@@ -80,8 +86,16 @@ func (p *Pace) recover(t Stamp, now time.Time, refused int) {
 	if wrong {
 		p.longRunRate = 0
 	}
+	cycle := p.opened // from one opening to the next
+	p.opened = mark{t.Sent, t.Seq - 1, p.refused}
 	p.recovered, p.recoveredAt = good, now
 	if refused > closedAfter && !wrong {
+		accepted, refused := cycle.accepted(p.opened), float64(p.refused-cycle.refused)
+		if took := p.opened.at.Sub(cycle.at); took <= shortCycle && accepted >= minSamples && refused > dear*accepted {
+			p.n, p.proof = 0, accepted
+			p.set(accepted/took.Seconds(), now)
+			return
+		}
 		p.Forget()
 		return
 	}

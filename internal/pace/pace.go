@@ -90,6 +90,7 @@ type Pace struct {
 	lastRefusal   mark
 	recovered     int64         // attempts accepted when the last blocked stretch ended
 	recoveredAt   time.Time     // when that was
+	opened        mark          // the first attempt that was accepted after it
 	longRunRate   float64       // the rate when the blocked stretch began
 	longestBlock  time.Duration // the longest blocked stretch: about a window of the server's
 	window        mark          // where one of its windows began, by the end of a blocked stretch
@@ -172,6 +173,9 @@ func (p *Pace) Advertised() bool { return p != nil && p.quota.alone }
 // last one as are when the pace is right.
 func (p *Pace) Expected() bool { return !p.idle && float64(p.acks) >= p.every()/2 }
 
+// Shared reports whether others are found to use the quota too.
+func (p *Pace) Shared() bool { return p.shared() }
+
 // Scarce reports whether the server says that little is left of a quota.
 func (p *Pace) Scarce() bool { return p.quota.rate > 0 && p.quota.scarce() }
 
@@ -219,7 +223,7 @@ func (p *Pace) Behind(ahead int) time.Duration {
 func (p *Pace) Forget() {
 	*p = Pace{
 		sent: p.sent, refused: p.refused, lastNews: p.lastNews, quota: p.quota,
-		recovered: p.recovered, recoveredAt: p.recoveredAt,
+		recovered: p.recovered, recoveredAt: p.recoveredAt, opened: p.opened,
 	}
 }
 
@@ -265,6 +269,15 @@ func (p *Pace) Sent(now time.Time) Stamp {
 func (p *Pace) Tested() {
 	p.refused++
 	p.Repeat()
+}
+
+// Raise takes the pace to be too slow, because attempts were accepted ahead of it. What
+// was measured says nothing any more.
+func (p *Pace) Raise(rate float64, now time.Time) {
+	if p.rate > 0 && !p.Advertised() {
+		p.n, p.unexplained, p.acks, p.proof = 0, 0, 0, probeEvery
+		p.set(max(rate, p.rate), now)
+	}
 }
 
 // Repeat lets another attempt go in the place of one that came to nothing.
@@ -324,7 +337,11 @@ func (p *Pace) Refused(t Stamp, now time.Time, learning bool) bool {
 		p.base = max(p.rate/2, min(p.rate, p.knocks(m.at)))
 		p.proof = 0
 	case p.shared() && !p.idle:
-		p.base = max(p.rate*(1-shareCut), min(p.rate, minRate))
+		floor := min(p.rate, minRate)
+		if p.n > 0 {
+			floor = min(floor, p.marks[0].accepted(m)/max(m.at.Sub(p.marks[0].at).Seconds(), 1e-6))
+		}
+		p.base = max(p.rate*(1-shareCut), floor)
 	case p.n > 0 && !p.shared():
 		p.proof = p.marks[0].accepted(m)
 		p.base = (p.proof + 1) / max(m.at.Sub(p.marks[0].at).Seconds(), 1e-6)
