@@ -258,7 +258,7 @@ func TestSettleAfterEviction(t *testing.T) {
 
 // TestLimitOptions: nonsense panics in the line that says it.
 func TestLimitOptions(t *testing.T) {
-	require.PanicsWithValue(t, "resilient: WithLimit must be a name that is not empty, got ", func() { resilient.WithLimit("", 1, 1, nil) })
+	require.PanicsWithValue(t, "resilient: WithLimit must be a name that is not empty, got \"\"", func() { resilient.WithLimit("", 1, 1, nil) })
 	require.PanicsWithValue(t, "resilient: WithLimit must be a limit above 0, got 0", func() { resilient.WithLimit("a", 0, 1, nil) })
 	require.PanicsWithValue(t, "resilient: WithLimit must be a limit above 0, got NaN", func() { resilient.WithLimit("a", rate.Limit(nan), 1, nil) })
 	require.PanicsWithValue(t, "resilient: WithLimit must be a burst of at least 1, got 0", func() { resilient.WithLimit("a", 1, 0, nil) })

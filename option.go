@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math"
 	"net/http"
+	"reflect"
 	"slices"
 	"time"
 
@@ -36,7 +37,7 @@ type Option func(*config)
 
 type config struct {
 	maxAttempts        int
-	newBackOff         func() backoff.BackOff
+	newBackOff         func() backOff // which may return nil
 	maxWait            time.Duration
 	attemptTimeout     time.Duration
 	idleTimeout        time.Duration
@@ -65,7 +66,7 @@ type config struct {
 // sharedConfig holds for all requests of a Transport together, and so cannot be
 // set for one of them.
 type sharedConfig struct {
-	set         bool        // by an option
+	setBy       string      // the last of these options; "": none
 	limits      []costLimit // at most gate.MaxLimits, with different names
 	inFlight    int         // 0: any number
 	budgetRatio float64
@@ -107,8 +108,7 @@ type contextOptions struct {
 func ContextWithOptions(ctx context.Context, opts ...Option) context.Context {
 	var probe config
 	probe.apply(opts)
-	mustBe(!probe.shared.set, "ContextWithOptions",
-		"without WithRateLimit, WithLimit, WithMaxInFlight, WithLearnedRate and WithRetryBudget, which hold for a whole Transport", len(opts))
+	mustBe(probe.shared.setBy == "", "ContextWithOptions", "without options that hold for a whole Transport", probe.shared.setBy)
 	outer, ok := ctx.Value(optionsKey{}).(*contextOptions)
 	if !ok {
 		outer = &contextOptions{ledger: new(ledger)}
@@ -124,26 +124,39 @@ func WithMaxAttempts(n int) Option {
 	return func(c *config) { c.maxAttempts = n }
 }
 
-// WithBackOff sets the backoff policy. newBackOff is called once for each request
-// that is retried, because policies keep state, and Reset is called on the policy
-// first. A policy that returns backoff.Stop ends the call, as does a nil policy.
-// The MaxInterval of a *backoff.ExponentialBackOff is never exceeded, jitter
-// included; that of a wrapped policy cannot be seen. WithBackOff panics if
-// newBackOff is nil.
+// WithBackOff sets the backoff policy: one of any version of cenkalti/backoff, or your
+// own. newBackOff is called once for each request that is retried, because policies keep
+// state, and Reset is called on the policy first if it has that method. A policy that
+// returns a negative interval, such as backoff.Stop, ends the call, as does a nil policy.
+// WithBackOff panics if newBackOff is nil.
 //
 // As long as no retry fails, failures are isolated, and a first retry comes after
 // the smallest interval that a *backoff.ExponentialBackOff has: 250 to 275 ms by
-// default. Once a retry has failed, the policy's own intervals hold.
+// default. Once a retry has failed, the policy's own intervals hold. The MaxInterval of
+// such a policy is never exceeded, jitter included. Both need the type of
+// cenkalti/backoff/v4, unwrapped: any other policy is asked for its interval, and no more
+// is known of it.
 //
 // A random part of the interval is added to a hint of the server, as far as
 // WithMaxWait and the context's deadline have room.
 //
 // The default is exponential: 500 ms, doubled each time up to 30 s, each with
 // 50 % jitter.
-func WithBackOff(newBackOff func() backoff.BackOff) Option {
+func WithBackOff[B interface{ NextBackOff() time.Duration }](newBackOff func() B) Option {
 	mustBe(newBackOff != nil, "WithBackOff", "not nil", "nil")
-	return func(c *config) { c.newBackOff = newBackOff }
+	return func(c *config) {
+		c.newBackOff = func() backOff {
+			b := newBackOff()
+			if v := reflect.ValueOf(b); !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil() {
+				return nil
+			}
+			return b
+		}
+	}
 }
+
+// backOff is a backoff policy.
+type backOff interface{ NextBackOff() time.Duration }
 
 // WithMaxWait bounds each single wait that the server or a learned limit is the reason
 // for, and a backoff. If the server asks for a longer wait, the call ends at once with
@@ -241,7 +254,7 @@ func WithRetryBudget(ratio, minPerSecond float64) Option {
 	mustBe(ratio >= 0, "WithRetryBudget", "a ratio of 0 or more", ratio)
 	mustBe(minPerSecond >= 0 && !math.IsInf(minPerSecond, 1), "WithRetryBudget", "a rate of 0 or more", minPerSecond)
 	return func(c *config) {
-		c.shared.set, c.shared.budgetRatio, c.shared.budgetFloor = true, ratio, minPerSecond
+		c.shared.setBy, c.shared.budgetRatio, c.shared.budgetFloor = "WithRetryBudget", ratio, minPerSecond
 	}
 }
 
@@ -367,7 +380,7 @@ func WithRateLimit(limit rate.Limit, burst int) Option {
 // or by RateLimit fields with a quota unit of this name. Other limits are lowered by
 // these fields, never raised. If nothing is told there is no limit.
 func WithLimit(name string, limit rate.Limit, burst int, cost func(*http.Request) float64) Option {
-	mustBe(name != "", "WithLimit", "a name that is not empty", name)
+	mustBe(name != "", "WithLimit", "a name that is not empty", `""`)
 	return withLimit("WithLimit", costLimit{name, limit, burst, cost})
 }
 
@@ -375,7 +388,7 @@ func withLimit(option string, l costLimit) Option {
 	mustBe(l.limit > 0, option, "a limit above 0", l.limit) // NaN is not above 0
 	mustBe(l.burst >= 1 || l.limit == rate.Inf, option, "a burst of at least 1", l.burst)
 	return func(c *config) {
-		c.shared.set = true
+		c.shared.setBy = option
 		c.shared.setLimit(l)
 	}
 }
@@ -392,7 +405,7 @@ func withLimit(option string, l costLimit) Option {
 // whole Transport and cannot be set in [ContextWithOptions].
 func WithMaxInFlight(n int) Option {
 	mustBe(n >= 0, "WithMaxInFlight", "0 or more", n)
-	return func(c *config) { c.shared.set, c.shared.inFlight = true, n }
+	return func(c *config) { c.shared.setBy, c.shared.inFlight = "WithMaxInFlight", n }
 }
 
 // WithClass sets the class of each request, which says who goes first of those that wait
@@ -437,7 +450,7 @@ func WithClass(f func(*http.Request) Class) Option {
 // false leaves it to the request. The default is true. It holds for a whole Transport and
 // cannot be set in [ContextWithOptions].
 func WithLearnedRate(on bool) Option {
-	return func(c *config) { c.shared.set, c.shared.unlearned = true, !on }
+	return func(c *config) { c.shared.setBy, c.shared.unlearned = "WithLearnedRate", !on }
 }
 
 // WithLimiter makes every attempt wait for l, before the Transport's own rate limit
@@ -584,7 +597,7 @@ func WithResend(n int, why Reason) Option {
 	}
 }
 
-func defaultBackOff() backoff.BackOff {
+func defaultBackOff() backOff {
 	return backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(defaultInitialInterval),
 		backoff.WithMultiplier(defaultMultiplier),

@@ -36,7 +36,7 @@ type call struct {
 	slot       int             // of WithMaxInFlight, held by the attempt; 0: none
 	limiter    Limiter         // nil: none of the caller's
 	learner    LearningLimiter // that limiter, if it learns; else nil
-	policy     backoff.BackOff // nil: there was no failure yet
+	policy     backOff         // nil: there was no failure yet
 	begin      time.Time       // if there are hooks
 	timed      bool            // the durations of attempts are kept
 
@@ -67,7 +67,7 @@ func (c *call) init(t *Transport, cfg *config, req *http.Request) {
 		c.key = t.keys.find(cfg, req)
 	}
 	if cfg.limiterFor != nil {
-		c.limiter = cfg.limiterFor(req)
+		c.limiter = cfg.limiterOf(req)
 		c.learner, _ = c.limiter.(LearningLimiter)
 	}
 	// Nobody would see the times of a call that succeeds, and reading the
@@ -209,6 +209,9 @@ func (c *call) admit() error {
 	}
 	if !c.key.gate.TryAdmit(&c.attempt.stamp, c.waiting()) {
 		if err := c.queue(); err != nil {
+			if l, ok := c.limiter.(costLimiter); ok {
+				l.GiveBack()
+			}
 			return err
 		}
 	}
@@ -345,8 +348,9 @@ func (c *call) backoff(a *attempt) (wait time.Duration, why Reason) {
 		return 0, "" // nothing has to pass first: the next attempt is another request
 	}
 	if c.policy == nil && c.cfg.newBackOff != nil {
-		if c.policy = c.cfg.newBackOff(); c.policy != nil {
-			c.policy.Reset()
+		c.policy = c.cfg.newBackOff()
+		if p, ok := c.policy.(interface{ Reset() }); ok {
+			p.Reset()
 		}
 	}
 	if c.policy == nil {
@@ -474,7 +478,7 @@ func (c *call) done(why Reason) (*http.Response, error) {
 	} else {
 		c.countEnd(why)
 	}
-	if resp != nil && len(c.cfg.shared.limits) > 0 {
+	if resp != nil && (len(c.cfg.shared.limits) > 0 || c.limiter != nil) {
 		c.charge()
 	}
 	c.follow(resp)

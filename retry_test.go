@@ -140,16 +140,18 @@ func TestIsolatedFailureIsRetriedSoon(t *testing.T) {
 func TestBackOffStops(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
-		policy func() backoff.BackOff
+		policy resilient.Option
 	}{
-		{"stop", func() backoff.BackOff { return &backoff.StopBackOff{} }},
-		{"no policy", func() backoff.BackOff { return nil }},
-		{"max retries", func() backoff.BackOff { return backoff.WithMaxRetries(&backoff.ZeroBackOff{}, 0) }},
+		{"stop", resilient.WithBackOff(func() *backoff.StopBackOff { return &backoff.StopBackOff{} })},
+		{"no policy", resilient.WithBackOff(func() backoff.BackOff { return nil })},
+		{"no policy of a type", resilient.WithBackOff(func() *backoff.ExponentialBackOff { return nil })},
+		{"max retries", resilient.WithBackOff(func() backoff.BackOff { return backoff.WithMaxRetries(&backoff.ZeroBackOff{}, 0) })},
+		{"negative", resilient.WithBackOff(func() fixed { return fixed{-2} })},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var r recorder
 			base := newScript(answer(429, "Retry-After", "1"))
-			resp, err := resilient.NewTransport(base, resilient.WithBackOff(tt.policy), resilient.WithTrace(r.trace())).RoundTrip(get(t))
+			resp, err := resilient.NewTransport(base, tt.policy, resilient.WithTrace(r.trace())).RoundTrip(get(t))
 			require.NoError(t, err)
 			require.NoError(t, resp.Body.Close())
 			require.Equal(t, 1, base.Count(), "Stop is -1 and must not reach a timer")
@@ -157,6 +159,36 @@ func TestBackOffStops(t *testing.T) {
 		})
 	}
 }
+
+// fixed is a policy of the caller's own, which has no other method.
+type fixed struct{ interval time.Duration }
+
+func (f fixed) NextBackOff() time.Duration { return f.interval }
+
+// TestBackOffOfAnyType: no version of cenkalti/backoff is needed. A policy that can be
+// reset is, once, before it is asked.
+func TestBackOffOfAnyType(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, policy := range []resilient.Option{
+			resilient.WithBackOff(func() fixed { return fixed{7 * time.Second} }),
+			resilient.WithBackOff(func() *fixed { return &fixed{7 * time.Second} }),
+			resilient.WithBackOff(func() *resets { return &resets{intervals: []time.Duration{time.Hour, 7 * time.Second}} }),
+		} {
+			base := newScript(answer(500), answer(200))
+			resp, err := resilient.NewTransport(base, policy).RoundTrip(get(t))
+			require.NoError(t, err)
+			require.NoError(t, resp.Body.Close())
+			require.Equal(t, []time.Duration{7 * time.Second}, base.Gaps())
+		}
+	})
+}
+
+// resets is a policy whose intervals begin anew when it is reset.
+type resets struct{ intervals []time.Duration }
+
+func (r *resets) Reset() { r.intervals = r.intervals[1:] }
+
+func (r *resets) NextBackOff() time.Duration { return r.intervals[0] }
 
 // TestHintIsAFloor: a hint holds on a 500 as on a 429. A wait is never shorter
 // than the hint, and never longer than WithMaxWait.

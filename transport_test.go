@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -232,37 +233,53 @@ func TestZeroTransportDoesNotPause(t *testing.T) {
 	require.Equal(t, 3, base.Count(), "each request is sent once")
 }
 
-// TestNonsensePanics: an option panics if its value makes no sense.
+// TestNonsensePanics: an option panics if its value makes no sense, and prints the value.
 func TestNonsensePanics(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		make func()
+		got  string
 	}{
-		{"attempts", func() { resilient.WithMaxAttempts(0) }},
-		{"backoff", func() { resilient.WithBackOff(nil) }},
-		{"max wait", func() { resilient.WithMaxWait(-1) }},
-		{"attempt timeout", func() { resilient.WithAttemptTimeout(-1) }},
-		{"budget ratio", func() { resilient.WithRetryBudget(-1, 0) }},
-		{"budget NaN", func() { resilient.WithRetryBudget(nan, 0) }},
-		{"budget floor", func() { resilient.WithRetryBudget(0, inf) }},
-		{"key func", func() { resilient.WithIdempotencyKey(nil) }},
-		{"replay buffer", func() { resilient.WithReplayBuffer(-1) }},
-		{"classifier", func() { resilient.WithClassifier(nil) }},
-		{"rate", func() { resilient.WithRateLimit(0, 1) }},
-		{"rate NaN", func() { resilient.WithRateLimit(rate.Limit(nan), 1) }},
-		{"burst", func() { resilient.WithRateLimit(1, 0) }},
-		{"limiter", func() { resilient.WithLimiter(nil) }},
-		{"limiter func", func() { resilient.WithLimiterFor(nil) }},
-		{"limit key", func() { resilient.WithLimitKey(nil) }},
-		{"log level", func() { resilient.WithLogLevel(nil) }},
-		{"resend", func() { resilient.WithResend(0, "again") }},
-		{"trace", func() { resilient.WithTrace(nil) }},
-		{"added trace", func() { resilient.NewTransport(nil).AddTrace(nil) }},
-		{"shared in ctx", func() { resilient.ContextWithOptions(t.Context(), resilient.WithRateLimit(1, 1)) }},
-		{"no budget in ctx", func() { resilient.ContextWithOptions(t.Context(), resilient.WithRetryBudget(0, 0)) }},
-		{"budget in ctx", func() { resilient.ContextWithOptions(t.Context(), resilient.WithRetryBudget(1, 1)) }},
+		{"attempts", func() { resilient.WithMaxAttempts(0) }, "0"},
+		{"backoff", func() { resilient.WithBackOff[fixed](nil) }, "nil"},
+		{"max wait", func() { resilient.WithMaxWait(-1) }, "-1ns"},
+		{"attempt timeout", func() { resilient.WithAttemptTimeout(-1) }, "-1ns"},
+		{"budget ratio", func() { resilient.WithRetryBudget(-1, 0) }, "-1"},
+		{"budget NaN", func() { resilient.WithRetryBudget(nan, 0) }, "NaN"},
+		{"budget floor", func() { resilient.WithRetryBudget(0, inf) }, "+Inf"},
+		{"key func", func() { resilient.WithIdempotencyKey(nil) }, "nil"},
+		{"replay buffer", func() { resilient.WithReplayBuffer(-1) }, "-1"},
+		{"classifier", func() { resilient.WithClassifier(nil) }, "nil"},
+		{"rate", func() { resilient.WithRateLimit(0, 1) }, "0"},
+		{"rate NaN", func() { resilient.WithRateLimit(rate.Limit(nan), 1) }, "NaN"},
+		{"burst", func() { resilient.WithRateLimit(1, 0) }, "0"},
+		{"limiter", func() { resilient.WithLimiter(nil) }, "nil"},
+		{"limiter func", func() { resilient.WithLimiterFor(nil) }, "nil"},
+		{"limit key", func() { resilient.WithLimitKey(nil) }, "nil"},
+		{"log level", func() { resilient.WithLogLevel(nil) }, "nil"},
+		{"resend", func() { resilient.WithResend(0, "again") }, "0"},
+		{"trace", func() { resilient.WithTrace(nil) }, "nil"},
+		{"added trace", func() { resilient.NewTransport(nil).AddTrace(nil) }, "nil"},
+		{"shared in ctx", func() { resilient.ContextWithOptions(t.Context(), resilient.WithRateLimit(1, 1)) }, "WithRateLimit"},
+		{"no budget in ctx", func() { resilient.ContextWithOptions(t.Context(), resilient.WithRetryBudget(0, 0)) }, "WithRetryBudget"},
+		{"budget in ctx", func() { resilient.ContextWithOptions(t.Context(), resilient.WithRetryBudget(1, 1)) }, "WithRetryBudget"},
+		{"idle timeout", func() { resilient.WithIdleTimeout(-1) }, "-1ns"},
+		{"whole body", func() { resilient.WithWholeBody(1<<30 + 1) }, "1073741825"},
+		{"profile wait", func() { resilient.WithProfile(resilient.Profile{Rules: []resilient.Rule{{Wait: -1}}}) }, "-1ns"},
+		{"profile unit", func() {
+			resilient.WithProfile(resilient.Profile{WaitHeaders: map[string]time.Duration{"W": -1}})
+		}, "-1ns"},
+		{"no name", func() { resilient.WithLimit("", 1, 1, nil) }, `""`},
+		{"in flight", func() { resilient.WithMaxInFlight(-1) }, "-1"},
+		{"in flight in ctx", func() { resilient.ContextWithOptions(t.Context(), resilient.WithMaxInFlight(1)) }, "WithMaxInFlight"},
+		{"learned in ctx", func() { resilient.ContextWithOptions(t.Context(), resilient.WithLearnedRate(true)) }, "WithLearnedRate"},
 	} {
-		t.Run(tt.name, func(t *testing.T) { require.Panics(t, tt.make) })
+		t.Run(tt.name, func(t *testing.T) {
+			defer func() {
+				require.Regexp(t, `^resilient: \w+ must be .*, got .*`+regexp.QuoteMeta(tt.got), recover())
+			}()
+			tt.make()
+		})
 	}
 	require.NotPanics(t, func() {
 		resilient.NewTransport(nil, nil, resilient.WithLogger(nil), resilient.WithRateLimit(rate.Inf, 0))
