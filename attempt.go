@@ -101,18 +101,30 @@ func (c *call) try(a *attempt) {
 	}
 }
 
-// judge reads the beginning of a response that may be an error, and judges it.
+// judge judges a response that may be an error, by its beginning unless the verdict does
+// not depend on that and nobody is shown the error object: then the body is read when the
+// caller does, or asks for the object.
 func (c *call) judge(a *attempt) {
 	var prefix []byte
-	if a.resp.Body != http.NoBody {
-		prefix = c.peek(a)
-	}
 	a.StatusCode = a.resp.StatusCode
+	switch {
+	case a.resp.Body == http.NoBody:
+	case a.Attempt == 1 && !c.shows() && finalByHeader(a.resp) && !c.cfg.profile.readsObjects():
+		a.resp.Body = peek.New(a.resp, a.ended)
+	default:
+		prefix = c.peek(a)
+		a.StatusCode = a.resp.StatusCode // an event stream's is that of its error
+	}
 	if a.APIError, a.Verdict = c.cfg.profile.judge(a.resp, prefix, a.ended); a.APIError == nil {
 		return
 	}
 	a.APIError.Attempts = a.Attempt
 	c.judgeOwnDoing(a)
+}
+
+// shows reports whether somebody is shown the error object of an attempt.
+func (c *call) shows() bool {
+	return c.cfg.hooks != nil || c.cfg.classifier != nil || c.cfg.statusErrors || c.learner != nil
 }
 
 // peek returns the beginning of a body that may be an error, which comes with the

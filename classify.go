@@ -101,6 +101,28 @@ func rejects(status int) bool {
 	return false
 }
 
+// finalByHeader reports whether an error response is final, and says nothing about other
+// requests, whatever is in its body.
+func finalByHeader(resp *http.Response) bool {
+	status := resp.StatusCode
+	if status < 400 || namesLimits(status) || staysAway(status) || classifyStatus(status, kindOf(status)).Retry ||
+		status == http.StatusExpectationFailed {
+		return false
+	}
+	_, said := shouldRetry(resp.Header)
+	return !said
+}
+
+// namesLimits reports whether a status is also used for limits, which a code then names.
+func namesLimits(status int) bool {
+	switch status {
+	case http.StatusBadRequest, http.StatusForbidden, http.StatusTooManyRequests,
+		http.StatusInternalServerError, http.StatusServiceUnavailable:
+		return true
+	}
+	return status < 400
+}
+
 // temporary reports whether the same request can succeed later. The exceptions
 // among the 5xx say that the server is unable to do it (RFC 9110 sections 15.6.2
 // and 15.6.6, RFC 2295 section 8.1, RFC 5842 section 7.2, RFC 2774 section 7), that
@@ -191,13 +213,8 @@ const (
 // APIs refuse for a rate with both. The fields are on any other answer too: a 500,
 // 502 or 504 is a failure of the server that happened to use up the quota.
 func limitOf(status int, h http.Header, o *errorobject.Object, units waithint.Units) limitKind {
-	switch status {
-	case http.StatusBadRequest, http.StatusForbidden, http.StatusTooManyRequests,
-		http.StatusInternalServerError, http.StatusServiceUnavailable:
-	default:
-		if status >= 400 {
-			return noLimit
-		}
+	if !namesLimits(status) {
+		return noLimit
 	}
 	found, named, number := noLimit, false, strconv.Itoa(status)
 	for _, token := range o.Tokens {

@@ -103,7 +103,10 @@ type Rule struct {
 // of the body. The *APIError is nil if mayFail was right to ask, but it is a
 // success.
 func (p *Profile) judge(resp *http.Response, prefix []byte, received time.Time) (*APIError, Verdict) {
-	body := errorobject.Decode(resp.Header, prefix)
+	var body errorobject.Body
+	if len(prefix) > 0 {
+		body = errorobject.Decode(resp.Header, prefix)
+	}
 	if resp.StatusCode < 400 && !p.Failed(body.Text) {
 		return nil, Verdict{Reason: ReasonSuccess}
 	}
@@ -179,6 +182,9 @@ func (p *Profile) rule(status int, o *errorobject.Object) Rule {
 	}
 	return Rule{}
 }
+
+// readsObjects reports whether the profile goes by what is in an error response.
+func (p *Profile) readsObjects() bool { return p != nil && len(p.Rules) > 0 }
 
 // repeatable reports whether the profile allows a request to be sent twice.
 func (p *Profile) repeatable(req *http.Request) bool {

@@ -509,7 +509,7 @@ func TestSlowErrorBodyIsNotCountedTwiceAgainstTheDeadline(t *testing.T) {
 // an error object takes, and the caller reads on from the first byte.
 func TestSlowErrorBodyOfTheLastResponse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		body, slow := dripping(404)
+		body, slow := dripping(400)
 		start := time.Now()
 		resp, err := resilient.NewTransport(newScript(slow)).RoundTrip(get(t))
 		require.NoError(t, err)
@@ -525,6 +525,39 @@ func TestSlowErrorBodyOfTheLastResponse(t *testing.T) {
 		require.True(t, ok)
 		require.Equal(t, "xxx", string(e.Body))
 	})
+}
+
+// TestAnErrorThatIsFinalByItsStatus: nobody waits for a body that can change nothing. The
+// caller reads it, or asks for the error object, and gets all of either.
+func TestAnErrorThatIsFinalByItsStatus(t *testing.T) {
+	for _, status := range []int{401, 402, 404, 405, 409, 410, 422, 501, 505} {
+		synctest.Test(t, func(t *testing.T) {
+			start := time.Now()
+			base := newScript(func(*http.Request) (*http.Response, error) {
+				body := io.MultiReader(strings.NewReader("not fou"), readerFunc(func([]byte) (int, error) {
+					time.Sleep(time.Minute)
+					return 0, io.EOF
+				}))
+				return &http.Response{StatusCode: status, Header: http.Header{}, ContentLength: -1, Body: io.NopCloser(body)}, nil
+			})
+			transport := resilient.NewTransport(base)
+			resp, err := transport.RoundTrip(get(t))
+			require.NoError(t, err)
+			require.Zero(t, time.Since(start), "%d", status)
+			got, err := io.ReadAll(resp.Body)
+			require.NoError(t, err)
+			require.Equal(t, "not fou", string(got), "%d", status)
+			require.NoError(t, resp.Body.Close())
+
+			// Whoever is shown the object waits for it, for a second.
+			start = time.Now()
+			resp, err = resilient.NewTransport(base, resilient.WithTrace(&resilient.Trace{})).RoundTrip(get(t))
+			require.NoError(t, err)
+			require.Equal(t, time.Second, time.Since(start), "%d", status)
+			require.NoError(t, resp.Body.Close())
+			time.Sleep(time.Minute) // until the Read ends
+		})
+	}
 }
 
 // TestEndlessErrorBodyIsBounded: at most 64 KiB of a retried response are read.
@@ -555,7 +588,7 @@ func TestPanickingBodyIsAnError(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			resp, err := resilient.NewTransport(step(func(*http.Request) (*http.Response, error) {
-				return &http.Response{StatusCode: 404, Header: http.Header{}, Body: io.NopCloser(tt.read)}, nil
+				return &http.Response{StatusCode: 400, Header: http.Header{}, Body: io.NopCloser(tt.read)}, nil
 			})).RoundTrip(get(t))
 			require.NoError(t, err)
 			_, err = io.ReadAll(resp.Body)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -469,5 +470,30 @@ func BenchmarkRetry(b *testing.B) {
 			b.Fatal(err)
 		}
 		_ = resp.Body.Close()
+	}
+}
+
+// BenchmarkError is a call that ends with an error response, which the caller closes, and
+// one that asks for the error object.
+func BenchmarkError(b *testing.B) {
+	for _, status := range []int{404, 400} {
+		for _, asks := range []bool{false, true} {
+			b.Run(fmt.Sprint(status, "/asks=", asks), func(b *testing.B) {
+				answer := answerWith(status, `{"code":"not_found","type":"NOT_FOUND","message":"there is no such thing"}`, "Content-Type", "application/json")
+				transport := resilient.NewTransport(answer)
+				req := httptest.NewRequestWithContext(b.Context(), http.MethodGet, "http://api.test/v1", nil)
+				b.ReportAllocs()
+				for b.Loop() {
+					resp, err := transport.RoundTrip(req)
+					if err != nil {
+						b.Fatal(err)
+					}
+					if asks {
+						_, _ = resilient.ErrorFromResponse(resp)
+					}
+					_ = resp.Body.Close()
+				}
+			})
+		}
 	}
 }

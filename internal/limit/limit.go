@@ -20,8 +20,8 @@
 // becomes Rate if an attempt is refused with fewer under way than were accepted,
 // Flight if none is, Paused by hints, and Free if an attempt is accepted and nobody
 // waits. Paused becomes Looking when it is over, or Rate if the pace is known. Rate
-// and Flight are tested, see trial, and given up for Free if a trial finds chance.
-// Rate also ends if it is of no use, or holds nobody back.
+// and Flight are tested, see trial, and given up for Free if a trial finds chance, or if
+// they hold nobody back. A limit and chance can be there at once, see noise.
 //
 // # Invariants
 //
@@ -129,7 +129,7 @@ func (l *Limit) setState(s State, now time.Time) {
 }
 
 // look begins to look for a limit.
-func (l *Limit) look(now time.Time, share, usual float64, row int, seldom bool, hint time.Duration) {
+func (l *Limit) look(now time.Time, share float64, row int, seldom bool, hint time.Duration) {
 	l.free, l.seldom = share, seldom
 	hinted := time.Time{}
 	if hint > 0 {

@@ -322,7 +322,7 @@ func (k *Key) look(l *Limit, r *route, now time.Time, hint time.Duration) {
 			t = &r.tally
 		}
 		row, chance := int(t.row), max(k.all.chance, t.byChance())
-		l.look(now, chance, t.usual(), row, t.blame(), hint)
+		l.look(now, chance, row, t.blame(), hint)
 	}
 	r.hold(l)
 	k.Moved = true
@@ -352,7 +352,7 @@ func (k *Key) quota(s Stamp, now time.Time, q waithint.Quota) {
 
 // Look lets one attempt go, and more as they are accepted.
 func (k *Key) Look(now time.Time) {
-	k.whole.look(now, 0, 0, rowOfRefusals-1, true, stale)
+	k.whole.look(now, 0, rowOfRefusals-1, true, stale)
 	k.wide = true
 }
 

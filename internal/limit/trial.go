@@ -19,7 +19,12 @@ import (
 // An attempt of a volley never lowers the limit. The outcomes of a volley are taken
 // together, because refusals come sooner than acceptances. A limit that was
 // confirmed is given up only after two denials in a row, because a limit and
-// chance can be there at once.
+// chance can be there at once: after the first it is raised, see noise. One denial is
+// enough if much is refused although the limit is kept to.
+//
+// A limit is also tested when it has fallen by a third since it was confirmed. A pace that
+// gives way to refusals by chance falls and falls, and until the next test in its turn
+// there might be nothing left of it.
 type trial struct {
 	underWay int       // attempts of the volley
 	ahead    int       // attempts that may still go

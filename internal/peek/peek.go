@@ -17,6 +17,9 @@ const (
 	// Max is how much of a body is kept, unless more was read ahead.
 	Max = 64 << 10
 
+	// maxEmpty Reads in a row that get nothing are a body that never ends, as in bufio.
+	maxEmpty = 100
+
 	// closeGrace is how long it may take to close a body that is still being
 	// read. Closing the connection ends the Read at once; a body that does not
 	// end by it must not hold up the retry.
@@ -45,6 +48,7 @@ type Body struct {
 
 	mu     sync.Mutex
 	done   chan struct{} // closed when the body is; nil: nobody waits for the turn
+	size   int           // of buf to begin with
 	buf    []byte
 	off    int       // where the caller reads in buf
 	err    error     // of rc
@@ -52,6 +56,7 @@ type Body struct {
 	last   time.Time // and for the last
 	enough bool      // reading ahead is to stop
 	closed bool
+	empty  int // Reads of the caller in a row that got nothing
 }
 
 // New returns a Body over that of a response, of which nothing was read yet.
@@ -62,7 +67,7 @@ func New(resp *http.Response, received time.Time) *Body {
 	}
 	return &Body{
 		rc: resp.Body, received: received,
-		turn: make(chan struct{}, 1), buf: make([]byte, 0, size),
+		turn: make(chan struct{}, 1), size: int(size),
 	}
 }
 
@@ -155,18 +160,15 @@ func (b *Body) fill(size int, arrived func(prefix []byte) bool) {
 			return
 		}
 		if len(b.buf) == cap(b.buf) {
-			b.buf = slices.Grow(b.buf, min(max(512, len(b.buf)), size-len(b.buf)))
+			b.buf = slices.Grow(b.buf, min(max(b.size, len(b.buf)), size-len(b.buf)))
 		}
 		spare := b.buf[len(b.buf):min(cap(b.buf), size)]
 		b.mu.Unlock()
 
-		n, err := b.rc.Read(spare)
-		if n < 0 || n > len(spare) {
-			n, err = 0, errors.New("resilient: the response body read an impossible number of bytes")
-		}
+		n, err := b.read(spare)
 		if empty++; n > 0 {
 			empty = 0
-		} else if err == nil && empty == 100 {
+		} else if err == nil && empty == maxEmpty {
 			err = io.ErrNoProgress
 		}
 		b.mu.Lock()
@@ -236,11 +238,23 @@ func (b *Body) Read(p []byte) (int, error) {
 	if n, err, ok := b.kept(p); ok {
 		return n, err
 	}
-	n, err := b.rc.Read(p)
+	n, err := b.read(p)
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.empty++; n > 0 || len(p) == 0 {
+		b.empty = 0
+	} else if err == nil && b.empty >= maxEmpty {
+		err = io.ErrNoProgress
+	}
 	b.buf = append(b.buf, p[:min(n, max(Max-len(b.buf), 0))]...)
 	b.off, b.err = len(b.buf), err
+	return n, err
+}
+
+func (b *Body) read(p []byte) (n int, err error) {
+	if n, err = b.rc.Read(p); n < 0 || n > len(p) {
+		return 0, errors.New("resilient: the response body read an impossible number of bytes")
+	}
 	return n, err
 }
 
