@@ -12,6 +12,7 @@ import (
 	"time"
 	"weak"
 
+	"github.com/resilienthttp/resilient/internal/cause"
 	"github.com/resilienthttp/resilient/internal/errorobject"
 	"github.com/resilienthttp/resilient/internal/peek"
 	"github.com/resilienthttp/resilient/internal/redact"
@@ -114,6 +115,8 @@ type APIError struct {
 	// Body is the beginning of the body, up to 64 KiB. It may be truncated,
 	// and compressed if the caller asked for an encoding.
 	Body []byte
+
+	cause error // that a package above the Transport has added, see package reauth
 }
 
 // InvalidParam is one parameter that the server found wrong.
@@ -123,7 +126,8 @@ type InvalidParam struct {
 }
 
 // Error returns the status and the error object in one line of bounded length:
-// no header values, no raw body, control characters replaced.
+// no header values, no raw body, control characters replaced. The error of [APIError.Unwrap]
+// follows.
 func (e *APIError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "resilient: status %d", e.StatusCode)
@@ -143,7 +147,19 @@ func (e *APIError) Error() string {
 		}
 		b.WriteString("; " + redact.Line(p.Name, 64) + ": " + redact.Line(p.Reason, 100))
 	}
+	if e.cause != nil {
+		b.WriteString("; " + inner(e.cause))
+	}
 	return b.String()
+}
+
+// Unwrap returns the error because of which the response is final although it need not
+// have been, such as that of a refresh in package reauth. There usually is none.
+func (e *APIError) Unwrap() error {
+	if e == nil {
+		return nil
+	}
+	return e.cause
 }
 
 // Is reports whether target is the sentinel of e's Kind. That of an [AttemptInfo] may be
@@ -215,6 +231,7 @@ func ErrorFromResponse(resp *http.Response) (*APIError, bool) {
 		e.Attempts, e.Kind, e.Reason, e.Unprocessed = known.attempts, known.kind, known.reason, known.unprocessed
 		e.RetryAfter = max(e.RetryAfter, known.wait) // a mark may hide the wait of a Rule
 	}
+	e.cause = cause.Of(resp)
 	return e, true
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -21,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/resilienthttp/resilient"
+	"github.com/resilienthttp/resilient/internal/cause"
 )
 
 // TestErrorObject: an error object that is malformed, cut or of another kind is
@@ -489,4 +491,25 @@ func TestPrefixOnce(t *testing.T) {
 		retry := &resilient.RetryError{Attempts: 2, Err: &resilient.LimitError{Reason: "pause", Bound: "WithMaxWait"}, Last: &resilient.APIError{StatusCode: 429}}
 		require.EqualError(t, retry, "resilient: gave up after attempt 2: not sent: the client-side pause would hold it longer than WithMaxWait allows (before: status 429)")
 	})
+}
+
+// TestCause: what a package above a Transport has added to a response is in its error, in
+// one line and without secrets.
+func TestCause(t *testing.T) {
+	added := fmt.Errorf("reauth: refresh failed: %w", errors.New("resilient: status 400\nat https://id.test/token?secret=s3cret"))
+	for _, base := range []http.RoundTripper{newScript(answer(401)), resilient.NewTransport(newScript(answer(401)))} {
+		resp, err := base.RoundTrip(get(t))
+		require.NoError(t, err)
+		cause.Attach(resp, added)
+		for range 2 {
+			apiErr, ok := resilient.ErrorFromResponse(resp)
+			require.True(t, ok)
+			require.ErrorIs(t, apiErr, added)
+			require.ErrorIs(t, apiErr, resilient.ErrAuthentication)
+			require.EqualError(t, apiErr, "resilient: status 401 T (Unauthorized): m; reauth: refresh failed: resilient: status 400 at https://id.test/token")
+		}
+		require.NoError(t, resp.Body.Close())
+	}
+	var none *resilient.APIError
+	require.NotErrorIs(t, none, added, "that of an AttemptInfo may be nil")
 }
