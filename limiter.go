@@ -23,6 +23,21 @@ type LearningLimiter interface {
 	Observe(AttemptInfo)
 }
 
+// limiterOfRequests is a Limiter whose requests have different costs. The Limiter that
+// For returns is the one of the call. Module redislimit has it, and no other need have.
+type limiterOfRequests interface {
+	Limiter
+	For(*http.Request) Limiter
+}
+
+// costLimiter is the Limiter of a call that takes what its request costs.
+type costLimiter interface {
+	Limiter
+	Names() []string                  // of the limits that can be settled
+	Settle(name string, used float64) // of the last attempt
+	GiveBack()                        // the last attempt was not made
+}
+
 // ReportWait calls the Wait hooks ([Trace]) of the attempt that waits with the
 // context, with the reason "limiter". It is for the Wait method of a [Limiter],
 // to be called in its goroutine, with its context, before each wait, which will
@@ -108,6 +123,15 @@ func waitFor(ctx context.Context, l Limiter, maxWait time.Duration, w *wait) err
 		return refused
 	}
 	return &LimitError{Reason: ReasonLimiter, Err: err}
+}
+
+// limiterOf returns the Limiter of a call.
+func (c *config) limiterOf(req *http.Request) Limiter {
+	l := c.limiterFor(req)
+	if of, ok := l.(limiterOfRequests); ok {
+		return of.For(req)
+	}
+	return l
 }
 
 // allows reports whether a Limiter that can say so lets a request go at once.

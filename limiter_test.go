@@ -605,3 +605,68 @@ func TestSpareInFlight(t *testing.T) {
 		require.NoError(t, second.Body.Close())
 	})
 }
+
+// costlyLimiter is a Limiter whose requests have different costs, such as that of module
+// redislimit. The limiter of a call notes what it is told.
+type costlyLimiter struct {
+	limits []string
+	told   []string
+}
+
+func (*costlyLimiter) Wait(context.Context) error { return errors.New("for no request") }
+
+func (l *costlyLimiter) For(req *http.Request) resilient.Limiter {
+	return &costlyCall{l, req.Header.Get("Tokens")}
+}
+
+type costlyCall struct {
+	*costlyLimiter
+
+	cost string
+}
+
+func (c *costlyCall) Wait(context.Context) error {
+	c.told = append(c.told, "take "+c.cost)
+	return nil
+}
+
+func (c *costlyCall) Names() []string { return slices.Clone(c.limits) }
+
+func (c *costlyCall) Settle(name string, used float64) {
+	c.told = append(c.told, fmt.Sprint("settle ", name, " ", used))
+}
+
+func (c *costlyCall) GiveBack() { c.told = append(c.told, "give back") }
+
+// TestLimiterOfRequests: a Limiter of the caller's may take what a request costs. Settle
+// is for it, and for a limit of the Transport's that has the same name.
+func TestLimiterOfRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &costlyLimiter{limits: []string{"tokens", "words"}}
+		transport := resilient.NewTransport(newScript(answer(200)), resilient.WithLimiter(l),
+			resilient.WithLimit("tokens", 1e-9, 100, tokens), resilient.WithLimit("bytes", 1e-9, 100, tokens))
+		ctx := resilient.ContextWithOptions(t.Context())
+		resp, err := transport.RoundTrip(costing(t, "40").WithContext(ctx))
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		for i, name := range []string{"words", "tokens", "bytes", "tokens", "words"} {
+			resilient.Settle(ctx, name, float64(10*(i-1)))
+		}
+		require.Equal(t, []string{"take 40", "settle words 0", "settle tokens 0"}, l.told)
+		buckets := transport.Snapshot().Keys[0].Buckets
+		require.InDelta(t, 100, buckets[0].Tokens, 1e-3, "tokens")
+		require.InDelta(t, 90, buckets[1].Tokens, 1e-3, "bytes")
+
+		l.told = nil
+		short, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		for range 3 {
+			resp, err = transport.RoundTrip(costing(t, "90").WithContext(short))
+			if err == nil {
+				require.NoError(t, resp.Body.Close())
+			}
+		}
+		require.ErrorIs(t, err, resilient.ErrRateLimit, "the Transport's own limit lets it not go")
+		require.Equal(t, []string{"take 90", "take 90", "give back", "take 90", "give back"}, l.told)
+	})
+}

@@ -10,7 +10,7 @@ import (
 )
 
 // Settle says what a request has really taken of the limit that [WithLimit] has given
-// that name, in the place of the estimate of its cost function:
+// that name, or that of module redislimit, in the place of the estimate of its cost function:
 //
 //	ctx = resilient.ContextWithOptions(ctx)
 //	resp, err := client.Do(req.WithContext(ctx)) // or through an SDK
@@ -33,17 +33,26 @@ func Settle(ctx context.Context, name string, used float64) {
 	if !ok || math.IsNaN(used) || math.IsInf(used, 0) {
 		return
 	}
-	if c, ok := o.ledger.take(name); ok {
-		c.gate.Settle(c.index, max(used, 0)-c.cost)
+	c, ok := o.ledger.take(name)
+	if !ok {
+		return
+	}
+	used = max(used, 0)
+	if c.gate != nil {
+		c.gate.Settle(c.index, used-c.cost)
+	}
+	if c.limiter != nil {
+		c.limiter.Settle(name, used)
 	}
 }
 
 // charge is what a request has taken of a limit.
 type charge struct {
-	gate  *gate.Gate
-	index int // of the limit
-	name  string
-	cost  float64
+	name    string
+	gate    *gate.Gate // nil: the Transport has no limit of this name
+	index   int        // of the limit
+	cost    float64
+	limiter costLimiter // nil: the caller's Limiter has no limit of this name
 }
 
 // ledger has the charges of the requests of a context that may be settled.
@@ -83,9 +92,22 @@ func (c *call) charge() {
 	if !ok || c.attempt.refused() {
 		return // it has cost nothing
 	}
+	var names []string
+	limiter, _ := c.limiter.(costLimiter)
+	if limiter != nil {
+		names = limiter.Names()
+	}
 	for i, l := range c.cfg.shared.limits {
-		if l.cost != nil {
-			o.ledger.add(charge{c.key.gate, i, l.name, c.costs[i]})
+		if l.cost == nil {
+			continue
 		}
+		its := charge{name: l.name, gate: c.key.gate, index: i, cost: c.costs[i]}
+		if k := slices.Index(names, l.name); k >= 0 { // one call of Settle is for both
+			its.limiter, names = limiter, slices.Delete(names, k, k+1)
+		}
+		o.ledger.add(its)
+	}
+	for _, name := range names {
+		o.ledger.add(charge{name: name, limiter: limiter})
 	}
 }

@@ -31,6 +31,9 @@ import (
 // process has reserved a later one. Otherwise it is kept for the next request, and
 // is lost if none comes in time. Each lost instant leaves one request of the limit
 // unused.
+//
+// With limits of [WithLimit] no instant is reserved long before, and none is lost. The
+// package documentation says what else is different.
 type Limiter struct {
 	store *store
 	key   string
@@ -78,11 +81,15 @@ type Limiter struct {
 	unpublished bool    // the pause was not sent to Redis yet
 	localTAT    float64 // of LocalShare, in microseconds from localFrom
 	localFrom   time.Time
+
+	units *units // nil: there is no limit beside that of requests
 }
 
 // waiter is a request in the queue. done is closed when the request may go, or,
 // with err set, when it is refused.
 type waiter struct {
+	costs     []float64 // of the limits beside that of requests, or nil: 0
+	local     bool      // it went without Redis
 	deadline  time.Time // zero: none
 	done      chan struct{}
 	forecast  chan time.Duration // receives the wait once, when it can be foreseen
@@ -119,6 +126,7 @@ type call struct {
 	burst    float64   // the part of the burst that the waiters may use
 	began    time.Time
 	pausing  bool      // it publishes a pause
+	owed     []float64 // the corrections that it makes, see units
 	hintEnd  time.Time // that it reports
 	finished bool      // answered, failed or timed out
 }
@@ -168,11 +176,15 @@ const (
 // from the turns so far, which is often at once. The request then uses nothing of
 // the limit. When ctx ends, Wait returns its cause. While Redis does not answer,
 // [WithFallback] decides.
-func (l *Limiter) Wait(ctx context.Context) error {
+//
+// The request takes nothing of the limits of [WithLimit], see [Limiter.For].
+func (l *Limiter) Wait(ctx context.Context) error { return l.wait(ctx, new(waiter)) }
+
+func (l *Limiter) wait(ctx context.Context, w *waiter) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	w := &waiter{done: make(chan struct{}), forecast: make(chan time.Duration, 1)}
+	w.done, w.forecast = make(chan struct{}), make(chan time.Duration, 1)
 	w.deadline, _ = ctx.Deadline()
 	l.join(w)
 	select {
@@ -305,12 +317,16 @@ func (l *Limiter) join(w *waiter) {
 	defer l.mu.Unlock()
 	l.release(now)
 	l.expire(now)
-	if at := l.expected(now, len(l.queue)); w.tooLate(at) {
+	at := l.expected(now, w)
+	if w.tooLate(at) {
 		w.end(l.refusal(now, at.Sub(now)))
 		return
 	}
 	l.queue = append(l.queue, w)
-	w.announce(l.expected(now, len(l.queue)-1).Sub(now))
+	if l.units != nil {
+		l.units.joined(w)
+	}
+	w.announce(at.Sub(now))
 	l.serve(now)
 }
 
@@ -327,24 +343,42 @@ func (l *Limiter) giveUp(w *waiter) bool {
 
 func (l *Limiter) remove(w *waiter) bool {
 	i := slices.Index(l.queue, w)
-	if i >= 0 {
-		l.queue = slices.Delete(l.queue, i, i+1)
+	if i < 0 {
+		return false
 	}
-	return i >= 0
+	l.queue = slices.Delete(l.queue, i, i+1)
+	if l.units != nil {
+		if i < len(l.slots) { // the next one has another cost
+			if !l.slots[i].local {
+				l.giveBack(w)
+			}
+			l.slots = slices.Delete(l.slots, i, i+1)
+		}
+		l.units.left(len(l.queue) == 0, w)
+	}
+	return true
 }
 
 func (l *Limiter) idle() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.queue) == 0 && !l.calling
+	return len(l.queue) == 0 && !l.calling && (l.units == nil || l.units.settleAt.IsZero())
 }
 
 func (w *waiter) tooLate(at time.Time) bool {
 	return !w.deadline.IsZero() && !at.Before(w.deadline)
 }
 
-// expected returns an estimate of when the i-th in the queue goes.
-func (l *Limiter) expected(now time.Time, i int) time.Time {
+// expected returns an estimate of when w goes, which joins the queue now.
+func (l *Limiter) expected(now time.Time, w *waiter) time.Time {
+	if l.units != nil {
+		return l.newcomer(now, w)
+	}
+	return l.expectedAt(now, len(l.queue))
+}
+
+// expectedAt returns an estimate of when the i-th in the queue goes.
+func (l *Limiter) expectedAt(now time.Time, i int) time.Time {
 	if i < len(l.slots) {
 		return l.slots[i].at
 	}
@@ -380,7 +414,7 @@ func (l *Limiter) serve(now time.Time) {
 	if poll {
 		l.calledAt = now
 	}
-	if !l.calling && (poll || l.unpublished || l.refused > 0 || !l.hintEnd.IsZero() || l.trial.ended() || l.wanted() > 0 || l.surplus() > 0) && l.store.mayCall(now) {
+	if !l.calling && (poll || l.unpublished || l.refused > 0 || !l.hintEnd.IsZero() || l.trial.ended() || l.due(now)) && l.store.mayCall(now) {
 		l.call(now)
 	}
 	l.expire(now)
@@ -391,11 +425,15 @@ func (l *Limiter) serve(now time.Time) {
 		l.timer.Stop()
 		l.timer = nil
 	}
+	next := l.unitsNext()
 	if len(l.queue) == 0 {
 		l.last, l.turn = 0, 0
-		return
+		if next.IsZero() {
+			return
+		}
+	} else if at := l.calledAt.Add(pollEvery); next.IsZero() || at.Before(next) {
+		next = at
 	}
-	next := l.calledAt.Add(pollEvery)
 	if len(l.slots) > 0 && l.slots[0].at.Before(next) {
 		next = l.slots[0].at
 	}
@@ -404,6 +442,14 @@ func (l *Limiter) serve(now time.Time) {
 		defer l.mu.Unlock()
 		l.serve(time.Now())
 	})
+}
+
+// due reports whether there are slots to ask for or to hand back.
+func (l *Limiter) due(now time.Time) bool {
+	if l.units != nil {
+		return l.unitsDue(now)
+	}
+	return l.wanted() > 0 || l.surplus() > 0
 }
 
 // release lets the requests go whose time has come. After a stall of this process
@@ -424,9 +470,13 @@ func (l *Limiter) release(now time.Time) {
 		return
 	}
 	l.store.count(granted, n-granted, 0)
-	for _, w := range l.queue[:n] {
+	for i, w := range l.queue[:n] {
+		w.local = l.slots[i].local
 		w.end(nil)
 		l.trial.sent(now, false)
+	}
+	if l.units != nil {
+		l.units.left(n == len(l.queue), l.queue[:n]...)
 	}
 	l.queue, l.slots = slices.Delete(l.queue, 0, n), slices.Delete(l.slots, 0, n)
 }
@@ -439,6 +489,10 @@ func (l *Limiter) expire(now time.Time) {
 
 // drop drops the selected slots, and counts those that are lost to the fleet.
 func (l *Limiter) drop(which func(slot) bool) {
+	if l.units != nil {
+		l.dropUnits(which)
+		return
+	}
 	lost := 0
 	l.slots = slices.DeleteFunc(l.slots, func(s slot) bool {
 		if !which(s) {
@@ -528,7 +582,10 @@ func (l *Limiter) surplus() int {
 func (l *Limiter) call(now time.Time) {
 	c := &call{began: now, pausing: l.unpublished}
 	turns := 0
-	if n := l.wanted(); n > 0 {
+	if l.units != nil {
+		c.waiters = slices.Clone(l.queue[len(l.slots):][:l.unitsWanted()])
+		turns, c.burst = l.maxSlots(), l.store.burst
+	} else if n := l.wanted(); n > 0 {
 		c.waiters = slices.Clone(l.queue[len(l.slots):][:n])
 		turns = max(l.maxSlots()-len(l.slots), 1)
 		c.burst = l.store.burst
@@ -569,7 +626,10 @@ func (l *Limiter) call(now time.Time) {
 		waiting = 0 // one volley at a time
 	}
 	args = append(args, number(micros(pause)), len(c.back), number(leadTrips*l.rtt), refused, number(l.refusedSent),
-		number(max(micros(c.hintEnd.Sub(now)), 0)), waiting, ended.size, ended.known, ended.bad)
+		number(max(micros(c.hintEnd.Sub(now)), 0)), waiting, ended.size, ended.known, ended.bad, len(l.store.limits))
+	if l.units != nil {
+		args = l.unitArgs(args, c)
+	}
 	l.refused = 0
 	for _, w := range c.waiters {
 		patience := maxDuration
@@ -577,6 +637,9 @@ func (l *Limiter) call(now time.Time) {
 			patience = min(max(w.deadline.Sub(now), 0), maxDuration)
 		}
 		args = append(args, number(micros(patience)))
+		for i := range l.store.limits {
+			args = append(args, number(w.cost(i)))
+		}
 	}
 	l.asked, l.calling, l.calledAt, l.unpublished = len(c.waiters), true, now, false
 	go l.run(c, args)
@@ -622,6 +685,9 @@ func (l *Limiter) failed(c *call, err error) (log func()) {
 		l.unpublished = l.unpublished || c.pausing
 		l.pause(now, c.hintEnd.Sub(now))
 		l.store.count(0, 0, len(c.back))
+		if l.units != nil {
+			l.units.unitsFailed(c)
+		}
 		l.fallBack(now, err) // before another call, because the waiters have waited long enough
 	}
 	l.serve(now)
@@ -640,6 +706,36 @@ func (l *Limiter) answered(c *call, r reply) (log func()) {
 	l.drop(func(s slot) bool { return s.local })
 	learned := l.learn(now, r)
 
+	if l.units != nil {
+		l.takeUnits(now, c, r, late)
+	} else {
+		l.takeSlots(now, c, r, late)
+	}
+	if rtt := micros(now.Sub(c.began)); !late && l.calls > 0 { // the first one may have to connect
+		if l.rtt == 0 || rtt < l.rtt {
+			l.rtt = rtt
+		}
+		l.rtt += (rtt - l.rtt) / 64 // the way may have become longer
+	}
+	l.calls++
+	l.volley(now, r.volley, !c.hintEnd.IsZero())
+	if l.units != nil {
+		l.refuseLateUnits(now)
+	} else {
+		l.refuseLate(now)
+	}
+	l.serve(now)
+	for i, w := range l.queue[:min(len(l.queue), len(l.slots))] {
+		w.announce(l.slots[i].at.Sub(now))
+	}
+	return func() {
+		back()
+		learned()
+	}
+}
+
+// takeSlots takes over the slots in an answer.
+func (l *Limiter) takeSlots(now time.Time, c *call, r reply, late bool) {
 	if r.back > 0 {
 		l.tat -= float64(r.back) * l.interval()
 	} else if !late {
@@ -667,23 +763,6 @@ func (l *Limiter) answered(c *call, r reply) (log func()) {
 	if n > 0 {
 		l.took(c, last, n)
 	}
-	if rtt := micros(now.Sub(c.began)); !late && l.calls > 0 { // the first one may have to connect
-		if l.rtt == 0 || rtt < l.rtt {
-			l.rtt = rtt
-		}
-		l.rtt += (rtt - l.rtt) / 64 // the way may have become longer
-	}
-	l.calls++
-	l.volley(now, r.volley, !c.hintEnd.IsZero())
-	l.refuseLate(now)
-	l.serve(now)
-	for i, w := range l.queue[:min(len(l.queue), len(l.slots))] {
-		w.announce(l.slots[i].at.Sub(now))
-	}
-	return func() {
-		back()
-		learned()
-	}
 }
 
 // volley lets n requests go at once.
@@ -693,6 +772,9 @@ func (l *Limiter) volley(now time.Time, n int, hinted bool) {
 	}
 	l.trial.begin(now, n, hinted)
 	n = min(n, len(l.queue))
+	if l.units != nil {
+		l.volleyUnits(n)
+	}
 	for _, w := range l.queue[:n] {
 		w.end(nil)
 		l.trial.sent(now, true)
@@ -730,7 +812,7 @@ func (l *Limiter) took(c *call, last float64, n int) {
 // queue or other processes took tokens in between.
 func (l *Limiter) refuseLate(now time.Time) {
 	for i := 0; i < len(l.queue); {
-		w, at := l.queue[i], l.expected(now, i)
+		w, at := l.queue[i], l.expectedAt(now, i)
 		if !w.tooLate(at) {
 			i++
 			continue
@@ -818,13 +900,19 @@ func (l *Limiter) fallBack(now time.Time, err error) {
 			continue
 		}
 		at, tat := l.local(now)
+		if l.units != nil && !l.store.fallback.unlimited {
+			at = l.localUnits(at, w)
+			tat = max(tat, micros(at.Sub(l.localFrom)))
+		}
 		if w.tooLate(at) {
 			l.remove(w)
 			l.store.count(0, 1, 0)
 			w.end(l.refusal(now, at.Sub(now)))
 			continue
 		}
-		l.localTAT = tat
+		if l.localTAT = tat; l.units != nil {
+			l.takeLocalUnits(at, w)
+		}
 		l.slots = append(l.slots, slot{at: at, until: at.Add(maxDuration), local: true})
 	}
 	l.release(now)

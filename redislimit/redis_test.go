@@ -27,6 +27,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/time/rate"
 
+	"github.com/resilienthttp/resilient/internal/bucket"
 	"github.com/resilienthttp/resilient/redislimit"
 	"github.com/resilienthttp/resilient/redislimit/internal/redistest"
 )
@@ -451,4 +452,55 @@ func TestRealKey(t *testing.T) {
 	t.Logf("a key of 10 letters takes %d bytes", used)
 	require.LessOrEqual(t, used, int64(200), "what the package doc says")
 	require.Eventually(t, func() bool { return c.DBSize(t.Context()).Val() == 0 }, 10*time.Second, 50*time.Millisecond)
+}
+
+// TestRealUnits: real Redis executes the script as miniredis does. A fleet keeps both
+// limits, and what it leaves in memory is what the package doc says.
+func TestRealUnits(t *testing.T) {
+	s := startRedis(t)
+	admin := newClient(t, options(s.Addr))
+	var mu sync.Mutex
+	server := bucket.New(2000, 300) // of tokens
+	accepted, refused, used := 0, 0, 0.0
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	start := time.Now()
+	for range 4 {
+		l := redislimit.New(newClient(t, options(s.Addr)), "0123456789", 1000, 100, patient, redislimit.WithLimit("tokens", 2000, 200, tokens))
+		for i := range 8 {
+			cost := float64(5 + 2*i)
+			wg.Go(func() {
+				for {
+					r := l.For(costing(ctx, fmt.Sprint(3*cost)))
+					if r.Wait(ctx) != nil {
+						return
+					}
+					mu.Lock()
+					now := time.Now()
+					if server.Delay(now, cost, 0) > 0 {
+						refused++
+					}
+					server.Take(now, cost)
+					accepted++
+					used += cost
+					mu.Unlock()
+					r.(settler).Settle("tokens", cost)
+				}
+			})
+		}
+	}
+	<-time.NewTimer(2 * time.Second).C
+	const key = "resilient:limit:0123456789"
+	bytes, err := admin.MemoryUsage(t.Context(), key).Result()
+	require.NoError(t, err)
+	value := admin.Get(t.Context(), key).Val()
+	cancel()
+	wg.Wait()
+	took := time.Since(start).Seconds()
+	t.Logf("%d requests, %d refused, %.0f tokens of %.0f; %d bytes: %s", accepted, refused, used, 200+2000*took, bytes, value)
+	require.LessOrEqual(t, used, 300+2000*took)
+	require.GreaterOrEqual(t, used, 0.5*2000*took, "a busy machine may be slower")
+	require.LessOrEqual(t, float64(refused), 0.02*float64(accepted), "a stall may let some go together")
+	require.LessOrEqual(t, bytes, int64(120+60+4*45+100), "a limit, four places, and some more")
+	require.Eventually(t, func() bool { return admin.DBSize(t.Context()).Val() == 0 }, 10*time.Second, 50*time.Millisecond)
 }

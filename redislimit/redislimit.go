@@ -106,6 +106,53 @@
 // Retries wait like first attempts. The pauses of each Transport, and the gradual
 // start after them, are in force too, after the limiter.
 //
+// # Tokens and other costs
+//
+// [WithLimit] adds limits that count something else than requests, such as the tokens
+// of a model. A function says what a request costs. All limits of a key are one value
+// in Redis, and one call of the script takes from all of them. A request takes from
+// all in one instant, or from none.
+//
+// The truth may be known only afterwards. [resilient.Settle] then corrects the cost.
+// A correction goes along with the next call to Redis, or in a call of its own after
+// 10 ms. It costs no request any time, because it is not waited for. All corrections
+// that go in a call are one sum for each limit. Requests that wait in the same process
+// hear of it with that call, and those of others within a second.
+//
+// A correction counts when it is made, however late that is. If less was used, as much
+// is given back as there is room for in the burst. If more was used, it is owed, and
+// those that follow wait for it. When the key has expired in Redis, the bursts are
+// whole, so that nothing can be given back. A second correction of a request does
+// nothing.
+//
+// With such limits some things are different:
+//
+//   - The instant of a request is not reserved long before, because corrections move
+//     it. Redis grants requests that are due within three round trips, or 1 ms. A
+//     process whose requests have to wait longer has a place in a queue in Redis. It
+//     asks again just before their time comes, and after a second in any case. If its
+//     costs are mostly settled for less, it asks earlier.
+//   - The processes take turns, a request each or as many as go in three round trips.
+//     So their shares are equal in requests, not in tokens: a process gets more tokens
+//     if its requests cost more. Nothing overtakes a request that costs much.
+//   - No part of the burst is kept for light processes. Their requests wait for one
+//     request of each busy process.
+//   - A process that ends while it has a place delays the others by up to a second and
+//     a half.
+//   - A lower limit of the server's is still learned in requests, whichever limit of
+//     the server's it is.
+//   - An attempt that is not sent gives everything back, and one that is refused for
+//     its rate gives back the costs of cost functions.
+//   - [LocalShare] is a share of each limit. Requests that are sent while Redis does
+//     not answer are not charged for afterwards.
+//   - If a call to Redis fails, corrections for more are sent again with the next one.
+//     Corrections for less are given up, because the call may have made them.
+//
+// The server may hear of the truth somewhat earlier or later than Redis. A burst that is
+// a few percent smaller than the server's allows for that, and for requests that spend
+// a varying time on their way. [resilient.WithMaxWait] bounds the wait for all limits
+// together, and is a minute by default.
+//
 // # When Redis does not answer
 //
 // Redis does not answer if a call fails, or takes longer than [WithTimeout]. A
@@ -120,7 +167,8 @@
 //
 // If Redis loses its data, because it was restarted empty or a replica took over,
 // each process sends its last reservation and the pause again with its next call.
-// Processes without a recent reservation may use the burst once more. While two
+// Processes without a recent reservation may use the burst once more. For the limits of
+// [WithLimit] it is recent if the process has called Redis within two seconds. While two
 // servers both act as the master, each grants the whole limit.
 //
 // With go-redis, ContextTimeoutEnabled ends a call in time. Without it, a call that
@@ -143,18 +191,27 @@
 //     [redis.UniversalClient] works. If a Ring loses a shard, the limits of that
 //     shard move to another one and start afresh.
 //   - Each limit in use takes one string of about 40 bytes, or 120 with all
-//     overhead for a key of 10 letters. The script takes 10 KiB. The key expires a
+//     overhead for a key of 10 letters. The script takes 25 KiB. The key expires a
 //     second after its burst is full again. After a refusal the string has up to
-//     200 bytes, and stays for a minute. Keys are never searched for.
+//     200 bytes, and stays for a minute. Each limit of [WithLimit] adds its name and
+//     about 15 bytes, and each process that waits about 30 bytes. Such a key stays for
+//     three seconds at least. Keys are never searched for.
+//   - With limits of [WithLimit], each process that waits adds 4 µs to each call, in
+//     which Redis does nothing else. So they suit hundreds of processes, not thousands.
+//   - A process needs 0.7 KiB for each limiter, or 1 KiB with limits of [WithLimit]. Of
+//     a [Keyed], the 1,024 limiters used last are kept, and those in use.
 //   - The clock of Redis may be set back, or be that of another server after a
 //     failover. The remaining waits stay the same. If it is set ahead, it ends
 //     waits that were not reserved yet, so that there is one burst.
 //   - The value starts with its version, "v1", or "v2" after a refusal or if Redis
-//     is far away. A process reads the fields that it knows in a value with more of
+//     is far away, or "v3" if there are limits of [WithLimit]. A process reads the fields that it knows in a value with more of
 //     them, so the processes of a fleet can be upgraded one by one. Processes
 //     without trials lower the limit at each refusal, and lose what a trial found.
-//     Processes that know only "v1" are the exception. While the value is "v2",
-//     they cannot read it, and [WithFallback] decides on their requests.
+//     Processes that know no "v3" drop its other limits with each call, and the
+//     processes that have them tell Redis again what they have seen last. So these
+//     limits are kept only roughly until all are upgraded. Processes that know only
+//     "v1" are the exception. While the value is "v2" or "v3", they cannot read it, and
+//     [WithFallback] decides on their requests.
 package redislimit
 
 import (
@@ -176,7 +233,8 @@ import (
 // New returns a Limiter for the limit that is named by key. It allows limit
 // requests a second in the long run, and burst of them at once, for all processes
 // together that use the same key on the same Redis. They should all have the same
-// limit and burst. If these differ, each process reserves by its own.
+// limit and burst. If these differ, each process reserves by its own. [WithLimit] adds
+// limits of other things than requests.
 //
 // It panics if client is nil, limit is not above 0 or is rate.Inf, or burst is
 // less than 1. Nil options are skipped. New does not call Redis.
@@ -219,6 +277,7 @@ func NewKeyed(client redis.UniversalClient, limit rate.Limit, burst int, opts ..
 			opt(&cfg)
 		}
 	}
+	mustBe(len(cfg.limits) <= maxUnits, "WithLimit", "used for at most 7 names", len(cfg.limits))
 	return &Keyed{
 		store:    newStore(client, limit, burst, cfg),
 		limiters: lru.Table[string, *Limiter]{Size: maxKeys, Limit: math.MaxInt, Idle: (*Limiter).idle},
@@ -235,7 +294,7 @@ func (k *Keyed) Limiter(key string) *Limiter {
 	if l, ok := k.limiters.Get(key); ok {
 		return l
 	}
-	l := &Limiter{store: k.store, key: key}
+	l := &Limiter{store: k.store, key: key, units: newUnits(k.store.limits)}
 	k.limiters.Add(key, l)
 	return l
 }
@@ -247,7 +306,7 @@ func (k *Keyed) Limiter(key string) *Limiter {
 // state, such as pauses, by the same key.
 func (k *Keyed) For(f func(*http.Request) string) func(*http.Request) resilient.Limiter {
 	mustBe(f != nil, "For", "not nil", "nil")
-	return func(req *http.Request) resilient.Limiter { return k.Limiter(f(req)) }
+	return func(req *http.Request) resilient.Limiter { return k.Limiter(f(req)).For(req) }
 }
 
 // Stats returns the counts so far over all keys, and the lowest limit that was
@@ -277,6 +336,7 @@ type config struct {
 	logger   *slog.Logger
 
 	unlearned bool // WithLearnedRate(false)
+	limits    []unitLimit
 }
 
 // WithPrefix sets the prefix of the keys in Redis. The key given to [New] or
@@ -352,8 +412,8 @@ func Refuse() Fallback { return Fallback{} }
 // still holds.
 func Unlimited() Fallback { return Fallback{unlimited: true} }
 
-// LocalShare limits each process to its share of the limit and of the burst. The
-// share of the burst is at least 1. processes is the number of processes that share
+// LocalShare limits each process to its share of each limit and of its burst. The
+// share of a burst is at least 1. processes is the number of processes that share
 // the limit. LocalShare panics if it is less than 1.
 func LocalShare(processes int) Fallback {
 	mustBe(processes >= 1, "LocalShare", "at least 1", processes)

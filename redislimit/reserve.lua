@@ -9,6 +9,11 @@
 --              <accepted> <busy>" if a limit is learned or there is a lead, and
 --              "<chance> <row> <next> <open> <until> <out> <known> <bad> <told>
 --              <tested>" is appended if there was a trial.
+--              "v3 ..." if there are other limits than that of requests. Each
+--              appends "<name>=<ahead>", as above. Behind them follow the
+--              callers that wait, in order: "<caller>/<until>/<requests>" and a
+--              "/<cost>" for each of the limits. None of these is a number, and
+--              so earlier versions of this script skip them.
 -- ARGV[1..3]   interval between tokens, burst, and the part of it for the waiters
 -- ARGV[4]      the number of tokens with a wait that may be reserved
 -- ARGV[5..8]   the state in the caller, in case the key is lost: the last clock
@@ -24,7 +29,8 @@
 -- ARGV[15]     the number of the caller's requests that could go at once in a volley
 -- ARGV[16..18] the size of a volley that has ended, and of its requests the number
 --              with a known outcome, and with a refusal
--- ARGV[19..]   the longest wait of each waiter, in their order
+-- ARGV[19]     the number of other limits
+-- ARGV[20..]   the longest wait of each waiter, in their order
 --
 -- Returns the clock, the rest of the pause, the number of tokens taken back, how
 -- far ahead to reserve, the interval in force, the cutoff for refusals, the part
@@ -33,6 +39,19 @@
 -- has to ask again: how far the tat of its token is ahead, or minus the wait that
 -- would be too long for it. All are text, because a number in a reply is cut to an
 -- integer.
+--
+-- If there are other limits, the arguments from 20 on are these:
+--
+-- ARGV[20..21] the name of the caller, and how many more requests it has taken than
+--              it had asked for. A negative number gives some back.
+-- then for each limit its name, the interval between its units, its burst, its tat
+-- as the caller saw it last ("": never), and how much more was taken of it
+-- then for each waiter its longest wait, and what it takes of each limit
+--
+-- The wait until the first one that has to ask again may ask (0: all were answered),
+-- and how far the tat of requests and that of each limit is ahead, are returned
+-- before the values for the waiters. These are 1 and the wait, or minus the wait that
+-- would be too long.
 local limit, burst, own = 1e6 / ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local time = redis.call('TIME')
 local now = (time[1] - 1735689600) * 1000000 + time[2]
@@ -71,7 +90,12 @@ local firstTrial, lastTrial = 8e6, 120e6 -- how long a verdict holds, four times
 local chance, row, next, tested, told = 0, 0, now, 0, now
 local open, openUntil, out, known, bad = 0, now - 2 * forgetAfter, 0, 0, 0
 
-local stored = redis.call('GET', KEYS[1])
+-- The other limits. units has them by name, and order has the names in the order in
+-- which they are stored. places are the callers that wait.
+local others = tonumber(ARGV[19])
+local units, order, places = {}, {}, {}
+
+local stored, storedAt = redis.call('GET', KEYS[1]), nil
 if stored then
   -- These fields have the same meaning in later versions.
   local seen, ahead, paused, more = string.match(stored, '^v%d+ (%S+) (%S+) (%S+)(.*)$')
@@ -79,10 +103,26 @@ if stored then
     return redis.error_reply('ERR the key holds something other than a limit')
   end
   seen = tonumber(seen)
+  storedAt = seen
   local back = restore(seen, seen + ahead, seen + paused)
   local n = {}
   for s in string.gmatch(more, '%S+') do
-    n[#n + 1] = tonumber(s)
+    local name, its = string.match(s, '^([^=/]+)=(.+)$')
+    if tonumber(its) then
+      order[#order + 1] = name
+      units[name] = { index = #order, tat = math.max(seen - back + its, now) }
+    elseif string.find(s, '/', 1, true) then
+      local place = {}
+      for field in string.gmatch(s, '[^/]+') do
+        place[#place + 1] = #place == 0 and field or tonumber(field) or 0
+      end
+      place[2] = seen - back + (place[2] or 0)
+      if place[2] > now and place[3] then
+        places[#places + 1] = place
+      end
+    else
+      n[#n + 1] = tonumber(s)
+    end
   end
   lead = (n[1] or 0) * math.max(1 - math.max(now - seen, 0) / 1e6, 0) -- renewed, or forgotten in a second
   if n[7] and n[2] > 0 then
@@ -97,10 +137,16 @@ if stored then
     open, openUntil, out, known, bad = n[11], seen - back + n[12], n[13], n[14], n[15]
   end
 end
+-- Others may have given back since the caller saw the state, and that must not be taken
+-- again. So with other limits the caller's state counts only if the key was lost, or is
+-- older than that. It has not expired if the caller has seen it lately.
 local ownTat
+local lately = 2e6
+local isRecent = ARGV[5] ~= '' and now - ARGV[5] < lately
+local isLost = isRecent and (not stored or storedAt < tonumber(ARGV[5]))
 if ARGV[5] ~= '' then
-  local seen = tonumber(ARGV[5])
-  ownTat = tonumber(ARGV[6]) - restore(seen, tonumber(ARGV[6]), tonumber(ARGV[7]))
+  local known = (others == 0 or isLost) and ARGV[6] or now
+  ownTat = tonumber(ARGV[6]) - restore(tonumber(ARGV[5]), tonumber(known), tonumber(ARGV[7]))
 end
 lead = math.max(ARGV[11], lead)
 
@@ -259,6 +305,30 @@ if lower then
   interval = slower
 end
 
+-- Corrections are made before anybody takes more. No more is given back than there is
+-- room for.
+local mine, firstWaiter = {}, 20
+if others > 0 then
+  firstWaiter = 22 + 5 * others
+  tat = math.max(tat + ARGV[21] * interval, now)
+  for j = 1, others do
+    local a = 17 + 5 * j
+    local u = units[ARGV[a]]
+    local isNew = not u -- or an earlier version of this script has dropped it
+    if isNew then
+      order[#order + 1] = ARGV[a]
+      u = { index = #order, tat = now }
+      units[ARGV[a]] = u
+    end
+    u.interval, u.burst = tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2])
+    if (isLost or isNew and isRecent) and ARGV[a + 3] ~= '' then
+      u.tat = math.max(u.tat, ARGV[a + 3] - math.max(ARGV[5] - now, 0))
+    end
+    u.tat = math.max(u.tat + ARGV[a + 4] * u.interval, now)
+    mine[j] = u
+  end
+end
+
 -- A pause uses up the burst: the first token falls due at its end, and the others
 -- follow one by one. The server's bucket is full then, so that a refusal is less
 -- informative. Each also costs a pause, so there should be fewer.
@@ -286,8 +356,12 @@ local reply = {
   string.format('%.0f', lead), string.format('%.6f', interval), string.format('%.0f', base and cutoff or chance > 0 and next or 0),
   string.format('%.3f', base and 0 or chance), string.format('%d', volley),
 }
+local firstUnit = #reply + 1
+for j = 0, others > 0 and others + 1 or -1 do
+  reply[firstUnit + j] = '0'
+end
 local waits = tonumber(ARGV[4])
-for i = 19, #ARGV do
+for i = firstWaiter, others == 0 and #ARGV or 0 do
   local wait = tat + interval * (1 - own) - now
   if wait > 0 and waits == 0 then
     break
@@ -306,11 +380,127 @@ for i = 19, #ARGV do
   end
 end
 
+-- With other limits a request takes from all of them at one instant. Nothing is
+-- reserved further ahead than the callers need to hear of it, because each correction
+-- moves the instants of all. Callers whose requests have to wait longer get a place in
+-- a queue, and ask again when their time has come. Each caller has one place, for as
+-- many requests as it may reserve, and goes to the end of the queue when these have
+-- gone. A request goes when there is enough for it and for all places in front of it.
+-- One that takes more than the burst waits until that is full.
+local pollEvery, grace = 1e6, 0.5e6 -- a caller that does not ask again in time loses its place
+local horizon = math.max(lead, 1000)
+if others > 0 then
+  local front, rest = {}, {} -- what the places in front of the caller take, and those behind
+  for j = 0, others do
+    front[j], rest[j] = 0, 0
+  end
+  local rank
+  for k, place in ipairs(places) do
+    if place[1] == ARGV[20] then
+      rank = k
+    else
+      local sum = rank and rest or front
+      sum[0] = sum[0] + place[3]
+      for j = 1, others do
+        sum[j] = sum[j] + (place[3 + mine[j].index] or 0)
+      end
+    end
+  end
+  local function yield() -- all the others go first
+    for j = 0, others do
+      front[j], rest[j] = front[j] + rest[j], 0
+    end
+  end
+
+  local goes = math.max(now, pause) -- the instant of the last one that goes
+  local stopped -- the first one that does not
+  local left = rank and places[rank][3] or 0 -- the requests for which the place is
+  for i = firstWaiter, #ARGV, 1 + others do
+    if left == 0 then
+      yield()
+    end
+    local ownTurn = tat + interval * (front[0] + 1 - own)
+    local at = math.max(goes, ownTurn)
+    for j, u in ipairs(mine) do
+      local cost = tonumber(ARGV[i + j])
+      if cost > 0 then
+        at = math.max(at, u.tat + u.interval * (front[j] + math.min(cost, u.burst) - u.burst))
+      end
+    end
+    local wait = at - now
+    if wait > tonumber(ARGV[i]) then
+      reply[#reply + 1] = string.format('%.3f', -wait)
+    elseif wait > horizon then
+      stopped = i
+      reply[firstUnit] = string.format('%.3f', wait)
+      break
+    else
+      tat, goes, left = math.max(tat, at) + interval, at, math.max(left - 1, 0)
+      for j, u in ipairs(mine) do
+        local cost = tonumber(ARGV[i + j])
+        if cost > 0 then
+          u.tat = math.max(u.tat, at) + cost * u.interval
+        end
+      end
+      if base and ownTurn > now then
+        count, accepted, busy = count + 1, accepted + 1, busy + interval
+      end
+      reply[#reply + 1] = string.format('%.3f', wait + 1)
+    end
+  end
+  reply[firstUnit + 1] = string.format('%.3f', tat - now)
+  for j, u in ipairs(mine) do
+    reply[firstUnit + 1 + j] = string.format('%.3f', u.tat - now)
+  end
+
+  local place
+  if stopped then
+    local size = left > 0 and left or waits
+    place = { ARGV[20], now + math.min(reply[firstUnit], pollEvery) + grace + lead, 0 }
+    for k = 1, #order do
+      place[3 + k] = 0
+    end
+    for i = stopped, math.min(#ARGV, stopped + (size - 1) * (1 + others)), 1 + others do
+      place[3] = place[3] + 1
+      for j, u in ipairs(mine) do
+        place[3 + u.index] = place[3 + u.index] + ARGV[i + j]
+      end
+    end
+  end
+  if rank and place and left > 0 then
+    places[rank] = place
+  else
+    if rank then
+      table.remove(places, rank)
+    end
+    places[#places + 1] = place
+  end
+end
+
+-- Debts may be beyond all sense, and so are the times until they are paid.
+local farthest = 1e17 -- microseconds
+local longestStay = 3.2e10 -- a year in milliseconds
+
 -- The key stays for as long as its value differs from the state without a key, and
 -- one second longer, so that a clock that is set back is noticed.
 local ahead = math.max(tat - now, 0)
+local tail = {}
+local mostAhead = 0
+for k, name in ipairs(order) do
+  local its = math.min(math.max(units[name].tat - now, 0), farthest)
+  mostAhead = math.max(mostAhead, its)
+  tail[k] = string.format(' %s=%.3f', name, its)
+end
+for _, place in ipairs(places) do
+  mostAhead = math.max(mostAhead, place[2] - now)
+  local fields = { place[1], string.format('%.0f', place[2] - now), place[3] }
+  for k = 1, #order do
+    fields[3 + k] = string.format('%.15g', place[3 + k] or 0)
+  end
+  tail[#tail + 1] = ' ' .. table.concat(fields, '/')
+end
 local tried = chance > 0 or row ~= 0 or out > 0 or known > 0 or open > 0
-if stored or ahead > 0 or base or tried then
+if stored or ahead > 0 or base or tried or #order > 0 then
   local value = string.format('v1 %.0f %.3f %.0f', now, ahead, pause - now)
   local stay = math.ceil(ahead / 1000) + 1000
   if base or tried or lead >= interval then
@@ -323,6 +513,10 @@ if stored or ahead > 0 or base or tried then
   end
   if base or tried then
     stay = math.max(stay, forgetAfter / 1000)
+  end
+  if #order > 0 then
+    value = 'v3' .. string.sub(value, 3) .. table.concat(tail)
+    stay = math.max(stay, math.min(math.ceil(mostAhead / 1000) + 1000, longestStay), lately / 1000 + 1000)
   end
   redis.call('SET', KEYS[1], value, 'PX', string.format('%.0f', stay))
 end

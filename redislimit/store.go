@@ -101,6 +101,10 @@ type reply struct {
 	chance   float64   // the part that is refused by chance, or 0 if none is known
 	volley   int       // requests that go at once, in a volley
 	ahead    []float64 // how far the tat of each waiter is ahead, or minus a wait that would be too long
+
+	// With limits beside that of requests, see units.
+	next float64   // the wait until the first one without a value in ahead may ask again, or 0
+	tats []float64 // how far the tat of requests is ahead, and those of the other limits
 }
 
 var errNoAnswer = errors.New("no answer in time")
@@ -117,17 +121,31 @@ func (s *store) ask(ctx context.Context, key string, args []any) (reply, error) 
 	if err != nil {
 		return reply{}, err
 	}
-	return parse(texts, len(args)-fixedArgs)
+	units := len(s.limits)
+	if units == 0 {
+		return parse(texts, len(args)-fixedArgs, 0)
+	}
+	return parse(texts, (len(args)-fixedArgs-unitFixedArgs-units*unitArgs)/(1+units), units)
 }
 
-// fixedArgs is the number of arguments of the script before the waits.
-const fixedArgs = 18
+// fixedArgs is the number of arguments of the script before the waits. If there are
+// units, some for all of them and some for each follow.
+const (
+	fixedArgs     = 19
+	unitFixedArgs = 2
+	unitArgs      = 5
+)
 
 // fixedTexts is the number of values that the script returns before the waits.
 const fixedTexts = 8
 
-func parse(texts []string, waits int) (reply, error) {
-	if least, most := fixedTexts+min(waits, 1), fixedTexts+waits; len(texts) < least || len(texts) > most {
+func parse(texts []string, waits, units int) (reply, error) {
+	fixed, least := fixedTexts, fixedTexts+min(waits, 1)
+	if units > 0 {
+		fixed += 2 + units
+		least = fixed // the first waiter may have to ask again
+	}
+	if most := fixed + waits; len(texts) < least || len(texts) > most {
 		return reply{}, fmt.Errorf("the script returned %d values, not %d to %d", len(texts), least, most)
 	}
 	numbers := make([]float64, len(texts))
@@ -138,11 +156,15 @@ func parse(texts []string, waits int) (reply, error) {
 		}
 		numbers[i] = n
 	}
-	return reply{
+	r := reply{
 		now: numbers[0], pause: numbers[1], back: int(numbers[2]),
 		lead: numbers[3], interval: numbers[4], cutoff: numbers[5], chance: numbers[6], volley: int(numbers[7]),
-		ahead: numbers[fixedTexts:],
-	}, nil
+		ahead: numbers[fixed:],
+	}
+	if units > 0 {
+		r.next, r.tats = numbers[fixedTexts], numbers[fixedTexts+1:fixed]
+	}
+	return r, nil
 }
 
 // mayCall reports whether Redis may be called now. While Redis does not answer, a

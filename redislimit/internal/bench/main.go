@@ -3,12 +3,13 @@
 // Bench measures the costs of sharing a limit through Redis, with redislimit and
 // with its peers, in one run:
 //
-//	cd redislimit/internal/bench && go run . [-for 20s] [-only limits|fleet] [-check]
+//	cd redislimit/internal/bench && go run . [-for 20s] [-only limits|fleet|tokens] [-check]
 //
 // It starts its own redis-server, and some worker processes for each row of a
 // table. For the first table the goroutines of the workers wait for the limiter
 // again and again. For the second table the workers are a fleet that calls an API
-// with a limit, see fleet.go. With -check it fails if redislimit misses the
+// with a limit, see fleet.go. For the third table the API has a limit of tokens
+// and one of requests, see tokens.go. With -check it fails if redislimit misses the
 // expected figures.
 package main
 
@@ -22,6 +23,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"text/tabwriter"
@@ -49,6 +51,7 @@ type load struct {
 	Addr       string
 	API        string        // the API of the fleet, see fleet.go
 	Every      time.Duration // between two requests of a light process
+	Tokens     *tokenLoad    // see tokens.go, or nil
 	Start, End time.Time
 }
 
@@ -73,7 +76,7 @@ func main() {
 	duration := flag.Duration("for", 20*time.Second, "duration of each row")
 	processes := flag.Int("processes", 4, "processes that share the limit")
 	goroutines := flag.Int("goroutines", 16, "goroutines of each")
-	only := flag.String("only", "", "measure only one table: limits or fleet")
+	only := flag.String("only", "", "measure only one table: limits, fleet or tokens")
 	check := flag.Bool("check", false, "fail if redislimit misses its figures")
 	flag.Parse()
 	var err error
@@ -108,13 +111,20 @@ func run(duration time.Duration, processes, goroutines int, only string, check b
 	l := load{Goroutines: goroutines, Addr: server.Addr}
 	flush := func() error { return client.FlushAll(context.Background()).Err() }
 	var missed error
-	if only != "fleet" {
+	if only == "" || only == "limits" {
 		if missed, err = runLimits(l, processes, duration, flush); err != nil {
 			return err
 		}
 	}
-	if only != "limits" {
+	if only == "" || only == "fleet" {
 		misses, err := runFleet(l, duration, flush)
+		if err != nil {
+			return err
+		}
+		missed = errors.Join(missed, misses)
+	}
+	if only == "" || only == "tokens" {
+		misses, err := runTokens(l, duration, func() (int64, error) { return scriptCalls(client) }, flush)
 		if err != nil {
 			return err
 		}
@@ -124,6 +134,23 @@ func run(duration time.Duration, processes, goroutines int, only string, check b
 		return missed
 	}
 	return nil
+}
+
+// scriptCalls returns the number of calls of scripts so far.
+func scriptCalls(client *redis.Client) (n int64, err error) {
+	info, err := client.Info(context.Background(), "commandstats").Result()
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(info) {
+		for _, command := range []string{"eval", "evalsha"} {
+			var calls int64
+			if _, err := fmt.Sscanf(line, "cmdstat_"+command+":calls=%d", &calls); err == nil {
+				n += calls
+			}
+		}
+	}
+	return n, nil
 }
 
 // limiters returns the names of the limiters that are compared.
@@ -282,6 +309,9 @@ func work(text string) error {
 	defer client.Close()
 	var calls counter
 	client.AddHook(&calls)
+	if l.Tokens != nil {
+		return json.NewEncoder(os.Stdout).Encode(workTokens(l, client))
+	}
 	limiter, err := limiter(l.Limiter, client, l.Limit, l.Burst)
 	if err != nil {
 		return err
