@@ -40,12 +40,14 @@ type sdk struct {
 	post     bool // call is a POST that is not marked as idempotent
 	response bool // the caller gets the response of an error, so that it can use ErrorFromResponse
 	opaque   bool // the error object is XML, so that only the status is understood
+
+	code string // the code or the type in the error object that fail makes, or ""
 }
 
-// endpoint is the server that an SDK calls, and the Transport that it uses.
+// endpoint is the server that an SDK calls, and the transport that it uses.
 type endpoint struct {
 	url       string
-	transport *resilient.Transport
+	transport http.RoundTripper
 }
 
 func (e endpoint) client() *http.Client { return &http.Client{Transport: e.transport} }
@@ -97,6 +99,11 @@ func defaults() []resilient.Option {
 		resilient.WithMaxAttempts(attempts),
 		resilient.WithBackOff(func() backoff.BackOff { return new(backoff.ZeroBackOff) }),
 	}
+}
+
+// again returns a context whose requests may be sent twice.
+func again(ctx context.Context) context.Context {
+	return resilient.ContextWithOptions(ctx, resilient.WithRetryNonIdempotent(true))
 }
 
 // watch returns a context that records the calls of a Transport for its requests.
@@ -204,6 +211,9 @@ func (s sdk) requireParsed(t *testing.T, got *resilient.APIError, status, attemp
 	require.Contains(t, string(got.Body), errorMessage)
 	if !s.opaque {
 		require.Equal(t, errorMessage, got.Message)
+	}
+	if s.code != "" {
+		require.Contains(t, []string{got.Code, got.Type}, s.code)
 	}
 }
 

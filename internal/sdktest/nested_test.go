@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/anthropics/anthropic-sdk-go"
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -18,8 +19,10 @@ import (
 	"github.com/minio/minio-go/v7"
 	"github.com/stretchr/testify/require"
 	"github.com/stripe/stripe-go/v85"
+	gitlab "gitlab.com/gitlab-org/api/client-go/v2"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"golang.org/x/time/rate"
+	"google.golang.org/genai"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/resilienthttp/resilient"
@@ -29,7 +32,7 @@ import (
 // retrying is an SDK whose own retries are left on.
 type retrying struct {
 	call func(ctx context.Context, at endpoint) error
-	sdk  int // attempts of the SDK after a temporary failure
+	sdk  int // attempts of the SDK after a lost connection
 }
 
 func retryingSDKs() map[string]retrying {
@@ -39,6 +42,23 @@ func retryingSDKs() map[string]retrying {
 			_, err := client.Models.Get(ctx, "m")
 			return err
 		}, 3},
+		"anthropic": {func(ctx context.Context, at endpoint) error {
+			client := anthropicClient(at)
+			_, err := client.Models.Get(ctx, "m", anthropic.ModelGetParams{})
+			return err
+		}, 3},
+		"cloudflare": {func(ctx context.Context, at endpoint) error {
+			_, err := cloudflareNamespace(ctx, cloudflareKV(at), "t")
+			return err
+		}, 3},
+		"genai": {func(ctx context.Context, at endpoint) error {
+			_, err := genaiClient(ctx, at, new(genai.HTTPRetryOptions)).Models.Get(ctx, "m", nil)
+			return err
+		}, 5},
+		"gitlab": {func(ctx context.Context, at endpoint) error {
+			_, _, err := gitlabClient(at).Version.GetVersion(gitlab.WithContext(ctx))
+			return err
+		}, 1},
 		"aws": {func(ctx context.Context, at endpoint) error {
 			_, err := s3Client(at, retry.NewStandard()).GetObject(ctx,
 				&s3.GetObjectInput{Bucket: aws.String("bucket"), Key: aws.String("key")})
@@ -92,11 +112,15 @@ func TestMarkedResponses(t *testing.T) {
 	}{
 		{"openai", 503, 3 * attempts, attempts, "it goes by X-Should-Retry"},
 		{"openai", 409, 3, 1, "it takes another view of what is temporary"},
+		{"anthropic", 503, 3 * attempts, attempts, "it goes by X-Should-Retry too"},
+		{"cloudflare", 503, 3, 1, "so does this, of a POST"},
 		{"aws", 503, 3 * attempts, 3 * attempts, "it does not look at the mark"},
 		{"azure", 503, 4 * attempts, 4 * attempts, "nor does this"},
 		{"elasticsearch", 503, 4 * attempts, 4 * attempts, "nor does this"},
 		{"minio", 503, 10 * attempts, 10 * attempts, "nor does this"},
 		{"vault", 503, 3 * attempts, 3 * attempts, "nor does this"},
+		{"genai", 503, 5 * attempts, 5 * attempts, "nor does this"},
+		{"gitlab", 503, 6 * attempts, 6 * attempts, "nor does this"},
 	}
 	for _, tt := range tests {
 		for on, hits := range map[bool]int{false: tt.without, true: tt.with} {
