@@ -16,6 +16,7 @@ func main() {
 	only := flag.String("scenario", "", "comma-separated scenarios or variants, such as a,b.stall (default all)")
 	columns := flag.String("peers", "", "comma-separated beginnings of the peers' names (default all)")
 	dir := flag.String("results", "", "`directory` to write README.md and the pictures into (default none)")
+	pictures := flag.String("pictures", "", "`directory` to write only the pictures into, of what is measured (default none)")
 	format := flag.String("format", "svg", "format of the pictures: svg or png")
 	seeds := flag.Int("seeds", 1, "runs of each variant, with the seeds that follow the first (not f)")
 	defaults := defaults()
@@ -31,6 +32,13 @@ func main() {
 			t.Helper()
 			peers := choosePeers(*columns)
 			boards := scoreboard(t, peers, chooseVariants(*only), *seeds)
+			if *pictures != "" {
+				for _, b := range boards {
+					if _, err := b.pictures(*pictures, *format); err != nil {
+						t.Error(err)
+					}
+				}
+			}
 			if *dir == "" {
 				return
 			}
@@ -119,4 +127,9 @@ func chooseVariants(names string) []scenario {
 	return slices.DeleteFunc(all, func(s scenario) bool { return len(s.variants) == 0 })
 }
 
-func (p *peer) takesPart(s scenario) bool { return p.only == "" || strings.Contains(p.only, s.letter) }
+func (p *peer) takesPart(s scenario) bool {
+	if s.peers != nil {
+		return slices.Contains(s.peers, p.name)
+	}
+	return p.only == "" || strings.Contains(p.only, s.letter)
+}

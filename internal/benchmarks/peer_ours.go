@@ -22,6 +22,19 @@ func ours() peer {
 	}
 }
 
+// oursDefaults is a client as its users begin: there is no option at all. So it has 4
+// attempts and a first interval of 500 ms, where the other columns have those of the
+// parameters.
+func oursDefaults() peer {
+	return peer{
+		name:   "resilient, defaults",
+		module: oursModule,
+		cannot: "no option: 4 attempts, and a first interval of 500 ms, whatever the others have",
+		only:   "abcde",
+		client: func(base http.RoundTripper, _ config) doer { return resilient.NewTransport(base).RoundTrip },
+	}
+}
+
 func oursLimitKnown() peer {
 	return peer{
 		name:   "resilient, limit known",

@@ -28,14 +28,17 @@ type config struct {
 	burst    int
 	noBudget bool // set if only the cost of many retries is measured
 	known    known
+
+	authority *authority // of scenario n
 }
 
 // known is what a peer may be told in scenario l, beside limit and burst.
 type known struct {
 	limits   []knownLimit
-	inFlight int  // requests that may be under way; 0: any number
-	fields   bool // the answers have the header fields of OpenAI
-	settles  bool // the cost of a call is a guess, and the answer says what it was
+	inFlight int           // requests that may be under way; 0: any number
+	fields   bool          // the answers have the header fields of OpenAI
+	p95      time.Duration // of the answers, in scenario m
+	settles  bool          // the cost of a call is a guess, and the answer says what it was
 }
 
 // knownLimit is a token bucket. If it counts tokens, a request takes guessOf it.
@@ -67,7 +70,18 @@ func peers() []peer {
 	return []peer{
 		bare(),
 		ours(),
+		oursDefaults(),
 		oursLimitKnown(),
+		oursHedged(),
+		hedgedHTTP(),
+		hedgedHTTPDelayKnown(),
+		oursReauth(),
+		oauthReauth(),
+		oauthAlone(),
+		handWrittenRefresh(),
+		oursTimed(),
+		oursEndpoints(),
+		handWrittenFailover(),
 		handWritten(),
 		handWrittenLimitKnown(),
 		retryableHTTP(),

@@ -105,7 +105,6 @@ func writeResults(dir, format, commit string, boards []*board, peers []peer) err
 		return err
 	}
 	var w strings.Builder
-	plot.DefaultFont.Variant = "Sans"
 	w.WriteString("# Results\n\n")
 	fmt.Fprintf(&w, "    %s\n\n", command())
 	fmt.Fprintf(&w, "at commit %s, with %s on %s/%s, %d CPUs. A figure in bold reaches its target. Of several seeds, it is the median, and in parentheses the worst, which has to reach the target. A failed call counts as never answered. `-` means that the backlog was not drained.\n\n",
@@ -122,18 +121,35 @@ func writeResults(dir, format, commit string, boards []*board, peers []peer) err
 	for _, b := range boards {
 		b.markdown(&w)
 		w.WriteString("\n")
-		for k, v := range b.scenario.variants {
-			if v.picture == nil {
-				continue
-			}
-			name := v.name + "." + format
-			if err := b.timelines(k, filepath.Join(dir, name)); err != nil {
-				return err
-			}
-			fmt.Fprintf(&w, "![%s](%s)\n", v.name, name)
+		names, err := b.pictures(dir, format)
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			fmt.Fprintf(&w, "![%s](%s)\n", strings.TrimSuffix(name, filepath.Ext(name)), name)
 		}
 	}
 	return os.WriteFile(filepath.Join(dir, "README.md"), []byte(w.String()), 0o666)
+}
+
+// pictures writes the pictures of a scenario, and returns their names.
+func (b *board) pictures(dir, format string) (names []string, err error) {
+	plot.DefaultFont.Variant = "Sans"
+	for k, v := range b.scenario.variants {
+		if v.picture != nil {
+			name := v.name + "." + format
+			if err := b.timelines(k, filepath.Join(dir, name)); err != nil {
+				return names, err
+			}
+			names = append(names, name)
+		}
+		more, err := b.duels(k, dir)
+		if err != nil {
+			return names, err
+		}
+		names = append(names, more...)
+	}
+	return names, nil
 }
 
 // command returns how the program was called.
@@ -178,19 +194,27 @@ func (b *board) setAll(variant int, values [][]float64) {
 	}
 }
 
-// markdown writes a table with a row for each metric.
+// markdown writes a table with a row for each metric, and a column for each peer that
+// took part.
 func (b *board) markdown(w io.Writer) {
+	var columns []int
+	for i, p := range b.peers {
+		if p.takesPart(b.scenario) {
+			columns = append(columns, i)
+		}
+	}
 	fmt.Fprintf(w, "\n### %s. %s\n\n%s\n\n", b.scenario.letter, b.scenario.title, b.scenario.model)
 	fmt.Fprint(w, "| variant | metric | target |")
-	for _, p := range b.peers {
-		fmt.Fprintf(w, " %s |", p.name)
+	for _, i := range columns {
+		fmt.Fprintf(w, " %s |", b.peers[i].name)
 	}
-	fmt.Fprint(w, "\n| --- | --- | ---: |", strings.Repeat(" ---: |", len(b.peers)), "\n")
+	fmt.Fprint(w, "\n| --- | --- | ---: |", strings.Repeat(" ---: |", len(columns)), "\n")
 	for k, v := range b.scenario.variants {
 		name := "**" + v.name + "** " + v.model
 		for i, m := range v.metrics {
 			fmt.Fprintf(w, "| %s | %s | %s |", name, m.name, m.bound())
-			for _, c := range b.cells[k] {
+			for _, column := range columns {
+				c := b.cells[k][column]
 				if c.values == nil {
 					fmt.Fprint(w, " |")
 					continue

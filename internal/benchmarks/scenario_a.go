@@ -42,6 +42,16 @@ func drain() scenario {
 				params: with(atOnce), metrics: metrics(1.05, 0.1, none()), measure: measureDrain,
 			},
 			{
+				name: "a.backlog-4", model: "as a.backlog, with 4 workers",
+				params:  with(func(p *params) { p.workers = 4 }),
+				metrics: metrics(none(), none(), none()), measure: measureDrain,
+			},
+			{
+				name: "a.backlog-1", model: "as a.backlog, with 1 worker, and 5 ms until an answer",
+				params:  with(func(p *params) { p.workers, p.latency = 1, 5*time.Millisecond }),
+				metrics: metrics(none(), none(), none()), measure: measureDrain,
+			},
+			{
 				name: "a.retry-after", model: "as a.backlog, a refusal says Retry-After: 1",
 				params:  with(func(p *params) { p.hint = "retry-after" }),
 				metrics: metrics(1.15, none(), none()), measure: measureDrain,
@@ -70,6 +80,23 @@ func drain() scenario {
 				name: "a.window-retry-after", model: "as a.window, a refusal says when the minute ends",
 				params:  with(func(p *params) { window(p); p.hint = "retry-after" }),
 				metrics: metrics(none(), none(), none()), measure: measureDrain,
+			},
+			{
+				name: "a.limit", model: "64 workers for 30 s, no hint, as people begin: 4 attempts, first interval 500 ms",
+				params: with(func(p *params) { p.length, p.attempts, p.backoff = 30*time.Second, 4, 500*time.Millisecond }),
+				metrics: []metric{
+					atLeast("used of the limit", "", none()),
+					atMost("refused per success", "", none()),
+					atMost("failed", "n", none()),
+					atMost("p50", "s", none()),
+					atMost("p99", "s", none()),
+				},
+				measure: measureSustained,
+				duel: &duel{
+					peers:  [2]string{"hand-written", "resilient, defaults"},
+					titles: [2]string{"A plain retry loop", "resilient, without an option"},
+					length: 30 * time.Second, top: 250,
+				},
 			},
 			{
 				name: "a.sustained", model: "64 workers for 10 minutes, no hint",

@@ -12,7 +12,8 @@ import (
 type scenario struct {
 	letter   string
 	title    string
-	model    string // of the server and the callers, for all variants
+	model    string   // of the server and the callers, for all variants
+	peers    []string // the names of the columns; nil: all
 	variants []variant
 }
 
@@ -29,6 +30,7 @@ type variant struct {
 	together func(*testing.T, params, []peer) [][]float64
 
 	picture *picture // may be nil
+	duel    *duel    // may be nil
 }
 
 // constant is the limit of a picture if it does not change.
@@ -103,5 +105,5 @@ func quantile(d []time.Duration, q float64) time.Duration {
 func all(*call) bool { return true }
 
 func scenarios() []scenario {
-	return []scenario{drain(), outage(), isolated(), change(), fleet(), cost(), noLimit(), rateLimits(), routeLimits(), flightLimits(), downtime(), weights()}
+	return []scenario{drain(), outage(), isolated(), change(), fleet(), cost(), noLimit(), rateLimits(), routeLimits(), flightLimits(), downtime(), weights(), hedges(), tokensRevoked(), failover()}
 }

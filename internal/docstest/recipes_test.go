@@ -33,7 +33,10 @@ import (
 	"golang.org/x/oauth2/clientcredentials"
 
 	"github.com/resilienthttp/resilient"
+	"github.com/resilienthttp/resilient/endpoints"
+	"github.com/resilienthttp/resilient/hedge"
 	"github.com/resilienthttp/resilient/otelresilient"
+	"github.com/resilienthttp/resilient/reauth"
 	"github.com/resilienthttp/resilient/resilienttest"
 	"github.com/resilienthttp/resilient/resume"
 )
@@ -285,7 +288,7 @@ func TestLogging(t *testing.T) {
 		_, _, err := get(t.Context(), t, client, api)
 		require.NoError(t, err)
 		for _, text := range []string{
-			`"level":"WARN","msg":"attempt done"`, `"msg":"waiting"`, `"msg":"call done"`, `"api":"people"`, `"request_id":"r-1"`,
+			`"level":"INFO","msg":"attempt done"`, `"msg":"waiting"`, `"msg":"call done"`, `"api":"people"`, `"request_id":"r-1"`,
 		} {
 			require.Contains(t, out.String(), text)
 		}
@@ -410,4 +413,47 @@ func TestErrorThroughSDK(t *testing.T) {
 	require.Empty(t, people)
 	require.ErrorIs(t, err, resilient.ErrInvalidRequest)
 	require.Equal(t, []resilient.InvalidParam{{Name: "limit", Reason: "Less than 500."}}, apiErr.Invalid)
+}
+
+func TestHedge(t *testing.T) {
+	answer(t, resilienttest.Status(200))
+	// docs: recipes hedge
+	transport := hedge.New(resilient.NewTransport(nil))
+	client := &http.Client{Transport: transport}
+	// end
+	status, _, err := get(t.Context(), t, client, api)
+	require.NoError(t, err)
+	require.Equal(t, 200, status)
+	require.Zero(t, transport.Stats())
+}
+
+func TestReauth(t *testing.T) {
+	script := answer(t, resilienttest.Status(401), resilienttest.Status(200))
+	fetchToken := func(context.Context) (string, error) { return "new", nil }
+	// docs: recipes reauth
+	refresh := func(ctx context.Context, _ *http.Request) (http.Header, error) {
+		token, err := fetchToken(ctx)
+		return http.Header{"Authorization": {"Bearer " + token}}, err
+	}
+	client := &http.Client{Transport: reauth.New(resilient.NewTransport(nil), refresh)}
+	// end
+	status, _, err := get(t.Context(), t, client, api)
+	require.NoError(t, err)
+	require.Equal(t, 200, status)
+	require.Equal(t, "Bearer new", script.Attempts()[1].Header.Get("Authorization"))
+}
+
+func TestEndpoints(t *testing.T) {
+	script := answer(t, resilienttest.Status(503), resilienttest.Status(200))
+	// docs: recipes endpoints
+	client := &http.Client{Transport: endpoints.New(
+		resilient.NewTransport(nil, resilient.WithAttemptTimeout(5*time.Second)),
+		[]endpoints.Endpoint{{URL: "https://eu.example.com"}, {URL: "https://us.example.com"}},
+	)}
+	resp, err := client.Get("https://api.example.com/v1/things") // from eu, or from us
+	// end
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	require.Equal(t, 200, resp.StatusCode)
+	require.Equal(t, "us.example.com", script.Attempts()[1].Request.URL.Host)
 }
