@@ -57,7 +57,7 @@ func scoreboard(t *testing.T, peers []peer, chosen []scenario, seeds int) (board
 		for k, v := range s.variants {
 			p := v.params.override(flag.CommandLine)
 			if v.together != nil {
-				values := v.together(t, p, peers)
+				values := v.measureTogether(t, p, s, peers)
 				b.setAll(k, values)
 				for i := range peers {
 					if values[i] != nil {
@@ -81,6 +81,23 @@ func scoreboard(t *testing.T, peers []peer, chosen []scenario, seeds int) (board
 		boards = append(boards, b)
 	}
 	return boards
+}
+
+// measureTogether measures the peers that take part in the scenario; others have no values.
+func (v *variant) measureTogether(t *testing.T, p params, s scenario, peers []peer) [][]float64 {
+	t.Helper()
+	var part []peer
+	var at []int
+	for i := range peers {
+		if peers[i].takesPart(s) {
+			part, at = append(part, peers[i]), append(at, i)
+		}
+	}
+	values := make([][]float64, len(peers))
+	for i, got := range v.together(t, p, part) {
+		values[at[i]] = got
+	}
+	return values
 }
 
 // repeat measures a variant with several seeds.

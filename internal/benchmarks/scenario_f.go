@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"io"
 	"net"
@@ -40,8 +41,14 @@ func cost() scenario {
 			}, workload{n: 200, newBase: newSuccesses, newRequest: newPost}),
 			calls("f.retry", "a GET that is answered 500, 500, 200; backoff of 1 ns, no budget", []metric{
 				atMost("time added", "ns", none()), atMost("bytes added", "n", none()), atMost("allocations added", "n", none()),
-				atMost("allocations / hand-written", "x", 2),
+				atMost("allocations / hand-written", "x", 2), atMost("time / hand-written", "x", 2),
 			}, workload{n: 2_000, newBase: newFailures, newRequest: newGet, fails: true}),
+			calls("f.404", "a GET that is answered 404 with an error object, which nobody reads", []metric{
+				atMost("time added", "ns", 1_000), atMost("bytes added", "n", none()), atMost("allocations added", "n", 4),
+			}, workload{n: 10_000, newBase: newErrors(http.StatusNotFound), newRequest: newGet, status: http.StatusNotFound}),
+			calls("f.400", "a GET that is answered 400 with an error object, which nobody reads", []metric{
+				atMost("time added", "ns", 5_000), atMost("bytes added", "n", none()), atMost("allocations added", "n", none()),
+			}, workload{n: 10_000, newBase: newErrors(http.StatusBadRequest), newRequest: newGet, status: http.StatusBadRequest}),
 			{
 				name: "f.loopback", model: "GETs that succeed", params: p,
 				metrics:  []metric{atLeast("throughput / bare", "x", 0.99)},
@@ -67,6 +74,7 @@ type workload struct {
 	newBase    func() http.RoundTripper
 	newRequest func() *http.Request
 	fails      bool // the first attempts fail
+	status     int  // of the last answer; 0: 200
 }
 
 // measure returns the cost of a call: time, bytes and allocations.
@@ -74,7 +82,7 @@ func (w workload) measure(t *testing.T, p params, peers []peer) [][]float64 {
 	t.Helper()
 	samples := make([][3][]float64, len(peers))
 	for range passes {
-		base := w.cost(t, untilOK(w.newBase()))
+		base := w.cost(t, w.until(w.newBase()))
 		for i := range peers {
 			if w.fails && peers[i].once {
 				continue
@@ -93,26 +101,28 @@ func (w workload) measure(t *testing.T, p params, peers []peer) [][]float64 {
 	if !w.fails {
 		return values
 	}
-	byHand := none()
+	byHand := []float64{none(), none(), none()}
 	for i := range peers {
 		if peers[i].name == handWritten().name {
-			byHand = values[i][2]
+			byHand = slices.Clone(values[i])
 		}
 	}
 	for i := range values {
 		if values[i] != nil {
-			values[i] = append(values[i], values[i][2]/byHand)
+			values[i] = append(values[i], values[i][2]/byHand[2], values[i][0]/byHand[0])
 		}
 	}
 	return values
 }
 
-// untilOK sends a request until it succeeds, with nothing in between.
-func untilOK(base http.RoundTripper) doer {
+func (w workload) last() int { return cmp.Or(w.status, http.StatusOK) }
+
+// until sends a request until it gets the last answer, with nothing in between.
+func (w workload) until(base http.RoundTripper) doer {
 	return func(req *http.Request) (*http.Response, error) {
 		for {
 			resp, err := base.RoundTrip(req)
-			if err != nil || resp.StatusCode == http.StatusOK {
+			if err != nil || resp.StatusCode == w.last() {
 				return resp, err
 			}
 			_ = resp.Body.Close()
@@ -134,7 +144,7 @@ func (w workload) cost(t *testing.T, do doer) [3]float64 {
 			req.Body, _ = req.GetBody() // it cannot fail for a bytes.Reader
 		}
 		resp, err := do(req)
-		if err != nil || resp.StatusCode != http.StatusOK {
+		if err != nil || resp.StatusCode != w.last() {
 			if resp != nil {
 				_ = resp.Body.Close()
 			}
@@ -202,6 +212,15 @@ func newFailures() http.RoundTripper {
 	})
 }
 
+// newErrors returns bases that always answer with a status and an error object.
+func newErrors(status int) func() http.RoundTripper {
+	return func() http.RoundTripper {
+		return roundTripperFunc(func(req *http.Request) (*http.Response, error) {
+			return answer(req, status, http.Header{"Content-Type": {"application/json"}}), nil
+		})
+	}
+}
+
 func newGet() *http.Request {
 	return newRequest(http.MethodGet, "http://api.example/v1/things", nil)
 }
@@ -215,7 +234,8 @@ func newRequest(method, url string, body []byte) *http.Request {
 	if body != nil {
 		r = bytes.NewReader(body)
 	}
-	req, err := http.NewRequestWithContext(context.Background(), method, url, r)
+	ctx := context.WithValue(context.Background(), callKey{}, new(call)) // which some peers ask
+	req, err := http.NewRequestWithContext(ctx, method, url, r)
 	if err != nil {
 		panic(err) // the URL is valid
 	}
