@@ -136,11 +136,11 @@ var (
 	}
 	paramNames = []string{
 		"name", "field", "fieldname", "param", "parameter", "property", "propertypath", "pointer",
-		"attribute", "target", "location", "loc", "path",
+		"attribute", "target", "path", "location", "loc", // express-validator has "body" for a location
 	}
 	sourceNames = []string{"pointer", "parameter", "header"} // in "source", as in JSON:API
 	reasonNames = []string{
-		"message", "detail", "description", "msg", "reason", "errorsummary", "issue", "title", "error", "code",
+		"message", "defaultmessage", "detail", "description", "msg", "reason", "errorsummary", "issue", "title", "error", "code",
 	}
 	culpritNames = []string{"param", "parameter", "field", "target"} // the parameter of a whole error
 

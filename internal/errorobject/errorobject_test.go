@@ -195,6 +195,16 @@ func TestShapes(t *testing.T) {
 			object{Code: "C", Message: "m"},
 		},
 		{
+			"Spring names the field and a default message", nil,
+			`{"status":400,"error":"Bad Request","errors":[{"codes":["Size.person.name"],"defaultMessage":"too long","objectName":"person","field":"name","code":"Size"}]}`,
+			object{Code: "Size", Message: "Bad Request", Invalid: params{{"name", "too long"}}},
+		},
+		{
+			"express-validator has the path, and before version 7 the param", nil,
+			`{"errors":[{"type":"field","value":"x","msg":"Invalid value","path":"email","location":"body"},{"msg":"short","param":"name"}]}`,
+			object{Type: "field", Message: "Invalid value", Invalid: params{{"email", "Invalid value"}, {"name", "short"}}},
+		},
+		{
 			"errorMessages beside a map", nil, `{"errorMessages":["m","n"],"errors":{"f":"r"}}`,
 			object{Message: "m; n", Invalid: params{{"f", "r"}}},
 		},
