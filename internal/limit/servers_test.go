@@ -67,6 +67,37 @@ func TestFewWorkers(t *testing.T) {
 	}
 }
 
+// TestShortWindows is a server that accepts so many in a window. After each one it is
+// closed for a long time, and as many were refused as were accepted.
+func TestShortWindows(t *testing.T) {
+	for _, tt := range []struct {
+		window time.Duration
+		most   int
+	}{
+		{10 * time.Second, 50},
+		{10 * time.Second, 100},
+		{15 * time.Second, 60},
+	} {
+		t.Run(fmt.Sprint(tt.most, " in ", tt.window), func(t *testing.T) {
+			window, n := int64(-1), 0
+			s := simulate(t, func(now time.Time, _ limit.Route) (limit.Result, time.Duration, func()) {
+				if w := int64(now.Sub(begin()) / tt.window); w != window {
+					window, n = w, 0
+				}
+				if n++; n > tt.most {
+					return refused(), 5 * ms, nil
+				}
+				return accepted(), 20 * ms, nil
+			})
+			s.workers(64, one)
+			s.run(time.Minute)
+			got := s.run(5 * time.Minute)
+			require.Greater(t, float64(got.accepted), 0.9*float64(tt.most)*float64(5*time.Minute/tt.window))
+			require.Less(t, float64(got.refused), 0.4*float64(got.accepted))
+		})
+	}
+}
+
 // TestChance is a server that refuses a part of the requests whatever is sent. To hold
 // any back would not help.
 func TestChance(t *testing.T) {
