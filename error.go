@@ -5,15 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 	"weak"
 
 	"github.com/resilienthttp/resilient/internal/cause"
 	"github.com/resilienthttp/resilient/internal/errorobject"
+	"github.com/resilienthttp/resilient/internal/noted"
 	"github.com/resilienthttp/resilient/internal/peek"
 	"github.com/resilienthttp/resilient/internal/redact"
 )
@@ -240,7 +239,7 @@ func ErrorFromResponse(resp *http.Response) (*APIError, bool) {
 // somebody has wrapped, as http.Client does if it has a Timeout, or emptied. It is
 // the one state that is not a Transport's, because a response does not name the
 // Transport it came through, and its Request has to be the caller's own.
-var records sync.Map //nolint:gochecknoglobals // see above; of weak.Pointer[http.Response] to record
+var records noted.Notes[record] //nolint:gochecknoglobals // see above
 
 // record is the knowledge about an error response that is not in its bytes.
 type record struct {
@@ -258,21 +257,15 @@ type record struct {
 }
 
 func remember(resp *http.Response, e *APIError, p *Profile) {
-	key := weak.Make(resp)
 	body, _ := resp.Body.(*peek.Body)
-	known := record{
+	records.Set(resp, record{
 		status: e.StatusCode, attempts: e.Attempts, kind: e.Kind, wait: e.RetryAfter, profile: p,
 		reason: e.Reason, unprocessed: e.Unprocessed, body: weak.Make(body),
-	}
-	if _, again := records.Swap(key, known); again {
-		return // a base that returns one response again and again has its cleanup already
-	}
-	runtime.AddCleanup(resp, func(key weak.Pointer[http.Response]) { records.Delete(key) }, key)
+	})
 }
 
 func lookup(resp *http.Response) record {
-	v, _ := records.Load(weak.Make(resp))
-	known, _ := v.(record)
+	known := records.Of(resp)
 	if known.status != resp.StatusCode {
 		return record{} // somebody has made another response of it
 	}

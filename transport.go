@@ -227,8 +227,7 @@ func (t *Transport) Spare(req *http.Request) bool {
 	if checkRequest(req) != nil {
 		return false
 	}
-	var c call
-	c.t, c.cfg, c.req = t, t.settings(req.Context()), req
+	c := call{cfg: t.settings(req.Context()), req: req}
 	key := t.keys.find(c.cfg, req)
 	if key == nil {
 		return true

@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/resilienthttp/resilient"
+	"github.com/resilienthttp/resilient/internal/redirect"
 )
 
 var _ http.RoundTripper = (*Transport)(nil)
@@ -375,10 +376,7 @@ func (e *endpoint) at(u *url.URL) *url.URL {
 
 // strays reports whether a redirect has led req to another host than the call began with.
 func strays(req *http.Request) bool {
-	first := req
-	for first.Response != nil && first.Response.Request != nil && first.Response.Request.URL != nil {
-		first = first.Response.Request
-	}
+	first := redirect.First(req)
 	return first != req && !strings.EqualFold(first.URL.Host, req.URL.Host)
 }
 

@@ -24,6 +24,7 @@ import (
 	"github.com/resilienthttp/resilient/internal/cause"
 	"github.com/resilienthttp/resilient/internal/peek"
 	"github.com/resilienthttp/resilient/internal/redact"
+	"github.com/resilienthttp/resilient/internal/redirect"
 )
 
 var _ http.RoundTripper = (*Transport)(nil)
@@ -258,10 +259,7 @@ func renewable(req *http.Request) bool {
 	if req.URL == nil || req.Header == nil || req.Context().Value(refreshing{}) != nil {
 		return false
 	}
-	first := req
-	for first.Response != nil && first.Response.Request != nil && first.Response.Request.URL != nil {
-		first = first.Response.Request
-	}
+	first := redirect.First(req)
 	return first == req || strings.EqualFold(first.URL.Hostname(), req.URL.Hostname()) &&
 		(first.URL.Scheme != "https" || req.URL.Scheme == "https")
 }

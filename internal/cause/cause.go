@@ -5,26 +5,14 @@ package cause
 
 import (
 	"net/http"
-	"runtime"
-	"sync"
-	"weak"
+
+	"github.com/resilienthttp/resilient/internal/noted"
 )
 
-// causes holds the errors as long as their responses are in use.
-var causes sync.Map //nolint:gochecknoglobals // a response has no field for it; of weak.Pointer[http.Response] to error
+var causes noted.Notes[error] //nolint:gochecknoglobals // a response has no field for it
 
 // Attach makes err the cause of resp, in place of another one.
-func Attach(resp *http.Response, err error) {
-	key := weak.Make(resp)
-	if _, again := causes.Swap(key, err); again {
-		return // it has its cleanup already
-	}
-	runtime.AddCleanup(resp, func(key weak.Pointer[http.Response]) { causes.Delete(key) }, key)
-}
+func Attach(resp *http.Response, err error) { causes.Set(resp, err) }
 
 // Of returns the cause of resp, or nil.
-func Of(resp *http.Response) error {
-	err, _ := causes.Load(weak.Make(resp))
-	cause, _ := err.(error)
-	return cause
-}
+func Of(resp *http.Response) error { return causes.Of(resp) }

@@ -4,8 +4,8 @@ package limit
 // one bad backend of many behind it, for instance. As many refusals say nothing about the
 // limit, and a pace that gave way to each of them would soon be close to nothing.
 //
-// It is what was refused before there was a limit, or since the limit was confirmed if
-// attempts are then accepted ahead of it. A noise that is taken for larger than it is
+// It is what was refused since the limit was confirmed, if attempts are then accepted ahead
+// of it. A noise that is taken for larger than it is
 // would keep itself up, by a pace that is too fast by as much. So a little less than
 // all of it is excused, and it is never more than is refused: then it dies out.
 type noise struct {
@@ -33,17 +33,13 @@ const (
 	raisedTo = 1.25
 )
 
-// expect begins anew with a part that is known from before.
-func (n *noise) expect(part float64) {
-	*n = noise{part: min(max(part, n.part), mostNoise), credit: 1, height: n.height}
-}
-
 // confirmed notes that there is a limit of such a height.
 func (n *noise) confirmed(height float64) { n.height, n.sent, n.refused = height, 0, 0 }
 
 // found takes for noise all that was refused lately, and returns how high the limit may be.
 func (n *noise) found() (height float64) {
-	n.expect(n.refused / max(n.sent, 1))
+	part := max(n.refused/max(n.sent, 1), n.part)
+	*n = noise{part: min(part, mostNoise), credit: 1, height: n.height}
 	return raisedTo * n.height
 }
 

@@ -159,7 +159,7 @@ const (
 	sampleSize = 100
 )
 
-// count returns where an outcome is to be counted.
+// at returns where an outcome that is known now is to be counted.
 func (l *lately) at(now time.Time) *count {
 	if l.count.accepted+l.count.refused >= sampleSize && now.Sub(l.since) >= sampleTime {
 		l.before, l.count, l.since = l.count, count{}, now

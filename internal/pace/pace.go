@@ -173,9 +173,6 @@ func (p *Pace) Advertised() bool { return p != nil && p.quota.alone }
 // last one as are when the pace is right.
 func (p *Pace) Expected() bool { return !p.idle && float64(p.acks) >= p.every()/2 }
 
-// Shared reports whether others are found to use the quota too.
-func (p *Pace) Shared() bool { return p.shared() }
-
 // Scarce reports whether the server says that little is left of a quota.
 func (p *Pace) Scarce() bool { return p.quota.rate > 0 && p.quota.scarce() }
 
@@ -308,7 +305,7 @@ func (p *Pace) Refused(t Stamp, now time.Time, learning bool) bool {
 	}
 	m := mark{t.Sent, t.Seq, p.refused}
 	lately := p.lastRefusal.accepted(m)
-	most := (lately + minSamples/2) / max(m.at.Sub(p.lastRefusal.at).Seconds(), 1e-6)
+	most := p.lastRefusal.rate(m, minSamples/2)
 	if p.streak++; m.sent-p.lastRefusal.sent != m.refused-p.lastRefusal.refused {
 		p.streak = 1 // others were sent between them, whose answers may take longer
 	}
@@ -338,13 +335,13 @@ func (p *Pace) Refused(t Stamp, now time.Time, learning bool) bool {
 		p.proof = 0
 	case p.shared() && !p.idle:
 		floor := min(p.rate, minRate)
-		if p.n > 0 {
-			floor = min(floor, p.marks[0].accepted(m)/max(m.at.Sub(p.marks[0].at).Seconds(), 1e-6))
+		if p.n > 0 { // a limit may be lower than that, and then no more than it is accepted
+			floor = min(floor, p.marks[0].rate(m, 0))
 		}
 		p.base = max(p.rate*(1-shareCut), floor)
 	case p.n > 0 && !p.shared():
 		p.proof = p.marks[0].accepted(m)
-		p.base = (p.proof + 1) / max(m.at.Sub(p.marks[0].at).Seconds(), 1e-6)
+		p.base = p.marks[0].rate(m, 1)
 	}
 	if p.streak == 1 && p.proof >= minSamples {
 		p.longRunRate = p.base
@@ -361,6 +358,12 @@ func (p *Pace) Refused(t Stamp, now time.Time, learning bool) bool {
 // accepted returns how many attempts were accepted from mark o to mark m.
 func (o mark) accepted(m mark) float64 {
 	return float64(max(m.sent-o.sent-(m.refused-o.refused), 0))
+}
+
+// rate returns how many attempts a second were accepted from mark o to mark m, if there had
+// been so many more.
+func (o mark) rate(m mark, more float64) float64 {
+	return (o.accepted(m) + more) / max(m.at.Sub(o.at).Seconds(), 1e-6)
 }
 
 // add adds a mark. The oldest one gives the long base line, until it is old.
