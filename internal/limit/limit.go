@@ -534,7 +534,7 @@ func (l *Limit) Refused(now time.Time) time.Duration {
 	if l.state != Paused {
 		return 0
 	}
-	return l.pause.refusedUntil.Sub(now)
+	return max(l.pause.refusedUntil.Sub(now), 0) // a trial may outlast the pause in which it began
 }
 
 // Certain reports whether there is more than a belief that an attempt would be refused:
