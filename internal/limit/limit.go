@@ -119,7 +119,7 @@ func (l *Limit) setState(s State, now time.Time) {
 	l.state, l.since, l.heldAt = s, now, now
 	switch s {
 	case Free:
-		l.pace.Forget()
+		l.pace.Free()
 		l.trial = trial{}
 		l.settled = false
 	case Rate, Flight:
@@ -313,8 +313,8 @@ func (l *Limit) acceptance(s *Stamp, now time.Time) {
 		l.noise.outcome(false)
 		l.looking.acceptance(together)
 		switch {
-		case l.Waiting == 0 || !l.looking.hinted.IsZero():
-			l.setState(Free, now) // nobody is left to hold back
+		case l.Waiting == 0 && !l.pace.Reopened() || !l.looking.hinted.IsZero():
+			l.setState(Free, now) // nobody is left to hold back, and nothing to be counted
 		case l.looking.flight():
 			l.fly(now, l.looking.most)
 		}

@@ -67,6 +67,20 @@ func TestFewWorkers(t *testing.T) {
 	}
 }
 
+// window is a server that accepts so many in each window of a clock.
+func window(d time.Duration, most int) server {
+	current, n := int64(-1), 0
+	return func(now time.Time, _ limit.Route) (limit.Result, time.Duration, func()) {
+		if w := int64(now.Sub(begin()) / d); w != current {
+			current, n = w, 0
+		}
+		if n++; n > most {
+			return refused(), 5 * ms, nil
+		}
+		return accepted(), 20 * ms, nil
+	}
+}
+
 // TestShortWindows is a server that accepts so many in a window. After each one it is
 // closed for a long time, and as many were refused as were accepted.
 func TestShortWindows(t *testing.T) {
@@ -79,21 +93,30 @@ func TestShortWindows(t *testing.T) {
 		{15 * time.Second, 60},
 	} {
 		t.Run(fmt.Sprint(tt.most, " in ", tt.window), func(t *testing.T) {
-			window, n := int64(-1), 0
-			s := simulate(t, func(now time.Time, _ limit.Route) (limit.Result, time.Duration, func()) {
-				if w := int64(now.Sub(begin()) / tt.window); w != window {
-					window, n = w, 0
-				}
-				if n++; n > tt.most {
-					return refused(), 5 * ms, nil
-				}
-				return accepted(), 20 * ms, nil
-			})
+			s := simulate(t, window(tt.window, tt.most))
 			s.workers(64, one)
 			s.run(time.Minute)
 			got := s.run(5 * time.Minute)
 			require.Greater(t, float64(got.accepted), 0.9*float64(tt.most)*float64(5*time.Minute/tt.window))
 			require.Less(t, float64(got.refused), 0.4*float64(got.accepted))
+		})
+	}
+}
+
+// TestWindowsOfASecond: after the first window, in which a server refused a few, the pace
+// was four in a window and doubled once in each, so it took ten of them to find a limit
+// of 100, and a loop that asks again and again got three times as much.
+func TestWindowsOfASecond(t *testing.T) {
+	for _, tt := range []struct{ most, workers int }{{20, 4}, {20, 32}, {100, 32}, {100, 64}} {
+		t.Run(fmt.Sprint(tt.most, " for ", tt.workers), func(t *testing.T) {
+			s := simulate(t, window(time.Second, tt.most))
+			s.workers(tt.workers, one)
+			got := s.run(8 * time.Second)
+			require.Greater(t, float64(got.accepted), 0.9*8*float64(tt.most))
+			require.Less(t, float64(got.refused), 0.5*float64(got.accepted))
+			got = s.run(time.Minute)
+			require.Greater(t, float64(got.accepted), 0.97*60*float64(tt.most))
+			require.Less(t, float64(got.refused), 0.05*float64(got.accepted))
 		})
 	}
 }

@@ -12,11 +12,15 @@ const (
 	knockPart = 12
 	mostKnock = time.Minute
 
-	// What a server accepts between two times in which it is closed is spread over that
-	// time if it is short, and this part of it would be refused otherwise. In a long one,
-	// such as a minute, most callers are served sooner if it is not.
+	// What a server accepts from one opening to the next is a window's if that is short,
+	// and this part of it would be refused otherwise. In a long one, such as a minute, most
+	// callers are served sooner if it is not spread.
 	shortCycle = 20 * time.Second
-	dear       = 0.5
+	dear       = 0.02
+
+	// If nothing else is known, a server is also closed that refuses everything for longGap:
+	// a bucket of two a second and more has gained a token by then.
+	longGap = 500 * time.Millisecond
 
 	// minPerWindow attempts must fit a window for its blocked stretch to say by
 	// how much the pace was too fast. Of a window of fewer, one attempt more or
@@ -89,11 +93,16 @@ func (p *Pace) recover(t Stamp, now time.Time, refused int) {
 	cycle := p.opened // from one opening to the next
 	p.opened = mark{t.Sent, t.Seq - 1, p.refused}
 	p.recovered, p.recoveredAt = good, now
-	if refused > closedAfter && !wrong {
+	closed := refused > closedAfter && took >= p.longestBlock
+	if p.longRunRate == 0 && p.longestBlock == 0 {
+		closed = closed || p.lastRefusal.at.Sub(p.firstRefusal.at) > longGap
+	}
+	if closed && !wrong {
 		accepted, refused := cycle.accepted(p.opened), float64(p.refused-cycle.refused)
-		if took := p.opened.at.Sub(cycle.at); took <= shortCycle && accepted >= minSamples && refused > dear*accepted {
+		if whole := p.opened.at.Sub(cycle.at); whole <= shortCycle && accepted >= minSamples && refused > dear*accepted {
 			p.n, p.proof = 0, accepted
-			p.set(accepted/took.Seconds(), now)
+			p.longestBlock, p.window, p.windows = whole, p.opened, true
+			p.set(accepted/whole.Seconds(), now)
 			return
 		}
 		p.Forget()

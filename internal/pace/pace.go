@@ -27,11 +27,11 @@
 // # A limit that counts in windows
 //
 // A server that counts in fixed windows refuses everything in the rest of a window
-// that is used up. So the first blocked stretch is about a window long. Each one
-// after it says how much too fast the pace was: the attempts accepted before it
-// should have lasted for the whole window. Nothing of the limit is lost while the
-// pace is too fast, so the next window may well be found by growing until there is
-// a blocked stretch.
+// that is used up. What it accepts from one opening to the next, over that time, is
+// the pace. After that each blocked stretch says how much too fast the pace was: the
+// attempts accepted before it should have lasted for the whole window. Nothing of the
+// limit is lost while the pace is too fast, so the first windows are used up as fast
+// as may be.
 //
 // # A limit that is shared
 //
@@ -93,6 +93,7 @@ type Pace struct {
 	opened        mark          // the first attempt that was accepted after it
 	longRunRate   float64       // the rate when the blocked stretch began
 	longestBlock  time.Duration // the longest blocked stretch: about a window of the server's
+	windows       bool          // the pace is what it accepts in a window
 	window        mark          // where one of its windows began, by the end of a blocked stretch
 	rateBefore    float64       // the pace in the window when the last blocked stretch began
 
@@ -224,6 +225,15 @@ func (p *Pace) Forget() {
 	}
 }
 
+// Free is Forget for a time in which attempts go that the pace is not told of.
+func (p *Pace) Free() {
+	p.Forget()
+	p.opened = mark{}
+}
+
+// Reopened reports whether the server was closed, and the pace is not known since.
+func (p *Pace) Reopened() bool { return p.rate == 0 && !p.opened.at.IsZero() }
+
 // Undelayed takes note of an attempt that goes now without having waited. If
 // nothing has gone for some time, nobody asked: then there was no backlog, and as
 // many are accepted as are asked for.
@@ -333,7 +343,7 @@ func (p *Pace) Refused(t Stamp, now time.Time, learning bool) bool {
 	case p.blockedAt(m.at) && !p.shared() || p.streak >= 2*blockedAfter:
 		p.base = max(p.rate/2, min(p.rate, p.knocks(m.at)))
 		p.proof = 0
-	case p.shared() && !p.idle:
+	case p.shared():
 		floor := min(p.rate, minRate)
 		if p.n > 0 { // a limit may be lower than that, and then no more than it is accepted
 			floor = min(floor, p.marks[0].rate(m, 0))
@@ -429,6 +439,7 @@ func (p *Pace) Accepted(t Stamp, now time.Time, backlog bool) {
 	case p.rate == 0:
 	case blocked:
 		p.recover(t, now, refused)
+	case !backlog: // it says nothing of a faster pace
 	case p.shared():
 		if p.acks++; float64(p.acks) > p.alone() {
 			p.unexplained = 0
@@ -436,7 +447,7 @@ func (p *Pace) Accepted(t Stamp, now time.Time, backlog bool) {
 		growth := shareCut * min(shareGrowth*math.Sqrt(math.Sqrt(p.rate)), p.rate/10)
 		p.rate = min(p.rate*math.Exp(growth*elapsed.Seconds()), p.most())
 		p.base = p.rate
-	case backlog:
+	default:
 		p.acks++
 		p.increase(elapsed)
 	}
@@ -460,9 +471,10 @@ func later(t, u time.Time) time.Time {
 	return u
 }
 
-// Stop says that nothing goes until then, and the server's bucket fills.
+// Stop says that nothing goes until then, and the server's bucket fills. That is no
+// stretch of the server's.
 func (p *Pace) Stop(until time.Time) {
-	p.n, p.streak, p.next = 0, 0, until
+	p.n, p.streak, p.next, p.opened = 0, 0, until, mark{}
 }
 
 // Seconds is s seconds as a Duration, which a tiny rate would overflow.

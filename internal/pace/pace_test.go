@@ -495,22 +495,30 @@ func TestShared(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		srv  server
+		jain float64
 	}{
-		{"bucket", server{rate: 100, burst: 10}},
+		// It takes minutes until a share that is small has grown.
+		{"bucket", server{rate: 100, burst: 10}, 0.85},
 		// Here each finds by itself how much of a window is left for it.
-		{"window", server{rate: 400, window: time.Second}},
+		{"window", server{rate: 400, window: time.Second}, 0.95},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			srv := &tt.srv
-			srv.ok, srv.refusal = 20*time.Millisecond, 5*time.Millisecond
-			var fleet []*backlog
-			for range 4 {
-				fleet = append(fleet, newBacklog(t, srv, 16))
+			const runs = 4 // one alone is chance
+			var mean float64
+			for i := range runs {
+				srv := tt.srv
+				srv.rate += float64(i)
+				srv.ok, srv.refusal = 20*time.Millisecond, 5*time.Millisecond
+				var fleet []*backlog
+				for range 4 {
+					fleet = append(fleet, newBacklog(t, &srv, 16))
+				}
+				total, jain := share(fleet)
+				require.Greater(t, total.accepted/(srv.rate*100), 0.93)
+				require.Less(t, total.refused/total.accepted, 0.03)
+				mean += jain / runs
 			}
-			total, jain := share(fleet)
-			require.Greater(t, total.accepted/(srv.rate*100), 0.93)
-			require.Less(t, total.refused/total.accepted, 0.03)
-			require.Greater(t, jain, 0.9)
+			require.Greater(t, mean, tt.jain)
 		})
 	}
 }
