@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -63,6 +64,81 @@ func TestEveryRequestIsAccountedFor(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Each set changes the parameters of its variants, and can be measured.
+func TestOthers(t *testing.T) {
+	usual := map[string]variant{}
+	for _, s := range scenarios() {
+		for _, v := range s.variants {
+			usual[v.name] = v
+		}
+	}
+	pr, seen := ours(), map[string]bool{}
+	for _, o := range others() {
+		for _, name := range o.variants {
+			require.Contains(t, usual, name)
+			require.False(t, seen[name], name)
+			seen[name] = true
+			for _, set := range []string{"1", "2", "3"} {
+				v, ok := usual[name].other(set)
+				require.True(t, ok)
+				require.NotEqual(t, usual[name].params, v.params)
+				t.Run(v.name, func(t *testing.T) {
+					p := v.params
+					p.clients, p.each, p.length = min(p.clients, 4), min(p.each, 20), min(p.length, 2*time.Second)
+					got, r := v.measure(t, p, &pr)
+					require.Len(t, got, len(v.metrics))
+					require.NotEmpty(t, r.calls)
+				})
+			}
+		}
+	}
+}
+
+// Each row is a target that depends on the parameters.
+func TestScaledTargets(t *testing.T) {
+	for _, row := range []struct {
+		variant, metric string
+		flags           string
+		want            float64
+	}{
+		{"a.sustained", "p99", "", 0.96},
+		{"e.fleet", "light p99", "", 1},
+		{"e.fleet", "light p99", "-rate 50", 2},
+		{"g.chance5", "p99", "", 0.4},
+		{"g.chance5", "p99", "-way 10ms", 0.44},
+		{"g.chance5-hint", "p99", "", 1.6},
+		{"g.chance30", "failed", "", 0.0131},
+		{"g.chance60", "failed", "-share 0.5", 0.0825},
+		{"i.search", "/items p99", "", 0.025},
+		{"i.search", "/items p50", "-way 1ms", 0.029},
+		{"i.chance", "/items p99", "", 0.4},
+		{"j.open180", "p50", "", 0.1},
+		{"k.hint", "last answer after the hint", "", 0.25},
+		{"k.hint", "other host p99", "", 0.06},
+	} {
+		v := findVariant(t, row.variant)
+		v = v.with(v.params.with(row.flags))
+		k := slices.IndexFunc(v.metrics, func(m metric) bool { return m.name == row.metric })
+		require.GreaterOrEqual(t, k, 0, row.metric)
+		require.InDelta(t, row.want, v.metrics[k].target, 1e-9, "%s %s", row.variant, row.metric)
+	}
+}
+
+// Each distribution of the times until the answers has the mean that is asked for.
+func TestService(t *testing.T) {
+	for _, service := range []string{"exponential", "log-normal", "bimodal"} {
+		p := defaults().with("-latency 200ms -share 0.05 -service " + service)
+		draw, rng := p.newService(), rand.New(rand.NewPCG(1, 1))
+		sum := 0.0
+		for range 100_000 {
+			sum += draw(rng).Seconds()
+		}
+		require.InDelta(t, 0.2, sum/100_000, 0.005, service)
+	}
+	p := defaults()
+	require.Nil(t, p.newService())
 }
 
 // Runs repeat for the peers whose jitter can be seeded.
@@ -191,7 +267,7 @@ func TestKnownResults(t *testing.T) {
 
 func findVariant(t *testing.T, name string) variant {
 	t.Helper()
-	chosen := chooseVariants(name)
+	chosen := chooseVariants(name, "0")
 	require.Len(t, chosen, 1)
 	require.Len(t, chosen[0].variants, 1)
 	return chosen[0].variants[0]
@@ -644,10 +720,15 @@ func TestResultsAreWritten(t *testing.T) {
 func TestChoose(t *testing.T) {
 	require.Len(t, choosePeers(""), len(peers()))
 	require.Len(t, choosePeers("failsafe,rehttp"), 3, "a beginning is enough")
-	require.Empty(t, chooseVariants("x"))
-	chosen := chooseVariants("a.window,c")
+	require.Empty(t, chooseVariants("x", "0"))
+	chosen := chooseVariants("a.window,c", "0")
 	require.Len(t, chosen, 2)
 	require.Len(t, chosen[0].variants, 1)
+	chosen = chooseVariants("c,h.bucket,h.far", "0,3,4,x")
+	require.Len(t, chosen, 2, "c has one set")
+	require.Len(t, chosen[1].variants, 3, "and so has h.far")
+	require.Equal(t, "h.bucket/3", chosen[1].variants[1].name)
+	require.InDelta(t, 230, chosen[1].variants[1].params.rate, 0)
 	names := map[string]bool{}
 	for _, s := range scenarios() {
 		for _, v := range s.variants {

@@ -38,23 +38,14 @@ func byRate(p *params) float64 {
 }
 
 // targets are those of the metrics that all variants of scenarios g to k have.
-type targets struct{ good, refused, failed, p50, p99 float64 }
+type targets struct{ good, refused, failed float64 }
 
-// noTargets is where the targets of a variant begin.
-func noTargets() targets { return targets{none(), none(), none(), none(), none()} }
+func noTargets() targets { return targets{none(), none(), none()} }
 
 // want returns the targets for the share of the optimum, the refusals per success and
 // the share that fails.
 func want(good, refused, failed float64) targets {
-	w := noTargets()
-	w.good, w.refused, w.failed = good, refused, failed
-	return w
-}
-
-// within adds targets for the quantiles, in seconds.
-func (w targets) within(p50, p99 float64) targets {
-	w.p50, w.p99 = p50, p99
-	return w
+	return targets{good, refused, failed}
 }
 
 // variant returns a variant that measures the setup.
@@ -63,13 +54,13 @@ func (s setup) variant(name, model string, p params, w targets) variant {
 		atLeast("good", "", w.good),
 		atMost("refused per success", "", w.refused),
 		atMost("failed", "%", w.failed),
-		atMost("p50", "time", w.p50),
-		atMost("p99", "time", w.p99),
+		atMost("p50", "time", none()),
+		atMost("p99", "time", none()),
 	}}
 	for _, f := range s.more {
 		v.metrics = append(v.metrics, f.metric)
 	}
-	return v
+	return v.with(p)
 }
 
 func (s setup) measure(t *testing.T, p params, pr *peer) ([]float64, *run) {
@@ -177,12 +168,13 @@ type traffic struct {
 }
 
 // streams is a load of several streams through one client.
-func streams(of ...traffic) func(*run, *tally) {
+func streams(from func(*params) []traffic) func(*run, *tally) {
 	return func(r *run, all *tally) {
+		of := from(&r.params)
 		all.prepare = func(c *call) { c.url = of[c.process].url }
 		do, newID := r.newClient(), ids(len(of))
 		for k, s := range of {
-			all.stream(do, k, s.perSecond, interval{min(s.from, r.params.length/2), r.params.length}, newID)
+			all.stream(do, k, s.perSecond, interval{s.from, r.params.length}, newID)
 		}
 	}
 }
@@ -199,8 +191,8 @@ func (r *run) to(url string) (calls []*call) {
 
 // The figures that end in At are about the calls to a URL.
 
-func quantileAt(q float64, name, url string, target float64) figure {
-	return figure{atMost(name, "time", target), func(r *run) float64 {
+func quantileAt(q float64, name, url string, bar func(*params) float64) figure {
+	return figure{atMost(name, "time", none()).scaled(bar), func(r *run) float64 {
 		return r.latency(q, func(c *call) bool { return c.url == url }).Seconds()
 	}}
 }

@@ -14,6 +14,7 @@ import (
 
 func main() {
 	only := flag.String("scenario", "", "comma-separated scenarios or variants, such as a,b.stall (default all)")
+	sets := flag.String("params", "0", "comma-separated sets of parameters: 0, the usual one, or 1, 2 or 3, see others.go")
 	columns := flag.String("peers", "", "comma-separated beginnings of the peers' names (default all)")
 	dir := flag.String("results", "", "`directory` to write README.md and the pictures into (default none)")
 	pictures := flag.String("pictures", "", "`directory` to write only the pictures into, of what is measured (default none)")
@@ -31,7 +32,7 @@ func main() {
 		[]testing.InternalTest{{Name: "scoreboard", F: func(t *testing.T) {
 			t.Helper()
 			peers := choosePeers(*columns)
-			boards := scoreboard(t, peers, chooseVariants(*only), *seeds)
+			boards := scoreboard(t, peers, chooseVariants(*only, *sets), *seeds)
 			if *pictures != "" {
 				for _, b := range boards {
 					if _, err := b.pictures(*pictures, *format); err != nil {
@@ -55,9 +56,10 @@ func scoreboard(t *testing.T, peers []peer, chosen []scenario, seeds int) (board
 	for _, s := range chosen {
 		b := newBoard(s, peers)
 		for k, v := range s.variants {
-			p := v.params.override(flag.CommandLine)
+			v = v.with(v.params.override(flag.CommandLine))
+			s.variants[k] = v
 			if v.together != nil {
-				values := v.measureTogether(t, p, s, peers)
+				values := v.measureTogether(t, v.params, s, peers)
 				b.setAll(k, values)
 				for i := range peers {
 					if values[i] != nil {
@@ -71,7 +73,7 @@ func scoreboard(t *testing.T, peers []peer, chosen []scenario, seeds int) (board
 					continue
 				}
 				begin := time.Now()
-				c := v.repeat(t, p, &peers[i], seeds)
+				c := v.repeat(t, v.params, &peers[i], seeds)
 				b.cells[k][i] = c
 				fmt.Fprintf(os.Stderr, "%-24s %-26s %s (%.1f s)\n",
 					v.name, peers[i].name, v.describe(c), time.Since(begin).Seconds())
@@ -129,19 +131,28 @@ func choosePeers(names string) []peer {
 	})
 }
 
-func chooseVariants(names string) []scenario {
-	all := scenarios()
-	if names == "" {
-		return all
+// chooseVariants returns the variants of the given names, or all, with the given sets of
+// parameters.
+func chooseVariants(names, sets string) (chosen []scenario) {
+	for _, s := range scenarios() {
+		var variants []variant
+		for _, v := range s.variants {
+			if names != "" && !slices.ContainsFunc(strings.Split(names, ","), func(name string) bool {
+				return name == v.name || name == s.letter
+			}) {
+				continue
+			}
+			for set := range strings.SplitSeq(sets, ",") {
+				if other, ok := v.other(set); ok {
+					variants = append(variants, other)
+				}
+			}
+		}
+		if s.variants = variants; len(variants) > 0 {
+			chosen = append(chosen, s)
+		}
 	}
-	for i := range all {
-		all[i].variants = slices.DeleteFunc(all[i].variants, func(v variant) bool {
-			return !slices.ContainsFunc(strings.Split(names, ","), func(name string) bool {
-				return name == v.name || name == all[i].letter
-			})
-		})
-	}
-	return slices.DeleteFunc(all, func(s scenario) bool { return len(s.variants) == 0 })
+	return chosen
 }
 
 func (p *peer) takesPart(s scenario) bool {

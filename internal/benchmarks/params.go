@@ -3,7 +3,9 @@ package main
 import (
 	"flag"
 	"math"
+	"math/rand/v2"
 	"net/http"
+	"strings"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -19,18 +21,22 @@ type params struct {
 	burst    int
 	period   time.Duration // of a window
 	flight   int           // requests that may be under way
+	then     int           // as flight, in the second half of a run whose limit changes
 	costly   bool
 	hint     string
 	latency  time.Duration
+	service  string // how the latencies are distributed, see newService
 	refusal  time.Duration
 	way      time.Duration // through the network, in each direction
 	jitter   time.Duration // of the way
 	workers  int
-	n        int
+	n        int // of requests, nodes, refusals, routes or server workers
 	clients  int
 	allHeavy bool          // every process of a fleet is busy
 	each     float64       // requests a second of each client
+	beside   float64       // requests a second to a route without a limit
 	length   time.Duration // of a phase
+	trouble  time.Duration // how long a server refuses
 	patience time.Duration // of a caller; 0: endless
 	attempts int
 	backoff  time.Duration
@@ -41,7 +47,7 @@ type params struct {
 func defaults() params {
 	return params{
 		server: "bucket", status: http.StatusTooManyRequests, rate: 100, burst: 10, period: time.Minute, flight: 10, hint: "none",
-		latency: 20 * time.Millisecond, refusal: 5 * time.Millisecond,
+		latency: 20 * time.Millisecond, service: "constant", refusal: 5 * time.Millisecond,
 		workers: 64, attempts: 10, backoff: 100 * time.Millisecond, seed: 1,
 	}
 }
@@ -55,21 +61,33 @@ func (p *params) flags(fs *flag.FlagSet) {
 	fs.IntVar(&p.burst, "burst", p.burst, "size of the server's bucket")
 	fs.DurationVar(&p.period, "period", p.period, "length of a window, which accepts rate x period")
 	fs.IntVar(&p.flight, "flight", p.flight, "requests that may be under way (server flight)")
+	fs.IntVar(&p.then, "then", p.then, "requests that may be under way in the second half (j)")
 	fs.BoolVar(&p.costly, "costly", p.costly, "refusals cost quota")
 	fs.StringVar(&p.hint, "hint", p.hint, "none, retry-after, ratelimit or x-ratelimit")
-	fs.DurationVar(&p.latency, "latency", p.latency, "until a 200 or a 500")
+	fs.DurationVar(&p.latency, "latency", p.latency, "until a 200 or a 500, in the mean")
+	fs.StringVar(&p.service, "service", p.service, "how the latencies are distributed: constant, exponential, log-normal or bimodal, with a share that is long (g to k)")
 	fs.DurationVar(&p.refusal, "refusal", p.refusal, "until a 429 or a 503")
 	fs.DurationVar(&p.way, "way", p.way, "of a request or an answer through the network")
 	fs.DurationVar(&p.jitter, "jitter", p.jitter, "a way takes up to this much longer")
 	fs.IntVar(&p.workers, "workers", p.workers, "concurrent callers (a, c, d, g to l; e: of a busy process)")
-	fs.IntVar(&p.n, "n", p.n, "requests (a, c, l)")
+	fs.IntVar(&p.n, "n", p.n, "requests (a, c, l), refusals in a row or nodes (g), routes (i), server workers (j)")
 	fs.IntVar(&p.clients, "clients", p.clients, "clients (b, g to k) or processes (e)")
 	fs.Float64Var(&p.each, "each", p.each, "requests a `second` of each client (b, g to k) or of a light process (e)")
+	fs.Float64Var(&p.beside, "beside", p.beside, "requests a `second` to the route without a limit (i)")
 	fs.DurationVar(&p.length, "length", p.length, "length of the outage (b), of the run (a.sustained, e, g to l) or of a phase (d)")
+	fs.DurationVar(&p.trouble, "trouble", p.trouble, "how long the server refuses (g, i, k)")
 	fs.DurationVar(&p.patience, "patience", p.patience, "of the caller of a stream; 0: endless (g to k)")
 	fs.IntVar(&p.attempts, "attempts", p.attempts, "attempts in all, for every peer")
 	fs.DurationVar(&p.backoff, "backoff", p.backoff, "first backoff interval, for every peer")
 	fs.Uint64Var(&p.seed, "seed", p.seed, "seed of the server, the callers and of math/rand")
+}
+
+// with returns p with some flags set, such as "-rate 7 -burst 3".
+func (p params) with(flags string) params {
+	fs := flag.NewFlagSet("params", flag.PanicOnError)
+	p.flags(fs)
+	_ = fs.Parse(strings.Fields(flags))
+	return p
 }
 
 // override returns p with the flags that are set on the command line.
@@ -138,5 +156,40 @@ func (p *params) quota(d time.Duration, workers int) float64 {
 // demand returns the number of requests a second that workers can make if they only
 // wait for the answers.
 func (p *params) demand(workers int) float64 {
-	return float64(workers) / (p.latency + 2*p.way + p.jitter).Seconds()
+	return float64(workers) / p.trip().Seconds()
+}
+
+// trip is the time until the answer to a request that is accepted.
+func (p *params) trip() time.Duration { return p.latency + 2*p.way + p.jitter }
+
+// onceRefused returns the time until the answer to a request that is refused, sent again
+// after the pause, and accepted, in seconds.
+func (p *params) onceRefused(pause time.Duration) float64 {
+	return (p.refusal + 2*p.way + p.jitter + pause + p.trip()).Seconds()
+}
+
+// newService returns a function that draws latencies, or nil if they do not vary. Their
+// mean is p.latency.
+func (p *params) newService() func(*rand.Rand) time.Duration {
+	mean := float64(p.latency)
+	switch p.service {
+	case "constant":
+		return nil
+	case "exponential":
+		return func(rng *rand.Rand) time.Duration { return time.Duration(rng.ExpFloat64() * mean) }
+	case "log-normal": // with a sigma of 1
+		return func(rng *rand.Rand) time.Duration {
+			return time.Duration(math.Exp(rng.NormFloat64()-0.5) * mean)
+		}
+	case "bimodal": // a share is long, and the others take a quarter of the mean
+		short := mean / 4
+		long := (mean - (1-p.share)*short) / p.share
+		return func(rng *rand.Rand) time.Duration {
+			if rng.Float64() < p.share {
+				return time.Duration(long)
+			}
+			return time.Duration(short)
+		}
+	}
+	panic("unknown service " + p.service)
 }

@@ -45,7 +45,6 @@ func sharing(b bounds, all []party, flows bool) setup {
 		weight:  func(*run, *call) float64 { return 1 },
 	}
 	if b.inFlight > 0 {
-		s.prepare = func(r *run) { b.prepare(r); exponential(r) }
 		s.optimum, s.weight = func(p *params) float64 { return float64(b.inFlight) * p.length.Seconds() }, occupied
 	}
 	for process, p := range all {

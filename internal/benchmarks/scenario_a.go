@@ -106,7 +106,7 @@ func drain() scenario {
 					atMost("refused per success", "", 0.01),
 					atMost("failed", "n", 0),
 					atMost("p50", "s", none()),
-					atMost("p99", "s", 0.96),
+					atMost("p99", "s", 0.96).scaled(func(p *params) float64 { return 1.5 * float64(p.workers) / p.rate }),
 				},
 				measure: measureSustained,
 			},

@@ -20,7 +20,7 @@ func fleet() scenario {
 			atLeast("used of the limit", "", used),
 			atMost("refused per success", "", refused),
 			atLeast("Jain's index", "", jain),
-			atMost("light p99", "s", p99),
+			atMost("light p99", "s", p99).scaled(func(p *params) float64 { return p99 * 100 / p.rate }),
 			atMost("failed", "n", none()),
 			atMost("refused, first minute", "", none()),
 			atMost("refused, after it", "", none()),

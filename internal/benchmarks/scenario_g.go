@@ -31,19 +31,20 @@ func noLimit() scenario {
 // byChance are servers that refuse a share of the requests at random. The calls that
 // fail then are those of a loop without any idea of limits, and a little more.
 func byChance(with func(func(*params)) params) (all []variant) {
+	// One retry, whose first backoff interval is 100 ms and up to half as much again.
+	soon := func(p *params) float64 { return p.onceRefused(345 * time.Millisecond) }
+	told := func(p *params) float64 { return p.onceRefused(1545 * time.Millisecond) }
 	for _, c := range []struct{ percent, usual int }{{1, 100}, {5, 100}, {20, 100}, {30, 50}, {40, 50}, {60, 50}} {
 		share := float64(c.percent) / 100
-		unlucky := math.Pow(share, 4)
-		var w targets
+		more := 0.005 // calls that fail than without any idea of limits
+		w := noTargets()
 		switch {
 		case c.percent <= 5:
-			w = want(0.98, none(), 0.0001).within(none(), 0.4)
+			w = want(0.98, none(), 0.0001)
 		case c.percent == 20:
 			w = want(none(), none(), 0.006)
 		case c.percent == 60:
-			w = want(none(), none(), unlucky+0.02)
-		default:
-			w = want(none(), none(), unlucky+0.005)
+			more = 0.02
 		}
 		calls := 15_000 // enough to tell half a percent from luck
 		if c.percent == 5 {
@@ -54,17 +55,24 @@ func byChance(with func(func(*params)) params) (all []variant) {
 			if perSecond != c.usual {
 				name += fmt.Sprintf("-%d", perSecond)
 			}
-			all = append(all, setup{}.variant(name, fmt.Sprintf("%d %% refused by chance, %d/s", c.percent, perSecond),
+			v := setup{}.variant(name, fmt.Sprintf("%d %% refused by chance, %d/s", c.percent, perSecond),
 				with(func(p *params) {
 					p.share, p.each = share, float64(perSecond)
 					p.length = lengthFor(calls, p.each)
-				}), w))
+				}), w)
+			switch {
+			case c.percent <= 5:
+				v = v.scaled("p99", soon)
+			case c.percent >= 30:
+				v = v.scaled("failed", func(p *params) float64 { return math.Pow(p.share, float64(p.attempts)) + more })
+			}
+			all = append(all, v)
 		}
 	}
 	hint := func(p *params) { p.share, p.hint, p.length = 0.05, "retry-after", lengthFor(30_000, p.each) }
 	ten := func(p *params) { p.share, p.attempts, p.length = 0.2, 10, lengthFor(15_000, p.each) }
 	return append(all,
-		setup{}.variant("g.chance5-hint", "5 %, with Retry-After: 1", with(hint), want(0.98, none(), 0.0001).within(none(), 1.6)),
+		setup{}.variant("g.chance5-hint", "5 %, with Retry-After: 1", with(hint), want(0.98, none(), 0.0001)).scaled("p99", told),
 		setup{}.variant("g.chance20-10", "20 %, 10 attempts", with(ten), want(none(), none(), 0)))
 }
 
@@ -88,8 +96,8 @@ func badBackends(with func(func(*params)) params) []variant {
 	w := want(none(), none(), 0.006)
 	node := setup{prepare: func(r *run) {
 		n := &nodes{rng: rand.New(rand.NewPCG(r.params.seed, 6))}
-		for range 20 {
-			n.each = append(n.each, newBucket(10, 2, false, r.start))
+		for range r.params.n {
+			n.each = append(n.each, newBucket(r.params.rate, r.params.burst, false, r.start))
 		}
 		r.srv.limit = n
 	}}
@@ -102,7 +110,7 @@ func badBackends(with func(func(*params)) params) []variant {
 		setup{}.variant("g.third-503", "1 of 3 backends refuses all with 503, 200/s", backend(1.0/3, 200, overload), want(none(), none(), 0.015)),
 		setup{}.variant("g.half", "1 of 2 backends refuses all, 50/s", backend(0.5, 50, nil), noTargets()),
 		node.variant("g.nodes", "20 nodes with a bucket of 10/s and burst 2 each, 120/s, 2 min",
-			with(func(p *params) { p.each, p.length = 120, 2*time.Minute }), want(none(), none(), 0.003)),
+			with(func(p *params) { p.n, p.rate, p.burst, p.each, p.length = 20, 10, 2, 120, 2*time.Minute }), want(none(), none(), 0.003)),
 	}
 }
 
@@ -119,13 +127,12 @@ func blips(with func(func(*params)) params) (all []variant) {
 		{"g.blip100", "100 % for 3 s", 1, 3 * time.Second, 100},
 		{"g.blip50", "50 % for 3 s", 0.5, 3 * time.Second, 500},
 	} {
-		end := from + b.length
 		s := setup{
-			prepare: func(r *run) { r.srv.limit = &during{newChance(&r.params), r.at(from), r.at(end)} },
+			prepare: func(r *run) { r.srv.limit = &during{newChance(&r.params), r.at(from), r.at(from + r.params.trouble)} },
 			more: []figure{{atMost("last slow call after its end", "time", 0), func(r *run) float64 {
-				last := time.Duration(0)
+				last, end := time.Duration(0), from+r.params.trouble
 				for _, c := range r.calls {
-					if !c.ok || c.end.Sub(c.begin) > 2*r.params.latency {
+					if !c.ok || c.end.Sub(c.begin) > 2*r.params.trip() {
 						last = max(last, r.since(c.begin)-end)
 					}
 				}
@@ -133,7 +140,7 @@ func blips(with func(func(*params)) params) (all []variant) {
 			}}},
 		}
 		all = append(all, s.variant(b.name, fmt.Sprintf("%s, %.0f/s, 2 min", b.model, b.each),
-			with(func(p *params) { p.share, p.each, p.length = b.share, b.each, 2*time.Minute }),
+			with(func(p *params) { p.share, p.trouble, p.each, p.length = b.share, b.length, b.each, 2*time.Minute }),
 			want(none(), none(), 0.0005)))
 	}
 	return all
@@ -196,7 +203,7 @@ func rows(with func(func(*params)) params) (all []variant) {
 	}{{"two", "Two", 2}, {"five", "Five", 5}} {
 		for _, workers := range []int{1, 2, 3, 4, 8} {
 			s := setup{
-				prepare: func(r *run) { r.srv.limit = &few{from: r.at(at), n: n.n} },
+				prepare: func(r *run) { r.srv.limit = &few{from: r.at(at), n: r.params.n} },
 				more: []figure{
 					{atLeast("rate after / before", "", 0.95), func(r *run) float64 { return after(r) / before(r) }},
 					{atMost("back after", "time", 2), back},
@@ -205,7 +212,7 @@ func rows(with func(func(*params)) params) (all []variant) {
 			all = append(all, s.variant(fmt.Sprintf("g.%s-%d", n.name, workers),
 				fmt.Sprintf("%s 429s in a row after 10 s, then none for 30 s; %d workers, 10 ms until an answer", n.word, workers),
 				with(func(p *params) {
-					p.workers, p.each, p.length, p.latency, p.patience = workers, 0, 4*at, 10*time.Millisecond, 0
+					p.n, p.workers, p.each, p.length, p.latency, p.patience = n.n, workers, 0, 4*at, 10*time.Millisecond, 0
 				}), noTargets()))
 		}
 	}

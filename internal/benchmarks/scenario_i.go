@@ -30,6 +30,7 @@ func routeLimits() scenario {
 
 func routeParams(more ...func(*params)) params {
 	p := defaults()
+	p.rate, p.burst, p.each, p.beside = 5, 5, 20, 80
 	p.latency, p.attempts, p.length = 12*time.Millisecond, 4, time.Minute
 	for _, f := range more {
 		f(&p)
@@ -39,7 +40,7 @@ func routeParams(more ...func(*params)) params {
 
 // A route without a limit should be served as if it were alone: within a millisecond
 // and a round trip.
-const untouched = 0.025
+func untouched(p *params) float64 { return (2*p.trip() + time.Millisecond).Seconds() }
 
 // free are the figures of a route without a limit.
 func free(name, url string) []figure {
@@ -51,59 +52,79 @@ func free(name, url string) []figure {
 }
 
 func limitedRoutes() []variant {
-	bucket := func(r *run, rate float64) limit { return newBucket(rate, int(rate), false, r.start) }
-	searchOnly := func(r *run) { r.srv.limit = routes{search: bucket(r, 5)} }
-	chanceToo := func(r *run) { r.srv.limit = every{newChance(&r.params), routes{search: bucket(r, 5)}} }
-	three := func(r *run) { r.srv.limit = routes{alpha: bucket(r, 5), beta: bucket(r, 10)} }
-	wait := func(r *run) { r.srv.limit = routes{graphql: &closed{from: r.start, to: r.at(41 * time.Minute)}} }
+	bucket := func(r *run, times int) limit {
+		return newBucket(float64(times)*r.params.rate, times*r.params.burst, false, r.start)
+	}
+	searchOnly := func(r *run) { r.srv.limit = routes{search: bucket(r, 1)} }
+	chanceToo := func(r *run) { r.srv.limit = every{newChance(&r.params), routes{search: bucket(r, 1)}} }
+	three := func(r *run) { r.srv.limit = routes{alpha: bucket(r, 1), beta: bucket(r, 2)} }
+	wait := func(r *run) { r.srv.limit = routes{graphql: &closed{from: r.start, to: r.at(r.params.trouble)}} }
+	both := streams(func(p *params) []traffic { return []traffic{{search, p.each, 0}, {items, p.beside, 0}} })
+	// accept is what the limits can accept beside the calls to the route without one,
+	// which come from then on.
+	accept := func(times int, from func(*params) time.Duration) func(*params) float64 {
+		return func(p *params) float64 {
+			return float64(times)*(p.rate*p.length.Seconds()+float64(p.burst)) + p.beside*(p.length-from(p)).Seconds()
+		}
+	}
+	atOnce := func(*params) time.Duration { return 0 }
+	half := func(p *params) time.Duration { return p.length / 2 }
 	refused := refusedAt("/search", search, 0.02)
 	return []variant{
 		setup{
-			prepare: searchOnly, load: streams(traffic{search, 20, 0}, traffic{items, 80, 0}),
-			optimum: func(p *params) float64 { return 85*p.length.Seconds() + 5 },
-			more:    append(free("/items", items), refused),
+			prepare: searchOnly, load: both, optimum: accept(1, atOnce),
+			more: append(free("/items", items), refused),
 		}.variant("i.search", "/search: 5/s, asked 20/s; /items: no limit, asked 80/s", routeParams(), noTargets()),
 		setup{
-			prepare: three, load: streams(traffic{alpha, 30, 0}, traffic{beta, 30, 0}, traffic{repos, 30, 0}),
-			optimum: func(p *params) float64 { return 45*p.length.Seconds() + 15 },
+			prepare: three,
+			load: streams(func(p *params) []traffic {
+				return []traffic{{alpha, p.each, 0}, {beta, p.each, 0}, {repos, p.beside, 0}}
+			}),
+			optimum: accept(3, atOnce),
 			more:    free("free route", repos),
-		}.variant("i.three", "5/s, 10/s and no limit; 30/s each", routeParams(), want(0.97, none(), none())),
+		}.variant("i.three", "5/s, 10/s and no limit; 30/s each", routeParams(func(p *params) { p.each, p.beside = 30, 30 }), want(0.97, none(), none())),
 		setup{
-			prepare: searchOnly, load: streams(traffic{search, 20, 0}, traffic{items, 20, 30 * time.Second}),
-			optimum: func(p *params) float64 { return 5*p.length.Seconds() + 5 + 20*(p.length/2).Seconds() },
+			prepare: searchOnly,
+			load: streams(func(p *params) []traffic {
+				return []traffic{{search, p.each, 0}, {items, p.beside, half(p)}}
+			}),
+			optimum: accept(1, half),
 			more:    append(free("/items", items), refused),
-		}.variant("i.later", "/search: 5/s, asked 20/s; /items: no limit, asked 20/s from 30 s on", routeParams(), want(0.97, none(), none())),
+		}.variant("i.later", "/search: 5/s, asked 20/s; /items: no limit, asked 20/s from 30 s on", routeParams(func(p *params) { p.beside = 20 }), want(0.97, none(), none())),
 		setup{
-			prepare: chanceToo, load: streams(traffic{search, 20, 0}, traffic{items, 80, 0}),
-			optimum: func(p *params) float64 { return 85*p.length.Seconds() + 5 },
+			prepare: chanceToo, load: both, optimum: accept(1, atOnce),
 			more: []figure{
 				quantileAt(0.5, "/items p50", items, untouched),
-				quantileAt(0.99, "/items p99", items, 0.4),
+				quantileAt(0.99, "/items p99", items, func(p *params) float64 { return p.onceRefused(383 * time.Millisecond) }),
 				failedAt("/items", items, 0.0001),
 				refusedAt("/search", search, none()),
 			},
 		}.variant("i.chance", "/search: 5/s, asked 20/s; /items: no limit, asked 80/s; 5 % of all refused by chance", routeParams(func(p *params) { p.share = 0.05 }), noTargets()),
 		setup{
-			prepare: wait, load: streams(traffic{graphql, 0.1, 0}, traffic{repos, 1, 0}),
+			prepare: wait,
+			load: streams(func(p *params) []traffic {
+				return []traffic{{graphql, p.each, 0}, {repos, p.beside, 0}}
+			}),
 			more: append(free("/repos", repos), attemptsAt("/graphql", graphql, 4)),
 		}.variant("i.graphql", "/graphql refuses for 41 min, and says so with Retry-After, asked 0.1/s; /repos: no limit, asked 1/s; 40 min",
-			routeParams(func(p *params) { p.hint, p.length = "retry-after", 40*time.Minute }), noTargets()),
+			routeParams(func(p *params) {
+				p.hint, p.trouble, p.length, p.each, p.beside = "retry-after", 41*time.Minute, 40*time.Minute, 0.1, 1
+			}), noTargets()),
 	}
 }
 
 // keyWide are limits that bind all routes together.
 func keyWide() (all []variant) {
-	p := rateParams(100, 10, 64)
 	for _, n := range []int{2, 200} {
 		s := setup{
 			load: func(r *run, all *tally) {
 				rng := rand.New(rand.NewPCG(r.params.seed, 8))
-				all.prepare = func(c *call) { c.url = page(rng.IntN(n)) }
+				all.prepare = func(c *call) { c.url = page(rng.IntN(r.params.n)) }
 				closedLoad(r, all)
 			},
 			optimum: byRate,
 		}
-		all = append(all, s.variant(fmt.Sprintf("i.key-%d", n), fmt.Sprintf("100/s, burst 10 for all of %d routes; 64 workers, 20 ms until an answer, 2 min", n), p, want(0.98, 0.02, 0)))
+		all = append(all, s.variant(fmt.Sprintf("i.key-%d", n), fmt.Sprintf("100/s, burst 10 for all of %d routes; 64 workers, 20 ms until an answer, 2 min", n), rateParams(100, 10, 64, func(p *params) { p.n = n }), want(0.98, 0.02, 0)))
 	}
 	nested := setup{
 		prepare: func(r *run) {
@@ -125,7 +146,7 @@ func keyWide() (all []variant) {
 		},
 		optimum: func(p *params) float64 { return 22*p.length.Seconds() + 22 },
 	}
-	return append(all, nested.variant("i.nested", "/search: 5/s; /items: 20/s; both: 22/s; 64 workers, one of five calls to /search, 20 ms until an answer, 2 min", p, noTargets()))
+	return append(all, nested.variant("i.nested", "/search: 5/s; /items: 20/s; both: 22/s; 64 workers, one of five calls to /search, 20 ms until an answer, 2 min", rateParams(100, 10, 64), noTargets()))
 }
 
 // page returns the URL of a route. Its name is two letters, because a number could be

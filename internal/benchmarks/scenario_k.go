@@ -28,33 +28,35 @@ func downParams(length time.Duration, more ...func(*params)) params {
 
 // attemptsIn is the number of attempts of the calls that begin in the interval, for
 // each of them.
-func attemptsIn(i interval, target float64) figure {
-	return figure{atMost("attempts per call in it", "", target), func(r *run) float64 { return r.amplification(i) }}
+func attemptsIn(i func(*params) interval, target float64) figure {
+	return figure{atMost("attempts per call in it", "", target), func(r *run) float64 { return r.amplification(i(&r.params)) }}
 }
 
 func outages() []variant {
-	trouble := interval{20 * time.Second, 50 * time.Second}
+	const begin = 20 * time.Second
+	trouble := func(p *params) interval { return interval{begin, begin + p.trouble} }
 	s := setup{
-		prepare: func(r *run) { r.srv.down = trouble },
+		prepare: func(r *run) { r.srv.down = trouble(&r.params) },
 		more:    []figure{attemptsIn(trouble, 1.1)},
 	}
 	refused := setup{
-		prepare: func(r *run) { r.srv.limit = &closed{from: r.at(trouble.from), to: r.at(trouble.to)} },
+		prepare: func(r *run) { r.srv.limit = &closed{from: r.at(begin), to: r.at(begin + r.params.trouble)} },
 		more:    []figure{attemptsIn(trouble, none())},
 	}
+	long := func(p *params) { p.trouble = 30 * time.Second }
 	many := func(each float64) func(*params) { return func(p *params) { p.clients, p.each = 100, each } }
 	length := 80 * time.Second
 	return []variant{
-		s.variant("k.outage-10", "503 for 30 s; 100 clients of 10/s", downParams(length, many(10)), noTargets()),
-		s.variant("k.outage-1", "503 for 30 s; 100 clients of 1/s", downParams(length, many(1)), noTargets()),
-		s.variant("k.outage-one", "503 for 30 s; one client of 100/s", downParams(length, steady(100)), noTargets()),
-		refused.variant("k.refused", "429 for 30 s; one client of 100/s", downParams(length, steady(100)), noTargets()),
+		s.variant("k.outage-10", "503 for 30 s; 100 clients of 10/s", downParams(length, long, many(10)), noTargets()),
+		s.variant("k.outage-1", "503 for 30 s; 100 clients of 1/s", downParams(length, long, many(1)), noTargets()),
+		s.variant("k.outage-one", "503 for 30 s; one client of 100/s", downParams(length, long, steady(100)), noTargets()),
+		refused.variant("k.refused", "429 for 30 s; one client of 100/s", downParams(length, long, steady(100)), noTargets()),
 	}
 }
 
 func quotas() []variant {
 	const begin, end = time.Minute, 10 * time.Minute
-	out := interval{begin, end}
+	out := func(*params) interval { return interval{begin, end} }
 	daily := setup{
 		prepare: func(r *run) { r.srv.limit = &closed{from: r.at(begin), to: r.at(end)} },
 		more: []figure{
@@ -74,9 +76,9 @@ func quotas() []variant {
 	abuse := func(prolonged bool) setup {
 		return setup{
 			prepare: func(r *run) {
-				r.srv.limit = &ban{limit: newBucket(20, 40, false, r.start), length: time.Minute, prolonged: prolonged}
+				r.srv.limit = &ban{limit: newBucket(r.params.rate, r.params.burst, false, r.start), length: r.params.trouble, prolonged: prolonged}
 			},
-			optimum: func(p *params) float64 { return 20*p.length.Seconds() + 40 },
+			optimum: byRate,
 			more: []figure{{atMost("bans", "n", 2), func(r *run) float64 {
 				b, ok := r.srv.limit.(*ban)
 				if !ok {
@@ -86,11 +88,11 @@ func quotas() []variant {
 			}}},
 		}
 	}
-	workers := func(p *params) { p.workers = 8 }
+	banned := func(p *params) { p.rate, p.burst, p.trouble, p.workers = 20, 40, time.Minute, 8 }
 	return []variant{
 		daily.variant("k.quota", "no requests left from 1 min to 10 min; 20 calls a second, 11 min", downParams(11*time.Minute, steady(20)), noTargets()),
-		abuse(false).variant("k.ban", "above 20/s (burst 40) everything is refused for a minute; 8 workers, 14 min", downParams(14*time.Minute, workers), noTargets()),
-		abuse(true).variant("k.ban-prolonged", "the same, and a request meanwhile begins the minute anew; 8 workers, 14 min", downParams(14*time.Minute, workers), noTargets()),
+		abuse(false).variant("k.ban", "above 20/s (burst 40) everything is refused for a minute; 8 workers, 14 min", downParams(14*time.Minute, banned), noTargets()),
+		abuse(true).variant("k.ban-prolonged", "the same, and a request meanwhile begins the minute anew; 8 workers, 14 min", downParams(14*time.Minute, banned), noTargets()),
 	}
 }
 
@@ -98,12 +100,12 @@ func quotas() []variant {
 func hints() []variant {
 	const (
 		other  = "http://other.example/items"
-		end    = 10 * time.Second
-		trip   = 50 * time.Millisecond
 		jitter = 150 * time.Millisecond // of the first backoff interval, and half as much again
 	)
+	later := func(p *params) float64 { return (4*p.way + jitter).Seconds() } // two round trips
+	undelayed := func(p *params) float64 { return (p.trip() + 5*time.Millisecond).Seconds() }
 	s := setup{
-		prepare: func(r *run) { r.srv.limit = routes{items: &closed{from: r.start, to: r.at(end)}} },
+		prepare: func(r *run) { r.srv.limit = routes{items: &closed{from: r.start, to: r.at(r.params.trouble)}} },
 		load: func(r *run, all *tally) {
 			all.prepare = func(c *call) {
 				c.url = items
@@ -121,7 +123,7 @@ func hints() []variant {
 				})
 			}
 			one(0, 0)
-			for k := range 20 {
+			for k := range r.params.workers {
 				one(k+1, time.Second)
 			}
 			all.stream(do, 1, r.params.each, interval{0, r.params.length}, ids(100))
@@ -134,8 +136,8 @@ func hints() []variant {
 				}
 				return float64(n)
 			}},
-			{atMost("last answer after the hint", "time", (2*trip + jitter).Seconds()), func(r *run) float64 {
-				hint := trip + r.params.refusal + end // the first caller's
+			{atMost("last answer after the hint", "time", none()).scaled(later), func(r *run) float64 {
+				hint := 2*r.params.way + r.params.refusal + r.params.trouble // the first caller's
 				last := time.Duration(0)
 				for _, c := range r.calls {
 					if c.url == items {
@@ -145,12 +147,13 @@ func hints() []variant {
 				return last.Seconds()
 			}},
 			failedAt("told", items, 0),
-			quantileAt(0.99, "other host p99", other, 0.06),
+			quantileAt(0.99, "other host p99", other, undelayed),
 			failedAt("other host", other, 0),
 		},
 	}
 	away := func(p *params) {
-		p.hint, p.way, p.latency, p.each = "retry-after", trip/2, 5*time.Millisecond, 10
+		p.hint, p.way, p.latency, p.each = "retry-after", 25*time.Millisecond, 5*time.Millisecond, 10
+		p.trouble, p.workers = 10*time.Second, 20
 	}
 	return []variant{
 		s.variant("k.hint", "a host refuses everything for 10 s, and says so with Retry-After; a caller, and 20 more a second later; 50 ms away; 10 calls a second to another host; 20 s",

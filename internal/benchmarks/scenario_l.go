@@ -184,9 +184,12 @@ func flying() []variant {
 	}
 }
 
-func sharingParams(latency time.Duration) params {
+func sharingParams(latency time.Duration, more ...func(*params)) params {
 	p := defaults()
 	p.attempts, p.latency, p.length = 4, latency, time.Minute
+	for _, f := range more {
+		f(&p)
+	}
 	return p
 }
 
@@ -213,7 +216,7 @@ func priorities() []variant {
 		sharing(hundred, one(2, 0.03), false).variant("l.interactive", "100/s, burst 10, 20 ms until an answer; 200 workers, and at random 2 calls a second of priority 1 (30 ms, to be answered after 50); a minute", sharingParams(20*ms), w),
 		sharing(hundred, one(30, 0.08), false).variant("l.interactive30", "as l.interactive, 30 calls a second", sharingParams(20*ms), w),
 		sharing(hundred, three, false).variant("l.levels", "as l.interactive, three levels: 200 workers, 10 and 2 calls a second", sharingParams(20*ms), w),
-		room.variant("l.interactive-flight", "10 in flight, exponential 100 ms, otherwise as l.interactive", sharingParams(100*ms), w),
+		room.variant("l.interactive-flight", "10 in flight, exponential 100 ms, otherwise as l.interactive", sharingParams(100*ms, exponential), w),
 		starved.variant("l.starved", "as l.interactive, but 64 workers of priority 0, and 64 of priority 1, who could use up everything", sharingParams(20*ms), w),
 	}
 }
@@ -234,6 +237,6 @@ func flows() []variant {
 		sharing(hundred, two, true).variant("l.flows", "100/s, burst 10, 20 ms until an answer; two flows, with 200 workers and with 1 (30 ms, to be answered after 50); a minute", sharingParams(20*ms), w),
 		sharing(hundred, five, true).variant("l.flows5", "as l.flows, with 200, 100, 1, 1 and 1", sharingParams(20*ms), w),
 		halves.variant("l.flows-half", "as l.flows, with 200 and 6, which could use half", sharingParams(20*ms), w),
-		sharing(bounds{inFlight: 10}, places, true).variant("l.flows-flight", "10 in flight, exponential 100 ms, otherwise as l.flows", sharingParams(100*ms), w),
+		sharing(bounds{inFlight: 10}, places, true).variant("l.flows-flight", "10 in flight, exponential 100 ms, otherwise as l.flows", sharingParams(100*ms, exponential), w),
 	}
 }

@@ -43,6 +43,8 @@ type metric struct {
 	target  float64 // the goal of the transport, or NaN
 	atLeast bool    // larger values are better
 	anySeed float64 // the target for the worst of several seeds; NaN: target
+
+	bar func(*params) float64 // the target, where it depends on the parameters; may be nil
 }
 
 // none returns NaN, which stands for a missing target or value.
@@ -54,6 +56,33 @@ func atMost(name, unit string, target float64) metric {
 
 func atLeast(name, unit string, target float64) metric {
 	return metric{name: name, unit: unit, target: target, atLeast: true, anySeed: none()}
+}
+
+// scaled returns the metric with a target that depends on the parameters.
+func (m metric) scaled(bar func(*params) float64) metric {
+	m.bar = bar
+	return m
+}
+
+// with returns the variant with other parameters, and the targets that follow from them.
+func (v variant) with(p params) variant {
+	v.params, v.metrics = p, slices.Clone(v.metrics)
+	for i := range v.metrics {
+		if m := &v.metrics[i]; m.bar != nil {
+			m.target = m.bar(&p)
+		}
+	}
+	return v
+}
+
+// scaled returns the variant with a target that depends on the parameters.
+func (v variant) scaled(name string, bar func(*params) float64) variant {
+	for i := range v.metrics {
+		if v.metrics[i].name == name {
+			v.metrics[i].bar = bar
+		}
+	}
+	return v.with(v.params)
 }
 
 func (r *run) failed() (n int) {

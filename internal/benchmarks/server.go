@@ -80,7 +80,7 @@ type callKey struct{}
 
 func newServer(p *params) *server {
 	s := &server{
-		status: p.status, hint: p.hint, latency: p.latency, refusal: p.refusal,
+		status: p.status, hint: p.hint, latency: p.latency, service: p.newService(), refusal: p.refusal,
 		way: p.way, jitter: p.jitter,
 		start: time.Now(), rng: rand.New(rand.NewPCG(p.seed, 1)),
 	}
