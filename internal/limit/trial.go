@@ -42,6 +42,10 @@ const (
 	// volleySize attempts are enough for a verdict if all are refused, or none.
 	volleySize = 4
 
+	// A volley is leastOver times what a bucket gains before it is known, or that would
+	// take most of it, and a limit would look like chance. If fewer wait, there is none.
+	leastOver = 3
+
 	// maxVolley bounds a volley. If a bucket gains more while a refusal is on its
 	// way, there is no trial.
 	maxVolley = 128
@@ -90,11 +94,11 @@ func (t *trial) begin(now time.Time, gain float64, waiting int) {
 	if now.Sub(t.at) > stale {
 		t.underWay, t.refused, t.known = 0, 0, 0 // of another time
 	}
-	size := volleySize * (1 + gain)
-	if t.underWay > 0 || now.Before(t.next) || size > maxVolley {
+	size := min(volleySize*(1+gain), float64(waiting))
+	if t.underWay > 0 || now.Before(t.next) || size < 1+leastOver*gain || size > maxVolley {
 		return
 	}
-	t.ahead, t.at = min(int(size), waiting), now
+	t.ahead, t.at = int(size), now
 }
 
 // soon lets a trial begin because of something else that is to be tested.
