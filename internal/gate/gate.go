@@ -131,6 +131,7 @@ func (g *Gate) Admit(ctx context.Context, a Attempt, maxWait time.Duration, begi
 		a.Arrived = now
 	}
 	w := &waiter{Attempt: a, stamp: Stamp{Arrived: a.Arrived}, queued: now, maxWait: maxWait, passed: make(chan struct{})}
+	w.deadline, _ = ctx.Deadline()
 	g.mu.Lock()
 	if g.tryAdmit(now, &w.stamp, &w.Attempt) { // since it was tried
 		g.mu.Unlock()
@@ -139,12 +140,14 @@ func (g *Gate) Admit(ctx context.Context, a Attempt, maxWait time.Duration, begi
 	e := g.estimate(now, &w.Attempt)
 	refusal := g.refusal(ctx, now, e, a.Route, maxWait)
 	g.push(w, g.limit(a.Route))
-	if g.serve(now); w.line == nil { // others wait for a limit that does not bind it
+	if g.serve(now); w.line == nil && !w.late { // others wait for a limit that does not bind it
 		g.mu.Unlock()
 		return w.stamp, nil
 	}
 	if refusal != nil {
-		g.remove(w)
+		if !w.late {
+			g.remove(w)
+		}
 		g.serve(now) // the timer may have been set for it
 		g.mu.Unlock()
 		return Stamp{}, refusal
@@ -237,13 +240,13 @@ func (g *Gate) remove(w *waiter) {
 	}
 }
 
-// leave takes w out of the queue and reports whether it was still in one.
+// leave takes w out of the queue and reports whether it has not passed.
 func (g *Gate) leave(w *waiter) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	q := w.line
 	if q == nil {
-		return false
+		return w.late
 	}
 	first := q.first(false) == w || g.next == w
 	if g.remove(w); first || q.len() <= 1 { // one that is alone waits for no other to find out
@@ -314,6 +317,13 @@ func (g *Gate) serve(now time.Time) {
 			return
 		}
 		l := w.line.limit
+		if l != nil && l.Waiting > 1 && w.tooLate(now.Add(l.Service())) {
+			// It would be given up before it is answered, and all behind it as well, one after
+			// the other. It goes on waiting for the end of its context alone.
+			w.late = true
+			g.remove(w)
+			continue
+		}
 		w.line.pass(w)
 		g.streaks.pass(w.Class.Priority, g.lowest())
 		g.remove(w)

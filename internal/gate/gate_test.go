@@ -558,6 +558,56 @@ func TestAConfirmedLimit(t *testing.T) {
 	})
 }
 
+// TestPlacesAreNotWasted: more is asked than a limit lets through, by callers who give up.
+// Each place went to the one who had waited longest, and so to one who gave up before the
+// answer came: of 10 a second none was of use.
+func TestPlacesAreNotWasted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const patience, service = 3 * time.Second, 300 * ms
+		g := new(gate.Gate)
+		bucket := rate.NewLimiter(10, 5)
+		var answered atomic.Int64
+		call := func() {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			for ctx.Err() == nil {
+				s, err := g.Admit(ctx, first, maxWait, ignore)
+				if err != nil {
+					return
+				}
+				r, took := limit.Result{Outcome: limit.Refused, MaxWait: maxWait}, 10*ms
+				if bucket.Allow() {
+					r.Outcome, took = limit.Accepted, service
+				}
+				select {
+				case <-ctx.Done():
+					r.Outcome = limit.Unanswered
+				case <-time.After(took):
+				}
+				g.Done(s, limit.Route{}, time.Now(), r)
+				switch r.Outcome {
+				case limit.Accepted:
+					answered.Add(1)
+					return
+				case limit.Refused:
+					time.Sleep(100 * ms)
+				}
+			}
+		}
+		arrivals := func(d time.Duration) {
+			for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(33 * ms) {
+				go call()
+			}
+		}
+		arrivals(time.Minute)
+		before := answered.Load()
+		arrivals(time.Minute)
+		require.Greater(t, answered.Load()-before, int64(0.85*10*60))
+		time.Sleep(time.Hour)
+		require.Zero(t, g.Snapshot(time.Now()).Waiting)
+	})
+}
+
 func TestAdmitAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := limited(1, 1)

@@ -16,13 +16,20 @@ type Class struct {
 // waiter is an attempt in the queue; passed is closed when it may be sent.
 type waiter struct {
 	Attempt
-	stamp   Stamp // once it has passed
-	queued  time.Time
-	maxWait time.Duration
-	passed  chan struct{}
-	line    *line // nil: it is in none
-	flow    *flow
-	place   *list.Element // in the flow
+	stamp    Stamp // once it has passed
+	queued   time.Time
+	maxWait  time.Duration
+	deadline time.Time // of its context; zero: none
+	passed   chan struct{}
+	line     *line // nil: it is in none
+	late     bool  // its context ends before an answer would come
+	flow     *flow
+	place    *list.Element // in the flow
+}
+
+// tooLate reports whether it is given up before an answer that comes at the given time.
+func (w *waiter) tooLate(answer time.Time) bool {
+	return !w.deadline.IsZero() && !answer.Before(w.deadline)
 }
 
 const (

@@ -504,6 +504,10 @@ func (l *Limit) Blocked(now time.Time) bool {
 	return blocked
 }
 
+// Service returns how long it takes until an attempt is accepted, about; 0: that is not
+// known.
+func (l *Limit) Service() time.Duration { return l.service }
+
 // Opens returns when the last attempt of a call is worth sending while everything is
 // refused: not while others wait who can find out when that ends, and not before that is
 // likely. The zero time: at once.
