@@ -76,6 +76,7 @@ type Limit struct {
 
 	state                   State
 	since                   time.Time // when the state began
+	begun                   time.Time // when it was last Free
 	heldAt                  time.Time // when it last held somebody back, or the state began
 	epoch                   int64     // how often it was not Free; attempts from an earlier one say nothing
 	underWay                int
@@ -110,7 +111,7 @@ func (l *Limit) setState(s State, now time.Time) {
 	if l.state == Free && s != Free {
 		l.epoch++
 		l.underWay, l.closed.streak, l.together = 0, 0, together{}
-		l.sentSince, l.refusedSince = 0, 0
+		l.sentSince, l.refusedSince, l.begun = 0, 0, now
 		l.trial.ahead, l.trial.underWay = 0, 0
 	}
 	if s == Paused && l.state != Paused {

@@ -18,15 +18,16 @@ import (
 // Once several of them were, it holds all routes, or else a client that uses
 // unbounded paths would be free with each of them.
 type Key struct {
-	whole  Limit
-	wide   bool // it holds all routes
-	all    tally
-	routes lru.Table[uint64, *route]
-	none   route // of all requests, if there are no routes
-	seed   maphash.Seed
-	down   bool // everything failed, with nothing to say that it is a limit, and nothing was accepted since
-	row    row  // the refusals since all.nats began to rise
-	Moved  bool // a route may have another limit than before: the caller moves the waiters
+	whole    Limit
+	wide     bool // it holds all routes
+	all      tally
+	routes   lru.Table[uint64, *route]
+	none     route // of all requests, if there are no routes
+	seed     maphash.Seed
+	down     bool      // everything failed, with nothing to say that it is a limit, and nothing was accepted since
+	digested time.Time // when those are through who gathered before what turned out to be chance
+	row      row       // the refusals since all.nats began to rise
+	Moved    bool      // a route may have another limit than before: the caller moves the waiters
 }
 
 // route is a route of a key.
@@ -75,6 +76,11 @@ type Result struct {
 const (
 	// maxRoutes routes of a key are known apart.
 	maxRoutes = 64
+
+	// Those who gathered before a limit that is given up take about as long to be
+	// answered, and nothing is suspected until then. What was held for longer was taken for
+	// a limit with reason.
+	longestDigestion = 5 * time.Second
 
 	// severalRefused refusals apart from those of one route show that the key's limit
 	// refuses, and not one route's.
@@ -253,6 +259,7 @@ func (k *Key) Done(s Stamp, name Route, now time.Time, r Result) (limited bool) 
 	case r.Outcome == Accepted:
 		k.all.acceptance(s.seq == 0)
 		s.route.tally.acceptance(s.seq == 0)
+	case s.Sent.Before(k.digested): // a crowd of our own making is refused by many a server
 	case r.Outcome == Shed && k.down: // the retry budget is what protects it
 	case r.Outcome.refused():
 		k.suspect(&s, now, r)
@@ -262,6 +269,9 @@ func (k *Key) Done(s Stamp, name Route, now time.Time, r Result) (limited bool) 
 
 // chance takes note of refusals by chance.
 func (k *Key) chance(l *Limit, r *route, now time.Time) {
+	if d := now.Sub(l.begun); d < longestDigestion {
+		k.digested = now.Add(d)
+	}
 	if l == &k.whole {
 		k.all.found(now, l.free)
 		return

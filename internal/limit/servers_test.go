@@ -233,6 +233,28 @@ func TestChanceBesideALimitedRoute(t *testing.T) {
 	}
 }
 
+// TestNodesFarAway: fifty nodes have a small limit each, and get less than that. Those who
+// had gathered until it was found to be chance were a crowd, which was refused, and that
+// was taken for a limit again, and so on: a quarter of what was asked was not answered.
+func TestNodesFarAway(t *testing.T) {
+	for seed := range uint64(5) {
+		random := rand.New(rand.NewPCG(seed, 2))
+		var nodes []server
+		for range 50 {
+			nodes = append(nodes, newBucket(6, 2).server(limit.Refused))
+		}
+		s := simulate(t, func(now time.Time, r limit.Route) (limit.Result, time.Duration, func()) {
+			got, took, then := nodes[random.IntN(len(nodes))](now, r)
+			return got, took + 160*ms, then
+		})
+		s.random = rand.New(rand.NewPCG(seed, 1))
+		s.every(all, 180)
+		s.run(10 * time.Second)
+		got := s.run(2 * time.Minute)
+		require.Greater(t, float64(got.accepted), 0.98*120*180, "seed %d", seed)
+	}
+}
+
 // TestALimitThatBecomesChance: a limit that was confirmed is given up when trials find
 // chance twice.
 func TestALimitThatBecomesChance(t *testing.T) {
