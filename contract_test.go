@@ -342,7 +342,7 @@ func malformedRequest(t contractTest) {
 		require.Error(t, err, tt.name)
 		require.NotContains(t, err.Error(), "secret", "net/http does not quote values either")
 		require.LessOrEqual(t, attempts, 1, tt.name)
-		require.Equal(t, 1, body.closes(), tt.name)
+		require.Equal(t, 1, body.Closes(), tt.name)
 	}
 }
 
@@ -490,7 +490,7 @@ func requestBodyClosedOnce(t contractTest) {
 		if resp != nil {
 			require.NoError(t, resp.Body.Close())
 		}
-		require.Equal(t, 1, body.closes(), tt.name)
+		require.Equal(t, 1, body.Closes(), tt.name)
 	}
 }
 
@@ -516,7 +516,7 @@ func everyReplayedBodyIsClosed(t contractTest) {
 	require.ErrorIs(t, err, context.Canceled)
 	require.Len(t, opened, 2, "called once for each further attempt, never for the first")
 	for _, b := range opened {
-		require.Equal(t, 1, b.closes(), "also the one that was never sent")
+		require.Equal(t, 1, b.Closes(), "also the one that was never sent")
 	}
 }
 
@@ -712,7 +712,7 @@ func brokenBase(t contractTest) {
 		require.Nil(t, resp, tt.name)
 		require.Equal(t, 1, script.Count(), "%s: a defect of the base does not pass", tt.name)
 	}
-	require.Equal(t, 1, body.closes(), "nothing is lost: the dropped response is closed")
+	require.Equal(t, 1, body.Closes(), "nothing is lost: the dropped response is closed")
 
 	for _, status := range []int{200, 404, 500} {
 		base := newScript(func(*http.Request) (*http.Response, error) { return &http.Response{StatusCode: status}, nil })
@@ -1048,7 +1048,7 @@ func retriedResponsesAreClosed(t contractTest) {
 	with := func(status int, r io.Reader) step {
 		return func(*http.Request) (*http.Response, error) {
 			for i, b := range bodies {
-				require.Equal(t, 1, b.closes(), "of response %d, when the next request is sent", i+1)
+				require.Equal(t, 1, b.Closes(), "of response %d, when the next request is sent", i+1)
 			}
 			bodies = append(bodies, &trackedBody{Reader: r})
 			return &http.Response{StatusCode: status, Header: http.Header{}, Body: bodies[len(bodies)-1], ContentLength: -1}, nil
@@ -1062,10 +1062,10 @@ func retriedResponsesAreClosed(t contractTest) {
 	resp, err := t.over(base).RoundTrip(get(t))
 	require.NoError(t, err)
 	require.Len(t, bodies, 4)
-	require.Zero(t, bodies[3].closes(), "it is the caller's")
+	require.Zero(t, bodies[3].Closes(), "it is the caller's")
 	require.Equal(t, "answer", readAll(t, resp))
 	for _, b := range bodies {
-		require.Equal(t, 1, b.closes())
+		require.Equal(t, 1, b.Closes())
 	}
 }
 

@@ -2,12 +2,10 @@ package resilient_test
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"math"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -16,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/resilienthttp/resilient"
+	"github.com/resilienthttp/resilient/internal/kit"
 	"github.com/resilienthttp/resilient/resilienttest"
 )
 
@@ -91,18 +90,12 @@ var inf, nan = math.Inf(1), math.NaN()
 
 func newRequest(tb testing.TB, method, target, body string) *http.Request {
 	tb.Helper()
-	var r io.Reader
-	if body != "" {
-		r = strings.NewReader(body)
-	}
-	req, err := http.NewRequestWithContext(tb.Context(), method, target, r)
-	require.NoError(tb, err)
-	return req
+	return kit.Request(tb, method, target, body)
 }
 
 func get(tb testing.TB) *http.Request {
 	tb.Helper()
-	return newRequest(tb, http.MethodGet, "http://api.test/v1", "")
+	return kit.Get(tb)
 }
 
 func post(tb testing.TB) *http.Request {
@@ -123,13 +116,9 @@ func keyed(req *http.Request) *http.Request {
 	return req
 }
 
-// readAll reads and closes the body of resp.
 func readAll(tb testing.TB, resp *http.Response) string {
 	tb.Helper()
-	b, err := io.ReadAll(resp.Body)
-	require.NoError(tb, err)
-	require.NoError(tb, resp.Body.Close())
-	return string(b)
+	return kit.ReadAll(tb, resp)
 }
 
 // callers sends n requests at once, a nanosecond apart so that their order is
@@ -151,61 +140,10 @@ func callers(t *testing.T, transport http.RoundTripper, n int) {
 	wg.Wait()
 }
 
-// serve runs handler on a real http.Server over in-memory connections, and
-// returns an http.Transport that dials it. Both end with the test, inside its
-// bubble if there is one, which then reports every goroutine left behind.
 func serve(tb testing.TB, handler http.HandlerFunc) *http.Transport {
 	tb.Helper()
-	l := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
-	srv := &http.Server{Handler: handler, ReadHeaderTimeout: time.Hour}
-	go func() { _ = srv.Serve(l) }()
-	base := &http.Transport{DialContext: l.dial}
-	tb.Cleanup(func() {
-		base.CloseIdleConnections()
-		_ = srv.Close()
-		time.Sleep(time.Second) // virtual: the server lingers half a second over a connection it closes early
-	})
-	return base
+	return kit.Serve(tb, handler)
 }
-
-type pipeListener struct {
-	conns chan net.Conn
-	done  chan struct{}
-	once  sync.Once
-	mu    sync.Mutex
-	dials int
-}
-
-func (l *pipeListener) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	client, server := net.Pipe()
-	l.mu.Lock()
-	l.dials++
-	l.mu.Unlock()
-	select {
-	case l.conns <- server:
-		return client, nil
-	case <-l.done:
-		return nil, net.ErrClosed
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-func (l *pipeListener) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.conns:
-		return c, nil
-	case <-l.done:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *pipeListener) Close() error {
-	l.once.Do(func() { close(l.done) })
-	return nil
-}
-
-func (l *pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "pipe"} }
 
 // recorder is a Trace that notes what happened, in words.
 type recorder struct {
@@ -236,25 +174,7 @@ func (r *recorder) why(tb testing.TB) string {
 	return r.done[0].Reason
 }
 
-// trackedBody counts how often it is closed.
-type trackedBody struct {
-	io.Reader
-	mu     sync.Mutex
-	closed int
-}
-
-func (b *trackedBody) Close() error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.closed++
-	return nil
-}
-
-func (b *trackedBody) closes() int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.closed
-}
+type trackedBody = kit.Body
 
 // drip gives a byte a minute, for ever, and unblocks when it is closed.
 type drip struct {

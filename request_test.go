@@ -222,7 +222,7 @@ func TestReplayBufferIsGivenToTheBase(t *testing.T) {
 			_, err = body.Read(half)
 			require.ErrorIs(t, err, http.ErrBodyReadAfterClose)
 		}
-		require.Zero(t, src.closes(), "not while it may be needed")
+		require.Zero(t, src.Closes(), "not while it may be needed")
 		require.NoError(t, out.Body.Close())
 		return answer(200)(out)
 	})
@@ -230,7 +230,7 @@ func TestReplayBufferIsGivenToTheBase(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, resp.Body.Close())
 	require.Nil(t, req.GetBody, "the caller's request is not written to")
-	require.Equal(t, 1, src.closes())
+	require.Equal(t, 1, src.Closes())
 }
 
 // TestAbandonedReaderOfARecordedBody: no two attempts share a body. The first
@@ -296,7 +296,7 @@ func TestGetBodyThatFailsHalfway(t *testing.T) {
 	resp, err := resilient.NewTransport(newScript(answer(429)), every(0)).RoundTrip(req)
 	require.NoError(t, err)
 	require.NoError(t, resp.Body.Close())
-	require.Equal(t, 1, body.closes())
+	require.Equal(t, 1, body.Closes())
 }
 
 // TestRequestBodyReadErrorIsFinal: an error of the body itself ends the call,

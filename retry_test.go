@@ -723,7 +723,7 @@ func TestLateHeadersAreATimeout(t *testing.T) {
 		}
 		_, err := resilient.NewTransport(newScript(late), resilient.WithMaxAttempts(1), resilient.WithAttemptTimeout(time.Second)).RoundTrip(get(t))
 		require.ErrorContains(t, err, "no response headers after 1s")
-		require.Equal(t, 1, body.closes())
+		require.Equal(t, 1, body.Closes())
 	})
 }
 
@@ -838,7 +838,7 @@ func TestPanickingHooksLeaveNoBodyOpen(t *testing.T) {
 			for i, asErrors := range []bool{false, true} {
 				transport := resilient.NewTransport(base, tt.opt, attempts, resilient.WithStatusErrors(asErrors))
 				require.PanicsWithValue(t, "hook", func() { _, _ = transport.RoundTrip(get(t)) })
-				require.Equal(t, i+1, body.closes(), "once each")
+				require.Equal(t, i+1, body.Closes(), "once each")
 			}
 		})
 	}
@@ -866,7 +866,7 @@ func TestAPanicBeforeTheAttemptClosesTheBody(t *testing.T) {
 				base := newScript(answer(200))
 				transport := resilient.NewTransport(base, resilient.WithRateLimit(1, 1), resilient.WithReplayBuffer(buffer), tt.opt)
 				require.PanicsWithValue(t, "hook", func() { _, _ = transport.RoundTrip(req) })
-				require.Equal(t, 1, body.closes())
+				require.Equal(t, 1, body.Closes())
 				require.Zero(t, base.Count())
 			})
 		}
@@ -884,8 +884,8 @@ func TestAPanicBeforeTheAttemptClosesTheBody(t *testing.T) {
 				resilient.WithTrace(&resilient.Trace{Wait: func(resilient.WaitInfo) { boom() }}))
 			require.PanicsWithValue(t, "hook", func() { _, _ = transport.RoundTrip(req) })
 			require.Len(t, bodies, 2)
-			require.Equal(t, 1, bodies[0].closes())
-			require.Equal(t, 1, bodies[1].closes())
+			require.Equal(t, 1, bodies[0].Closes())
+			require.Equal(t, 1, bodies[1].Closes())
 		}
 	})
 }

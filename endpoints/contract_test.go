@@ -22,63 +22,46 @@ import (
 
 	"github.com/resilienthttp/resilient"
 	"github.com/resilienthttp/resilient/endpoints"
+	"github.com/resilienthttp/resilient/internal/kit"
 )
 
-// TestRequestUntouched: the caller's request is not written to, every field of it reaches
-// both endpoints, and every body is closed.
-func TestRequestUntouched(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := between(t, answers(503), answers(200))
-		req := newRequest(t, http.MethodPut, "payload")
-		req.Host, req.Close = "api.test", true
-		req.Header.Set("X-Other", "kept")
-		req.Trailer = http.Header{"X-Sum": nil}
-		first := &trackedBody{Reader: strings.NewReader("payload")}
-		second := &trackedBody{Reader: strings.NewReader("payload")}
-		req.Body, req.GetBody = first, func() (io.ReadCloser, error) { return second, nil }
-		getBody := req.GetBody
-		before := *req
-		before.URL, before.Header, before.Trailer, before.GetBody = nil, nil, nil, nil
-		wantURL, wantHeader := *req.URL, req.Header.Clone()
-		host, err := outcome(t, w.over(nil), req)
-		require.NoError(t, err)
-		require.Equal(t, "b", host)
-		require.Equal(t, wantURL, *req.URL)
-		require.Equal(t, wantHeader, req.Header)
-		require.Equal(t, http.Header{"X-Sum": nil}, req.Trailer)
-		require.NotNil(t, getBody)
-		after := *req
-		after.URL, after.Header, after.Trailer, after.GetBody = nil, nil, nil, nil
-		require.Equal(t, before, after)
-		require.Equal(t, []int{1, 1}, []int{first.closes(), second.closes()})
-		for _, got := range w.requests {
-			require.Equal(t, req.Method, got.Method)
-			require.Equal(t, wantHeader, got.Header)
-			require.Equal(t, req.Trailer, got.Trailer)
-			require.Equal(t, req.ContentLength, got.ContentLength)
-			require.True(t, got.Close)
-			require.Empty(t, got.Host, "that of the URL")
-		}
-		require.Equal(t, []string{"payload", "payload"}, w.sent)
-	})
+// lossy loses the requests to a.test, in place of the base.
+type lossy struct {
+	kit.Base
+
+	down func(*http.Request) (*http.Response, error) // nil: it does not
 }
 
-// TestMalformed: a request that is not whole is the base's to refuse.
-func TestMalformed(t *testing.T) {
-	w := between(t, answers(200), answers(200))
-	for _, edit := range []func(*http.Request){
-		func(req *http.Request) { req.URL = nil },
-		func(req *http.Request) { req.Header = nil },
-	} {
-		req := newRequest(t, http.MethodPut, "payload")
-		body := &trackedBody{Reader: strings.NewReader("payload")}
-		req.Body = body
-		edit(req)
-		_, err := outcome(t, w.over(nil), req)
-		require.ErrorContains(t, err, "resilient: nil Request.")
-		require.Equal(t, 1, body.closes())
+func (l lossy) RoundTrip(req *http.Request) (*http.Response, error) {
+	if l.down == nil || req.URL.Host != "a.test" {
+		return l.RoundTripper.RoundTrip(req)
 	}
-	require.Empty(t, w.asked())
+	kit.Take(req)
+	return l.down(req)
+}
+
+// TestContract is the contract that a RoundTripper owes its caller: for a call that is
+// answered by the first endpoint, and for one that goes to the second.
+func TestContract(t *testing.T) {
+	var ways []kit.Way
+	for _, tt := range []struct {
+		name string
+		down behaviour
+	}{
+		{"the first", nil},
+		{"the second, as the first is lost", fails(errLost)},
+		{"the second, as the first is down", func(*http.Request) (*http.Response, error) { return kit.Response(503, "{}"), nil }},
+	} {
+		ways = append(ways, kit.Way{
+			Name: tt.name,
+			Own:  func(req *http.Request) { req.URL, req.Host = nil, "" },
+			New: func(base http.RoundTripper) http.RoundTripper {
+				return endpoints.New(resilient.NewTransport(lossy{kit.Base{RoundTripper: base}, tt.down}, resilient.WithMaxAttempts(1)),
+					[]endpoints.Endpoint{{URL: "http://a.test"}, {URL: "http://b.test"}}, endpoints.WithNonIdempotent(true))
+			},
+		})
+	}
+	kit.Contract(t, ways)
 }
 
 // TestErrors: the error at the end is the base's own.
@@ -103,20 +86,13 @@ func TestErrors(t *testing.T) {
 
 // TestClosesIdleConnections: each base is told once for an endpoint, if it has the method.
 func TestClosesIdleConnections(t *testing.T) {
-	c := new(closer)
+	c := new(kit.Idler)
 	client := &http.Client{Transport: endpoints.New(resilient.NewTransport(c), []endpoints.Endpoint{
 		{URL: "http://a.test"}, {URL: "http://b.test", Base: roundTripper(nil)}, {URL: "http://c.test", Base: c},
 	})}
 	client.CloseIdleConnections()
-	require.Equal(t, 2, c.closed)
+	require.Equal(t, 2, c.Closed)
 }
-
-type closer struct {
-	http.RoundTripper
-	closed int
-}
-
-func (c *closer) CloseIdleConnections() { c.closed++ }
 
 // TestHedged: a base may make attempts side by side, and leave one behind that fails when
 // the call is at the next endpoint.
@@ -232,39 +208,6 @@ func TestServer(t *testing.T) {
 				return err == nil && region == "0"
 			}, 30*time.Second, 10*ms)
 		})
-	}
-}
-
-// TestUpgrade: an upgraded connection is the caller's, also that of the next endpoint.
-func TestUpgrade(t *testing.T) {
-	urls, base, off := regions(t, false, func(w http.ResponseWriter, _ *http.Request) {
-		conn, rw, err := http.NewResponseController(w).Hijack()
-		if err != nil {
-			return
-		}
-		defer conn.Close()
-		_, _ = rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
-		_ = rw.Flush()
-		_, _ = io.Copy(conn, rw)
-	})
-	transport := endpoints.New(resilient.NewTransport(base, quick()), []endpoints.Endpoint{{URL: urls[0]}, {URL: urls[1]}})
-	for _, down := range []bool{false, true} {
-		off.Store(down)
-		req := get(t)
-		req.Header.Set("Connection", "Upgrade")
-		req.Header.Set("Upgrade", "echo")
-		resp, err := (&http.Client{Transport: transport}).Do(req)
-		require.NoError(t, err)
-		require.Equal(t, 101, resp.StatusCode)
-		conn, ok := resp.Body.(io.ReadWriteCloser)
-		require.True(t, ok)
-		_, err = io.WriteString(conn, "echo")
-		require.NoError(t, err)
-		got := make([]byte, 4)
-		_, err = io.ReadFull(conn, got)
-		require.NoError(t, err)
-		require.Equal(t, "echo", string(got))
-		require.NoError(t, conn.Close())
 	}
 }
 

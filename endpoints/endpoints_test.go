@@ -19,6 +19,7 @@ import (
 
 	"github.com/resilienthttp/resilient"
 	"github.com/resilienthttp/resilient/endpoints"
+	"github.com/resilienthttp/resilient/internal/kit"
 	"github.com/resilienthttp/resilient/reauth"
 )
 
@@ -394,6 +395,40 @@ func TestOwnBase(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "b", host)
 		require.Equal(t, 1, used)
+	})
+}
+
+// roomy is a base that is asked whether it has room.
+type roomy struct {
+	http.RoundTripper
+
+	room  bool
+	asked []string // the hosts
+}
+
+func (r *roomy) Spare(req *http.Request) bool {
+	r.asked = append(r.asked, req.URL.Host)
+	return r.room
+}
+
+// TestSpare: the base is asked about the request to the endpoint that is up.
+func TestSpare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, room := range []bool{true, false} {
+			w := between(t, answers(503), answers(200))
+			base := &roomy{RoundTripper: w.base(), room: room}
+			transport := endpoints.New(base, []endpoints.Endpoint{{URL: "http://a.test"}, {URL: "http://b.test"}})
+			require.Equal(t, room, transport.Spare(get(t)))
+			_, err := outcome(t, transport, get(t))
+			require.NoError(t, err)
+			require.Equal(t, room, transport.Spare(get(t)))
+			elsewhere := kit.Request(t, http.MethodGet, "http://cdn.test", "")
+			elsewhere.Response = &http.Response{Request: get(t)}
+			require.Equal(t, room, transport.Spare(elsewhere))
+			require.Equal(t, []string{"a.test", "b.test", "cdn.test"}, base.asked)
+		}
+		plain := endpoints.New(between(t, nil, nil), []endpoints.Endpoint{{URL: "http://a.test"}})
+		require.True(t, plain.Spare(get(t)), "a base that cannot be asked")
 	})
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/resilienthttp/resilient"
 	"github.com/resilienthttp/resilient/endpoints"
+	"github.com/resilienthttp/resilient/internal/kit"
 )
 
 const ms = time.Millisecond
@@ -34,14 +35,8 @@ func answers(status int, header ...string) behaviour {
 		} else {
 			time.Sleep(20 * ms)
 		}
-		body := `{"message":"` + req.URL.Host + `"}`
-		resp := &http.Response{
-			StatusCode: status, Header: http.Header{"Content-Type": {"application/json"}}, ContentLength: int64(len(body)),
-			Body: &trackedBody{Reader: strings.NewReader(body)}, Request: req,
-		}
-		for field := range slices.Chunk(header, 2) {
-			resp.Header.Set(field[0], field[1])
-		}
+		resp := kit.Response(status, `{"message":"`+req.URL.Host+`"}`, header...)
+		resp.Request = req
 		return resp, nil
 	}
 }
@@ -85,20 +80,12 @@ type world struct {
 	attempts []attempt
 	requests []*http.Request // as they came
 	sent     []string        // the bodies that came with them
-	bodies   []*trackedBody
+	bodies   *kit.Bodies
 }
 
 func newWorld(tb testing.TB, servers map[string]behaviour) *world {
 	tb.Helper()
-	w := &world{tb: tb, servers: servers, start: time.Now()}
-	tb.Cleanup(func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		for i, b := range w.bodies {
-			require.Equal(tb, 1, b.closes(), "body %d is closed once", i)
-		}
-	})
-	return w
+	return &world{tb: tb, servers: servers, start: time.Now(), bodies: kit.NewBodies(tb)}
 }
 
 // between returns two servers, of which the first is preferred.
@@ -176,65 +163,28 @@ func (w *world) probes() (at []time.Duration) {
 }
 
 func (w *world) RoundTrip(req *http.Request) (*http.Response, error) {
-	body := ""
-	if req.Body != nil {
-		b, _ := io.ReadAll(req.Body)
-		body = string(b)
-		_ = req.Body.Close()
-	}
+	body := kit.Take(req)
 	w.mu.Lock()
 	w.requests, w.sent = append(w.requests, req), append(w.sent, body)
 	server := w.servers[req.URL.Host]
 	w.mu.Unlock()
 	resp, err := server(req)
 	if resp != nil {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		if b, ok := resp.Body.(*trackedBody); ok {
-			w.bodies = append(w.bodies, b)
-		}
+		w.bodies.Note(resp)
 	}
 	return resp, err
 }
 
-// trackedBody counts how often it is closed.
-type trackedBody struct {
-	io.Reader
-	mu     sync.Mutex
-	closed int
-}
-
-func (b *trackedBody) Close() error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.closed++
-	return nil
-}
-
-func (b *trackedBody) closes() int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.closed
-}
-
-type roundTripper func(*http.Request) (*http.Response, error)
-
-func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+type roundTripper = kit.RoundTripper
 
 func newRequest(tb testing.TB, method, body string) *http.Request {
 	tb.Helper()
-	var r io.Reader
-	if body != "" {
-		r = strings.NewReader(body)
-	}
-	req, err := http.NewRequestWithContext(tb.Context(), method, "http://api.test/v1", r)
-	require.NoError(tb, err)
-	return req
+	return kit.Request(tb, method, "http://api.test/v1", body)
 }
 
 func get(tb testing.TB) *http.Request {
 	tb.Helper()
-	return newRequest(tb, http.MethodGet, "")
+	return kit.Get(tb)
 }
 
 // outcome sends a request and returns the host that has answered, or the error.

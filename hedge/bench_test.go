@@ -6,6 +6,7 @@ import (
 
 	"github.com/resilienthttp/resilient"
 	"github.com/resilienthttp/resilient/hedge"
+	"github.com/resilienthttp/resilient/internal/kit"
 )
 
 // BenchmarkHedge measures a call that is not hedged, over a base that answers at once.
@@ -29,7 +30,7 @@ func BenchmarkHedge(b *testing.B) {
 	} {
 		b.Run(bb.name, func(b *testing.B) {
 			calls(b, bb.transport, bb.warm)
-			req := get(b)
+			req := kit.Get(b)
 			b.ReportAllocs()
 			if bb.name == "warm, parallel" {
 				b.RunParallel(func(pb *testing.PB) {

@@ -19,7 +19,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/resilienthttp/resilient"
+	"github.com/resilienthttp/resilient/endpoints"
 	"github.com/resilienthttp/resilient/hedge"
+	"github.com/resilienthttp/resilient/internal/kit"
+	"github.com/resilienthttp/resilient/reauth"
 )
 
 // TestHedge is what comes of two requests, the second of which is sent after 100 ms. All
@@ -82,7 +85,7 @@ func TestWhichRequests(t *testing.T) {
 	keyed := hedge.WithIdempotencyKeys(true)
 	edited := func(req *http.Request, edit func(*http.Request)) *http.Request { edit(req); return req }
 	made := func(method, body string, header ...string) *http.Request {
-		return newRequest(t, method, "http://api.test/", body, header...)
+		return kit.Request(t, method, "http://api.test/", body, header...)
 	}
 	for _, tt := range []struct {
 		name string
@@ -209,9 +212,9 @@ func TestKeys(t *testing.T) {
 				srv := newServer(after(10*ms, 200))
 				transport := hedge.New(srv, tt.opt)
 				send := func(target string) {
-					resp, err := transport.RoundTrip(newRequest(t, http.MethodGet, target, ""))
+					resp, err := transport.RoundTrip(kit.Request(t, http.MethodGet, target, ""))
 					require.NoError(t, err)
-					readAll(t, resp)
+					kit.ReadAll(t, resp)
 				}
 				for range 32 {
 					send(tt.learned)
@@ -296,6 +299,12 @@ func TestBudget(t *testing.T) {
 			}
 			return fast
 		}, 26, "it has room for one in 100"},
+		{"at most five in 100", hedge.WithShare(0.038), func(call, request int) answer {
+			if call%10 == 0 && request == 0 {
+				return slow
+			}
+			return fast
+		}, 35, "until they are usual, with the tokens that there were, and less than one in 20"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -321,7 +330,7 @@ func TestHang(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		for range 1000 {
-			wg.Go(func() { _, _ = transport.RoundTrip(get(t).WithContext(ctx)) })
+			wg.Go(func() { _, _ = transport.RoundTrip(kit.Get(t).WithContext(ctx)) })
 			time.Sleep(ms)
 		}
 		require.EqualValues(t, 20, transport.Stats().Hedged)
@@ -429,7 +438,7 @@ func TestContext(t *testing.T) {
 			ctx, cancel := context.WithCancelCause(context.WithValue(t.Context(), value{}, "v"))
 			time.AfterFunc(300*ms, func() { cancel(cause) })
 			start := time.Now()
-			_, err := hedge.New(srv, hedge.WithDelay(100*ms)).RoundTrip(get(t).WithContext(ctx))
+			_, err := hedge.New(srv, hedge.WithDelay(100*ms)).RoundTrip(kit.Get(t).WithContext(ctx))
 			require.True(t, err == tt.err, "%s: %v", tt.name, err) //nolint:errorlint,testifylint // identity
 			require.Equal(t, 300*ms, time.Since(start), tt.name)
 			require.Equal(t, 2, srv.count(), tt.name)
@@ -452,7 +461,7 @@ func TestContextOfTheResponse(t *testing.T) {
 		for winner, answers := range [][]answer{{after(110*ms, 200), never()}, {never(), after(20*ms, 200)}} {
 			synctest.Test(t, func(t *testing.T) {
 				srv := newServer(answers...)
-				req := get(t)
+				req := kit.Get(t)
 				resp, err := hedge.New(srv, hedge.WithDelay(100*ms)).RoundTrip(req)
 				require.NoError(t, err)
 				require.Same(t, req, resp.Request)
@@ -484,13 +493,13 @@ func TestBodiesAreClosed(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				bodies := []*trackedBody{tracked("first"), tracked("second")}
+				bodies := []*kit.Body{kit.NewBody("first"), kit.NewBody("second")}
 				tt.first.body, tt.second.body = bodies[0], bodies[1]
 				_, body, _, err := call(t, hedge.New(newServer(tt.first, tt.second), hedge.WithDelay(100*ms)))
 				require.NoError(t, err)
 				require.Equal(t, []string{"second", "first"}[tt.lost], body)
 				time.Sleep(time.Second)
-				require.Equal(t, []int{1, 1}, []int{bodies[0].closes(), bodies[1].closes()}, tt.why)
+				require.Equal(t, []int{1, 1}, []int{bodies[0].Closes(), bodies[1].Closes()}, tt.why)
 				rest, _ := io.ReadAll(bodies[tt.lost].Reader)
 				require.Empty(t, rest, tt.why)
 			})
@@ -544,15 +553,15 @@ func TestTwiceAtOnce(t *testing.T) {
 			mu.Unlock()
 			return newServer(after(time.Second/time.Duration(n*n), 200)).RoundTrip(req.WithContext(req.Context()))
 		})
-		bodies := []*trackedBody{tracked("payload"), tracked("payload")}
-		req := newRequest(t, http.MethodPost, "http://api.test/", "payload", "Idempotency-Key", "k")
+		bodies := []*kit.Body{kit.NewBody("payload"), kit.NewBody("payload")}
+		req := kit.Request(t, http.MethodPost, "http://api.test/", "payload", "Idempotency-Key", "k")
 		req.Body, req.GetBody = bodies[0], func() (io.ReadCloser, error) { return bodies[1], nil }
 		resp, err := hedge.New(base, hedge.WithDelay(100*ms), hedge.WithIdempotencyKeys(true)).RoundTrip(req)
 		require.NoError(t, err)
-		readAll(t, resp)
+		kit.ReadAll(t, resp)
 		require.Equal(t, []string{"payload", "payload"}, read)
-		require.Positive(t, bodies[0].closes())
-		require.Positive(t, bodies[1].closes())
+		require.Positive(t, bodies[0].Closes())
+		require.Positive(t, bodies[1].Closes())
 	})
 }
 
@@ -562,9 +571,9 @@ func TestNoHedgeAfterTheContext(t *testing.T) {
 		srv := newServer(answer{after: time.Second, status: 200, deaf: true})
 		ctx, cancel := context.WithTimeout(t.Context(), 50*ms)
 		defer cancel()
-		resp, err := hedge.New(srv, hedge.WithDelay(100*ms)).RoundTrip(get(t).WithContext(ctx))
+		resp, err := hedge.New(srv, hedge.WithDelay(100*ms)).RoundTrip(kit.Get(t).WithContext(ctx))
 		require.NoError(t, err)
-		readAll(t, resp)
+		kit.ReadAll(t, resp)
 		require.Equal(t, 1, srv.count())
 	})
 }
@@ -576,9 +585,9 @@ func TestInProgress(t *testing.T) {
 		for _, key := range []string{"", "k"} {
 			synctest.Test(t, func(t *testing.T) {
 				transport := hedge.New(newServer(after(time.Second, 200), after(0, status)), hedge.WithDelay(100*ms), hedge.WithIdempotencyKeys(true))
-				resp, err := transport.RoundTrip(newRequest(t, http.MethodGet, "http://api.test/", "", "Idempotency-Key", key))
+				resp, err := transport.RoundTrip(kit.Request(t, http.MethodGet, "http://api.test/", "", "Idempotency-Key", key))
 				require.NoError(t, err)
-				readAll(t, resp)
+				kit.ReadAll(t, resp)
 				if key == "" {
 					require.Equal(t, status, resp.StatusCode, "it is about the resource")
 				} else {
@@ -594,10 +603,16 @@ func TestInProgress(t *testing.T) {
 func TestPanic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var n atomic.Int32
-		base := roundTripper(func(*http.Request) (*http.Response, error) { n.Add(1); panic("base") })
-		require.PanicsWithValue(t, "base", func() {
-			_, _ = hedge.New(base, hedge.WithDelay(100*ms)).RoundTrip(get(t))
+		var ctx context.Context
+		base := roundTripper(func(req *http.Request) (*http.Response, error) {
+			ctx = req.Context()
+			n.Add(1)
+			panic("base")
 		})
+		require.PanicsWithValue(t, "base", func() {
+			_, _ = hedge.New(base, hedge.WithDelay(100*ms)).RoundTrip(kit.Get(t))
+		})
+		require.Error(t, ctx.Err(), "it was once left open, for as long as the caller's lasts")
 		time.Sleep(time.Second)
 		require.EqualValues(t, 1, n.Load())
 
@@ -613,6 +628,46 @@ func TestPanic(t *testing.T) {
 		require.Equal(t, time.Second, took)
 		require.EqualValues(t, 3, n.Load())
 	})
+}
+
+// TestPanicsAreFailures: hedges that panic cost as much as hedges that fail. They once cost
+// only half.
+func TestPanicsAreFailures(t *testing.T) {
+	for _, fail := range []func(){func() { panic("base") }, func() {}} {
+		synctest.Test(t, func(t *testing.T) {
+			srv := newServer(after(time.Second, 200))
+			var first atomic.Bool // is under way
+			transport := hedge.New(roundTripper(func(req *http.Request) (*http.Response, error) {
+				if !first.CompareAndSwap(false, true) {
+					fail()
+					return nil, errCut
+				}
+				defer first.Store(false)
+				return srv.RoundTrip(req)
+			}), hedge.WithDelay(100*ms))
+			calls(t, transport, 100)
+			require.EqualValues(t, 10, transport.Stats().Hedged, "of 20 tokens")
+		})
+	}
+}
+
+// TestSpareThroughOthers: a transport in between passes the question on.
+func TestSpareThroughOthers(t *testing.T) {
+	for _, between := range []func(http.RoundTripper) http.RoundTripper{
+		func(base http.RoundTripper) http.RoundTripper {
+			return reauth.New(base, func(context.Context, *http.Request) (http.Header, error) { return nil, errCut })
+		},
+		func(base http.RoundTripper) http.RoundTripper {
+			return endpoints.New(base, []endpoints.Endpoint{{URL: "http://a.test"}})
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			srv := newServer(after(time.Second, 200))
+			base := between(resilient.NewTransport(srv, resilient.WithRateLimit(0.01, 2)))
+			calls(t, hedge.New(base, hedge.WithDelay(100*ms)), 1)
+			require.Equal(t, 1, srv.count(), "the token that is left is for another call")
+		})
+	}
 }
 
 // TestRealServer: over real connections, the server learns that the request that lost was
@@ -634,7 +689,7 @@ func TestRealServer(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var mu sync.Mutex
 				requests, canceled := 0, 0
-				base, dials := serveHTTP(t, tt.version, func(w http.ResponseWriter, req *http.Request) {
+				base, dials := kit.ServeHTTP(t, tt.version, func(w http.ResponseWriter, req *http.Request) {
 					mu.Lock()
 					requests++
 					n := requests
@@ -661,7 +716,7 @@ func TestRealServer(t *testing.T) {
 				get := func() string {
 					resp, err := client.Get("http://api.test/")
 					require.NoError(t, err)
-					return readAll(t, resp)
+					return kit.ReadAll(t, resp)
 				}
 				require.Equal(t, tt.want, get())
 				synctest.Wait()
@@ -716,7 +771,7 @@ func TestAllocations(t *testing.T) {
 		{"no token", hedge.New(slow, hedge.WithDelay(1)), 100, 0},
 	} {
 		calls(t, tt.transport, tt.warm)
-		req := get(t)
+		req := kit.Get(t)
 		require.Equal(t, tt.want, int(testing.AllocsPerRun(20, func() { _, _ = tt.transport.RoundTrip(req) })), tt.name)
 	}
 }

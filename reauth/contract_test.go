@@ -3,117 +3,85 @@ package reauth_test
 import (
 	"context"
 	"errors"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/resilienthttp/resilient"
+	"github.com/resilienthttp/resilient/internal/kit"
 	"github.com/resilienthttp/resilient/reauth"
 )
 
-// snapshot returns a deep copy of what a caller sees of a request.
-func snapshot(req *http.Request) http.Request {
-	c := *req
-	u := *req.URL
-	c.URL, c.Header, c.Trailer = &u, req.Header.Clone(), req.Trailer.Clone()
-	c.GetBody = nil
-	return c
+// guard answers whole requests with a 401 in place of the base, unless they have the token.
+type guard struct {
+	kit.Base
+
+	token string // "": all have
 }
 
-// TestRequestUntouched: the caller's request is not written to, and every field of it
-// reaches the second request.
-func TestRequestUntouched(t *testing.T) {
-	for _, known := range []bool{false, true} {
-		base, r := newAPI(t, "T2"), refreshes("T2")
-		transport := over(base, r)
-		if known {
-			require.Equal(t, 200, status(t, transport, get(t, "T1")))
-		}
-		req := newRequest(t, http.MethodPost, "T1", "payload")
-		req.Host, req.Close = "virtual.test", true
-		req.Header.Set("X-Other", "kept")
-		req.Trailer = http.Header{"X-Sum": nil}
-		body := &trackedBody{Reader: strings.NewReader("payload")}
-		req.Body = body
-		replayed := &trackedBody{Reader: strings.NewReader("payload")}
-		req.GetBody = func() (io.ReadCloser, error) { return replayed, nil }
-		before := snapshot(req)
-		base.also = func(sent *http.Request) *http.Response {
-			require.Equal(t, req.Method, sent.Method)
-			require.Equal(t, req.URL, sent.URL)
-			require.Equal(t, req.Host, sent.Host)
-			require.Equal(t, req.Close, sent.Close)
-			require.Equal(t, req.ContentLength, sent.ContentLength)
-			require.Equal(t, req.Trailer, sent.Trailer)
-			require.Equal(t, "kept", sent.Header.Get("X-Other"))
-			return nil
-		}
-		require.Equal(t, 200, status(t, transport, req))
-		after := snapshot(req)
-		require.Equal(t, before, after)
-		require.Equal(t, 1, body.closes())
-		if !known {
-			require.Equal(t, 1, replayed.closes())
-		}
+func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
+	if g.token == "" || req.URL == nil || req.Header == nil || req.Header.Get("Authorization") == g.token {
+		return g.RoundTripper.RoundTrip(req)
 	}
+	kit.Take(req)
+	return answer(401), nil
 }
 
-// TestMalformed: a request that is not whole is the base's to refuse.
-func TestMalformed(t *testing.T) {
-	base := newAPI(t, "T2")
-	transport := over(base, refreshes("T2"))
-	require.Equal(t, 200, status(t, transport, get(t, "T1")))
-	for _, edit := range []func(*http.Request){
-		func(req *http.Request) { req.URL = nil },
-		func(req *http.Request) { req.Header = nil },
+// TestContract is the contract that a RoundTripper owes its caller: for a call that is not
+// refused, for one that is, and for one whose credential was replaced before.
+func TestContract(t *testing.T) {
+	var ways []kit.Way
+	for _, tt := range []struct {
+		name, token string
+		replaced    bool
+	}{
+		{"accepted", "", false},
+		{"refused", "T2", false},
+		{"replaced", "T2", true},
 	} {
-		req := newRequest(t, http.MethodPost, "T1", "payload")
-		body := &trackedBody{Reader: strings.NewReader("payload")}
-		req.Body = body
-		edit(req)
-		_, err := outcome(t, transport, req)
-		require.ErrorContains(t, err, "resilient: nil Request.")
-		require.Equal(t, 1, body.closes())
+		ways = append(ways, kit.Way{
+			Name: tt.name,
+			Own:  func(req *http.Request) { req.Header.Del("Authorization") },
+			New: func(base http.RoundTripper) http.RoundTripper {
+				g := &guard{kit.Base{RoundTripper: instant}, tt.token}
+				transport := reauth.New(g, refreshes("T2").refresh)
+				for _, user := range []*url.Userinfo{nil, url.UserPassword("user", "pass")} {
+					if tt.replaced {
+						_, _ = transport.RoundTrip(&http.Request{URL: &url.URL{Scheme: "http", User: user, Host: "api.test"}, Header: http.Header{}})
+					}
+				}
+				g.RoundTripper = resilient.NewTransport(base, resilient.WithMaxAttempts(1))
+				return transport
+			},
+		})
 	}
-	require.Len(t, base.tokens(), 2)
+	kit.Contract(t, ways)
 }
 
-// TestRequestReused: a caller may change its request once it has the response.
+// TestRequestReused: a caller may change its request once its call has ended, even while
+// the refresh goes on.
 func TestRequestReused(t *testing.T) {
-	base, r := newAPI(t, "T2"), refreshes("T2")
-	r.takes = 20 * ms
-	transport := over(base, r)
-	ctx, cancel := context.WithTimeout(t.Context(), ms)
-	defer cancel()
-	req := get(t, "T1").WithContext(ctx)
-	_, err := outcome(t, transport, req)
-	require.ErrorIs(t, err, context.DeadlineExceeded)
-	req.Header.Set("Authorization", "other")
-	req.URL.Host = "other.test"
-	require.Equal(t, 200, status(t, transport, get(t, "T1")), "a race, if the refresh looks at the request")
+	synctest.Test(t, func(t *testing.T) {
+		base, r := newAPI(t, "T2"), refreshes("T2")
+		r.takes = 20 * ms
+		transport := over(base, r)
+		ctx, cancel := context.WithTimeout(t.Context(), ms)
+		defer cancel()
+		req := get(t, "T1").WithContext(ctx)
+		_, err := outcome(t, transport, req)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		req.Header.Set("Authorization", "other")
+		req.URL.Host = "other.test"
+		require.Equal(t, 200, status(t, transport, get(t, "T1")), "a race, if the refresh looks at the request")
+	})
 }
-
-// TestClosesIdleConnections: the base is told, if it has the method.
-func TestClosesIdleConnections(t *testing.T) {
-	c := &closer{RoundTripper: newAPI(t)}
-	client := &http.Client{Transport: over(c, refreshes("T2"))}
-	client.CloseIdleConnections()
-	require.Equal(t, 1, c.closed)
-	(&http.Client{Transport: reauth.New(newAPI(t), refreshes("T2").refresh)}).CloseIdleConnections()
-}
-
-type closer struct {
-	http.RoundTripper
-	closed int
-}
-
-func (c *closer) CloseIdleConnections() { c.closed++ }
 
 // TestDefaultBase: a nil base is http.DefaultTransport.
 func TestDefaultBase(t *testing.T) {
@@ -149,90 +117,6 @@ func TestErrors(t *testing.T) {
 	require.Equal(t, 401, resp.StatusCode)
 }
 
-// TestConnection: an upgraded connection, trailers and a body that arrives in parts are
-// left alone, also of a second request.
-func TestConnection(t *testing.T) {
-	mux := http.NewServeMux()
-	mux.HandleFunc("/upgrade", func(w http.ResponseWriter, _ *http.Request) {
-		conn, rw, err := http.NewResponseController(w).Hijack()
-		if err != nil {
-			return
-		}
-		defer conn.Close()
-		_, _ = rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
-		_ = rw.Flush()
-		_, _ = io.Copy(conn, rw)
-	})
-	mux.HandleFunc("/trailers", func(w http.ResponseWriter, req *http.Request) {
-		w.Header().Set("Trailer", "X-Sum")
-		_, _ = io.Copy(w, req.Body)
-		w.Header().Set("X-Sum", req.Trailer.Get("X-Sum"))
-	})
-	var once sync.Map // the paths that were refused once
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		if _, before := once.LoadOrStore(req.URL.Path, true); !before {
-			http.Error(w, "401", http.StatusUnauthorized)
-			return
-		}
-		mux.ServeHTTP(w, req)
-	}))
-	defer srv.Close()
-	base := &http.Transport{}
-	defer base.CloseIdleConnections()
-	n := 0
-	client := &http.Client{Transport: reauth.New(resilient.NewTransport(base), func(context.Context, *http.Request) (http.Header, error) {
-		n++
-		return http.Header{"Authorization": {strings.Repeat("T", n)}}, nil
-	})}
-
-	req, err := http.NewRequest(http.MethodGet, srv.URL+"/upgrade", nil)
-	require.NoError(t, err)
-	req.Header.Set("Connection", "Upgrade")
-	req.Header.Set("Upgrade", "echo")
-	resp, err := client.Do(req)
-	require.NoError(t, err)
-	require.Equal(t, 101, resp.StatusCode)
-	conn, ok := resp.Body.(io.ReadWriteCloser)
-	require.True(t, ok)
-	_, err = io.WriteString(conn, "echo")
-	require.NoError(t, err)
-	got := make([]byte, 4)
-	_, err = io.ReadFull(conn, got)
-	require.NoError(t, err)
-	require.Equal(t, "echo", string(got))
-	require.NoError(t, conn.Close())
-
-	req, err = http.NewRequest(http.MethodPost, srv.URL+"/trailers", nil)
-	require.NoError(t, err)
-	req.Trailer = http.Header{"X-Sum": nil}
-	open := func() (io.ReadCloser, error) {
-		return io.NopCloser(&ending{strings.NewReader("payload"), func() { req.Trailer.Set("X-Sum", "42") }}), nil
-	}
-	req.Body, _ = open()
-	req.GetBody, req.ContentLength = open, -1
-	resp, err = client.Do(req)
-	require.NoError(t, err)
-	body, err := io.ReadAll(resp.Body)
-	require.NoError(t, err)
-	require.NoError(t, resp.Body.Close())
-	require.Equal(t, "payload", string(body))
-	require.Equal(t, "42", resp.Trailer.Get("X-Sum"))
-}
-
-// ending calls end before it returns io.EOF.
-type ending struct {
-	io.Reader
-	end func()
-}
-
-func (e *ending) Read(p []byte) (int, error) {
-	n, err := e.Reader.Read(p)
-	if errors.Is(err, io.EOF) {
-		e.end()
-	}
-	return n, err
-}
-
 // TestReuse: a 401 gives its connection back, for the refresh and the second request.
 func TestReuse(t *testing.T) {
 	var mu sync.Mutex
@@ -262,12 +146,6 @@ func TestReuse(t *testing.T) {
 
 // TestCost is what a call costs that needs nothing.
 func TestCost(t *testing.T) {
-	base := roundTripper(func(req *http.Request) (*http.Response, error) {
-		if req.Header.Get("Authorization") == "T1" {
-			return answer(401), nil
-		}
-		return okay, nil
-	})
 	for _, tt := range []struct {
 		name  string
 		known bool // a credential was refused before
@@ -280,7 +158,7 @@ func TestCost(t *testing.T) {
 		{"another credential", true, "T3", 0, "it is looked up"},
 		{"the old credential", true, "T1", 4, "a copy of the request, and of its header"},
 	} {
-		transport := reauth.New(base, refreshes("T2").refresh)
+		transport := reauth.New(instant, refreshes("T2").refresh)
 		if tt.known {
 			require.Equal(t, 200, send(t, transport, get(t, "T1")))
 		}
@@ -296,6 +174,14 @@ func TestCost(t *testing.T) {
 
 var okay = &http.Response{StatusCode: 200, Header: http.Header{}, Body: http.NoBody}
 
+// instant answers at once, always with the same response unless it refuses T1.
+var instant = roundTripper(func(req *http.Request) (*http.Response, error) {
+	if req.Header.Get("Authorization") == "T1" {
+		return answer(401), nil
+	}
+	return okay, nil
+})
+
 func send(tb testing.TB, transport http.RoundTripper, req *http.Request) int {
 	tb.Helper()
 	resp, err := transport.RoundTrip(req)
@@ -305,21 +191,15 @@ func send(tb testing.TB, transport http.RoundTripper, req *http.Request) int {
 }
 
 func BenchmarkTransport(b *testing.B) {
-	base := roundTripper(func(req *http.Request) (*http.Response, error) {
-		if req.Header.Get("Authorization") == "T1" {
-			return answer(401), nil
-		}
-		return okay, nil
-	})
-	fresh := reauth.New(base, refreshes("T2").refresh)
-	used := reauth.New(base, refreshes("T2").refresh)
+	fresh := reauth.New(instant, refreshes("T2").refresh)
+	used := reauth.New(instant, refreshes("T2").refresh)
 	send(b, used, get(b, "T1"))
 	for _, bb := range []struct {
 		name      string
 		transport http.RoundTripper
 		token     string
 	}{
-		{"base", base, "T2"},
+		{"base", instant, "T2"},
 		{"never refused", fresh, "T2"},
 		{"new credential", used, "T2"},
 		{"old credential", used, "T1"},

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -15,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/resilienthttp/resilient"
+	"github.com/resilienthttp/resilient/internal/kit"
 	"github.com/resilienthttp/resilient/reauth"
 	"github.com/resilienthttp/resilient/resilienttest"
 )
@@ -34,18 +34,12 @@ type api struct {
 	mu       sync.Mutex
 	accepted []string
 	sent     []string // the tokens that came
-	bodies   []*trackedBody
+	bodies   *kit.Bodies
 }
 
 func newAPI(tb testing.TB, accepted ...string) *api {
 	tb.Helper()
-	a := &api{tb: tb, accepted: accepted}
-	tb.Cleanup(func() {
-		for i, b := range a.bodies {
-			require.Equal(tb, 1, b.closes(), "body %d is closed once", i)
-		}
-	})
-	return a
+	return &api{tb: tb, accepted: accepted, bodies: kit.NewBodies(tb)}
 }
 
 func (a *api) accept(tokens ...string) {
@@ -61,10 +55,7 @@ func (a *api) tokens() []string {
 }
 
 func (a *api) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.Body != nil {
-		_, _ = io.Copy(io.Discard, req.Body)
-		_ = req.Body.Close()
-	}
+	kit.Take(req)
 	field := a.field
 	if field == "" {
 		field = "Authorization"
@@ -88,25 +79,13 @@ func (a *api) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 	}
 	resp.Request = req
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if b, ok := resp.Body.(*trackedBody); ok {
-		a.bodies = append(a.bodies, b)
-	}
+	a.bodies.Note(resp)
 	return resp, nil
 }
 
 // answer is a response with a body that says its status.
 func answer(status int, header ...string) *http.Response {
-	body := `{"message":"` + strconv.Itoa(status) + `"}`
-	resp := &http.Response{
-		StatusCode: status, Header: http.Header{"Content-Type": {"application/json"}}, ContentLength: int64(len(body)),
-		Body: &trackedBody{Reader: strings.NewReader(body)},
-	}
-	for field := range slices.Chunk(header, 2) {
-		resp.Header.Set(field[0], field[1])
-	}
-	return resp
+	return kit.Response(status, `{"message":"`+strconv.Itoa(status)+`"}`, header...)
 }
 
 // refresher gives out tokens in turn, the last one for ever.
@@ -147,29 +126,7 @@ func (r *refresher) asked() []string {
 	return slices.Clone(r.stale)
 }
 
-// trackedBody counts how often it is closed.
-type trackedBody struct {
-	io.Reader
-	mu     sync.Mutex
-	closed int
-}
-
-func (b *trackedBody) Close() error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.closed++
-	return nil
-}
-
-func (b *trackedBody) closes() int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.closed
-}
-
-type roundTripper func(*http.Request) (*http.Response, error)
-
-func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+type roundTripper = kit.RoundTripper
 
 // over returns a Transport over the usual one, which makes no attempt wait without a hint.
 func over(base http.RoundTripper, r *refresher, opts ...resilient.Option) *reauth.Transport {
@@ -179,12 +136,7 @@ func over(base http.RoundTripper, r *refresher, opts ...resilient.Option) *reaut
 
 func newRequest(tb testing.TB, method, token, body string) *http.Request {
 	tb.Helper()
-	var r io.Reader
-	if body != "" {
-		r = strings.NewReader(body)
-	}
-	req, err := http.NewRequestWithContext(tb.Context(), method, "http://api.test/v1", r)
-	require.NoError(tb, err)
+	req := kit.Request(tb, method, "http://api.test/v1", body)
 	if token != "" {
 		req.Header.Set("Authorization", token)
 	}

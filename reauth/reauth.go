@@ -7,15 +7,13 @@
 //		return http.Header{"Authorization": {"Bearer " + token}}, err
 //	}
 //	client := &http.Client{Transport: reauth.New(resilient.NewTransport(nil), refresh)}
-//
-// The doc of [Transport] says which requests are sent again, and where it stands among
-// other transports.
 package reauth
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"time"
@@ -25,6 +23,7 @@ import (
 	"github.com/resilienthttp/resilient/internal/peek"
 	"github.com/resilienthttp/resilient/internal/redact"
 	"github.com/resilienthttp/resilient/internal/redirect"
+	"github.com/resilienthttp/resilient/reauth/internal/token"
 )
 
 var _ http.RoundTripper = (*Transport)(nil)
@@ -44,7 +43,7 @@ const ReasonNewCredential resilient.Reason = "new credential"
 //
 // ctx ends after 30 seconds. Refresh must heed it, and use it for requests of its own:
 // those are passed on as they are, even through the client that it serves. It is called
-// once at a time for each credential. The error of the response has its error in it.
+// once at a time for each credential.
 type Refresh func(ctx context.Context, stale *http.Request) (http.Header, error)
 
 // Transport is an http.RoundTripper that renews credentials. Make it with [New].
@@ -54,15 +53,14 @@ type Refresh func(ctx context.Context, stale *http.Request) (http.Header, error)
 // The first request that gets a 401 starts one refresh. All that carried the same
 // credential wait for it, each as long as its own context lasts, and a caller that gives
 // up ends it for nobody. Then each is sent once more, whatever its method: a request that
-// gets a 401 "has not been applied" (RFC 9110 section 15.5.2). A second 401 is final.
+// gets a 401 "has not been applied" (RFC 9110 section 15.5.2). A second 401 is final. A
+// request whose body cannot be sent again, because it has no GetBody, gets its 401 when the
+// refresh is over, so that its caller can send it anew.
 //
 // If the refresh fails, all of them get their 401. errors.Is and errors.As find the error
 // of the refresh in that of resilient.ErrorFromResponse, or with resilient.WithStatusErrors
 // in the error itself. It is not tried again for 10 seconds, nor if the new credential is
 // refused at once: a server that says 401 and means 403 costs a refresh every 10 seconds.
-//
-// A request whose body cannot be sent again, because it has no GetBody, gets its 401 when
-// the refresh is over. Its caller can then send it anew.
 //
 // # What is remembered
 //
@@ -74,10 +72,11 @@ type Refresh func(ctx context.Context, stale *http.Request) (http.Header, error)
 // A credential is the userinfo of the URL and the values of Authorization, X-Api-Key and
 // other fields that usually hold one. Requests without any share one for each scheme
 // and host: the first 401 gets it for a client that sets none itself. With several
-// accounts, set a credential in each request, if only an old one.
+// accounts, set a credential in each request, if only an old one. The 1,024 credentials
+// used last are remembered, old ones as a hash.
 //
 // A request that a redirect has led to another host, or from https to http, is passed on
-// as it is. The 1,024 credentials used last are remembered, old ones as a hash.
+// as it is.
 //
 // # Other transports
 //
@@ -90,7 +89,6 @@ type Refresh func(ctx context.Context, stale *http.Request) (http.Header, error)
 //	reauth.New(resilient.NewTransport(signer), refresh)
 //
 // So every attempt is signed anew, and a signature with a date is fresh after a wait.
-// Above, all attempts would carry the same one, until the server finds it too old.
 //
 // # Cost
 //
@@ -101,9 +99,8 @@ type Refresh func(ctx context.Context, stale *http.Request) (http.Header, error)
 // A Transport is safe for concurrent use. If it is known when a token expires, use a source
 // that renews it before; a Transport is for tokens that are revoked.
 type Transport struct {
-	base    http.RoundTripper
-	refresh Refresh
-	store   store
+	base   http.RoundTripper
+	tokens *token.Store
 }
 
 // New returns a Transport that sends its requests through base. A nil base is
@@ -115,44 +112,49 @@ func New(base http.RoundTripper, refresh Refresh, fields ...string) *Transport {
 	if refresh == nil {
 		panic("reauth: the Refresh of New must be not nil, got nil")
 	}
-	t := &Transport{base: base, refresh: refresh}
-	for _, name := range fields {
+	names := make([]string, len(fields))
+	for i, name := range fields {
 		if name == "" || strings.ContainsAny(name, " \t\r\n:") {
 			panic(fmt.Sprintf("reauth: a field of New must be the name of a header field, got %q", name))
 		}
-		t.store.fields = append(t.store.fields, http.CanonicalHeaderKey(name))
+		names[i] = http.CanonicalHeaderKey(name)
 	}
-	t.store.init()
-	return t
+	return &Transport{base: base, tokens: token.New(refresh, names)}
 }
 
 // RoundTrip implements http.RoundTripper. It returns what the base returns, to the request
 // or to the one that was sent with a new credential.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	out := req
-	var used *token // in out; nil: what the caller has set
-	if t.store.known.Load() && renewable(req) {
-		if used = t.store.find(req); used != nil {
-			out = used.request(req)
-		}
+	if !renewable(req) {
+		return t.roundTripper().RoundTrip(req)
 	}
+	out, used := t.tokens.InUse(req)
 	resp, err := t.send(req, out)
-	if !refused(resp, err) || !renewable(req) {
+	if !refused(resp, err) {
 		return resp, err
 	}
 	readAhead(req.Context(), resp)
-	if used == nil {
-		used = t.store.findOrAdd(req)
-	}
-	next, why := t.renewed(out, used)
+	next, why := t.tokens.Renewed(req, used)
 	if ended := context.Cause(req.Context()); ended != nil {
 		closeBody(resp)
 		return nil, ended
 	}
+	var body io.ReadCloser
+	if why == nil {
+		body, why = replayed(req)
+	}
 	if why != nil {
 		return explained(resp, err, why)
 	}
-	return t.again(req, next, resp, err)
+	closeBody(resp)
+	out = next.Request(req).WithContext(resilient.ContextWithOptions(req.Context(),
+		resilient.WithResend(attempts(resp, err), ReasonNewCredential)))
+	out.Body = body
+	if resp, err = t.send(req, out); refused(resp, err) {
+		t.tokens.Useless(next, errStill)
+		return explained(resp, err, errStill)
+	}
+	return resp, err
 }
 
 // CloseIdleConnections closes the idle connections of the base, if the base has such a
@@ -163,11 +165,32 @@ func (t *Transport) CloseIdleConnections() {
 	}
 }
 
+// Spare reports whether the base has room for a request that is not needed, such as the
+// second of package hedge. A base without this method has.
+func (t *Transport) Spare(req *http.Request) bool {
+	if renewable(req) {
+		req, _ = t.tokens.InUse(req)
+	}
+	s, ok := t.roundTripper().(interface{ Spare(*http.Request) bool })
+	return !ok || s.Spare(req)
+}
+
 func (t *Transport) roundTripper() http.RoundTripper {
 	if t.base == nil {
 		return http.DefaultTransport
 	}
 	return t.base
+}
+
+// renewable reports whether a refresh may help a request: it is whole, none of a Refresh's
+// own, and where its credential belongs. Like net/http, this goes by the name of the host.
+func renewable(req *http.Request) bool {
+	if req.URL == nil || req.Header == nil || token.Refreshing(req.Context()) {
+		return false
+	}
+	first := redirect.First(req)
+	return strings.EqualFold(first.URL.Hostname(), req.URL.Hostname()) &&
+		(first.URL.Scheme != "https" || req.URL.Scheme == "https")
 }
 
 // send hands out to the base, in place of the caller's request.
@@ -184,37 +207,38 @@ var (
 	errUnrepeated = errors.New("reauth: there is a new credential, but the request body cannot be sent again")
 )
 
-// again sends a request once more that was refused with resp or err.
-func (t *Transport) again(req *http.Request, next *token, resp *http.Response, err error) (*http.Response, error) {
-	body := req.Body
-	if body != nil && body != http.NoBody {
-		if req.GetBody == nil {
-			return explained(resp, err, errUnrepeated)
-		}
-		var failed error
-		if body, failed = req.GetBody(); failed != nil {
-			return explained(resp, err, fmt.Errorf("%w: %w", errUnrepeated, failed))
-		}
+// replayed returns the body of a request once more.
+func replayed(req *http.Request) (io.ReadCloser, error) {
+	switch {
+	case req.Body == nil || req.Body == http.NoBody:
+		return req.Body, nil
+	case req.GetBody == nil:
+		return nil, errUnrepeated
 	}
-	closeBody(resp)
-	ctx := resilient.ContextWithOptions(req.Context(), resilient.WithResend(attempts(resp, err), ReasonNewCredential))
-	out := next.request(req).WithContext(ctx)
-	out.Body = body
-	if resp, err = t.send(req, out); !refused(resp, err) {
-		return resp, err
+	body, err := req.GetBody()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errUnrepeated, err)
 	}
-	t.store.useless(next)
-	return explained(resp, err, errStill)
+	return body, nil
 }
 
 // refused reports whether a request was answered with a 401, which is an error with
 // resilient.WithStatusErrors.
 func refused(resp *http.Response, err error) bool {
-	if err != nil {
-		e, ok := errors.AsType[*resilient.APIError](err)
-		return ok && e.StatusCode == http.StatusUnauthorized
+	if e, ok := errors.AsType[*resilient.APIError](err); ok {
+		return e.StatusCode == http.StatusUnauthorized
 	}
 	return resp != nil && resp.StatusCode == http.StatusUnauthorized
+}
+
+// attempts returns how many attempts led to a 401, whose body is closed: it might be
+// waited for otherwise.
+func attempts(resp *http.Response, err error) int {
+	e, ok := resilient.ErrorFromResponse(resp)
+	if !ok {
+		e, _ = errors.AsType[*resilient.APIError](err)
+	}
+	return max(e.Attempts, 1)
 }
 
 // explained returns a 401 as the end of the call, and why it is.
@@ -232,16 +256,6 @@ type finalError struct{ refusal, why error }
 func (e *finalError) Error() string   { return e.refusal.Error() + "; " + redact.Error(e.why) }
 func (e *finalError) Unwrap() []error { return []error{e.refusal, e.why} }
 
-// attempts returns how many attempts led to a 401, whose body is closed: it might be
-// waited for otherwise.
-func attempts(resp *http.Response, err error) int {
-	e, ok := resilient.ErrorFromResponse(resp)
-	if !ok {
-		e, _ = errors.AsType[*resilient.APIError](err)
-	}
-	return max(e.Attempts, 1)
-}
-
 // readAhead reads a body in bounds, and keeps it. When it has ended it holds no connection
 // any more, nor a place of resilient.WithMaxInFlight for which the refresh might wait.
 func readAhead(ctx context.Context, resp *http.Response) {
@@ -251,17 +265,6 @@ func readAhead(ctx context.Context, resp *http.Response) {
 	body := peek.New(resp, time.Now())
 	resp.Body = body
 	_, _ = body.Ahead(ctx, peek.Bounds{Bytes: peek.Max, Total: time.Second})
-}
-
-// renewable reports whether a refresh may help a request: it is whole, none of a Refresh's
-// own, and where its credential belongs. Like net/http, this goes by the name of the host.
-func renewable(req *http.Request) bool {
-	if req.URL == nil || req.Header == nil || req.Context().Value(refreshing{}) != nil {
-		return false
-	}
-	first := redirect.First(req)
-	return first == req || strings.EqualFold(first.URL.Hostname(), req.URL.Hostname()) &&
-		(first.URL.Scheme != "https" || req.URL.Scheme == "https")
 }
 
 func closeBody(resp *http.Response) {

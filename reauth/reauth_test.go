@@ -347,6 +347,7 @@ func TestStale(t *testing.T) {
 			require.Equal(t, fmt.Sprint("T", asked), stale.Header.Get("Authorization"), "as it was sent")
 			require.Nil(t, stale.Body)
 			require.Nil(t, stale.GetBody)
+			require.Zero(t, stale.ContentLength, "net/http refuses a request that has a length and no body")
 			require.Equal(t, "value", stale.Context().Value(key{}))
 			cancel()
 			require.NoError(t, stale.Context().Err())
@@ -362,6 +363,57 @@ func TestStale(t *testing.T) {
 		require.Equal(t, 200, status(t, transport, req.WithContext(context.WithValue(t.Context(), key{}, "value"))))
 		require.Equal(t, 2, asked)
 	})
+}
+
+// TestStaleIsACopy: a Refresh may try the new credential on stale, or send its own with it.
+// What it does to stale was once taken for what the request had carried, so that the new
+// credential seemed to be the one that was refused.
+func TestStaleIsACopy(t *testing.T) {
+	base := newAPI(t, "T2")
+	transport := reauth.New(base, func(ctx context.Context, stale *http.Request) (http.Header, error) {
+		stale.Header.Set("Authorization", "T2")
+		resp, err := base.RoundTrip(stale.WithContext(ctx))
+		if err != nil {
+			return nil, err
+		}
+		return http.Header{"Authorization": {"T2"}}, resp.Body.Close()
+	})
+	for range 2 {
+		code, err := outcome(t, transport, get(t, "T1"))
+		require.NoError(t, err)
+		require.Equal(t, 200, code)
+	}
+	require.Equal(t, []string{"T1", "T2", "T2", "T2"}, base.tokens())
+}
+
+// roomy is a base that is asked whether it has room.
+type roomy struct {
+	http.RoundTripper
+
+	room  bool
+	asked []string // the tokens
+}
+
+func (r *roomy) Spare(req *http.Request) bool {
+	r.asked = append(r.asked, req.Header.Get("Authorization"))
+	return r.room
+}
+
+// TestSpare: the base is asked about the request that would be sent, which has the limits of
+// another credential than the caller's.
+func TestSpare(t *testing.T) {
+	for _, room := range []bool{true, false} {
+		base := &roomy{RoundTripper: newAPI(t, "T2"), room: room}
+		transport := reauth.New(base, refreshes("T2").refresh)
+		require.Equal(t, room, transport.Spare(get(t, "T1")))
+		require.Equal(t, 200, status(t, transport, get(t, "T1")))
+		require.Equal(t, room, transport.Spare(get(t, "T1")))
+		nowhere := get(t, "T1")
+		nowhere.URL = nil
+		require.Equal(t, room, transport.Spare(nowhere))
+		require.Equal(t, []string{"T1", "T2", "T1"}, base.asked)
+	}
+	require.True(t, reauth.New(newAPI(t), refreshes("T2").refresh).Spare(get(t, "T1")), "a base that cannot be asked")
 }
 
 // TestOwnClient: a Refresh may use the client that it serves.
@@ -409,6 +461,10 @@ func TestAccounts(t *testing.T) {
 		{"fields", set("X-Api-Key", "A"), set("X-Auth-Token", "A"), false, "a value of another field is another credential"},
 		{"two keys", func(req *http.Request) { set("X-Api-Key", "A")(req); set("X-Auth-Token", "B")(req) }, set("X-Api-Key", "A"), false, "all of them count"},
 		{"userinfo", func(req *http.Request) { req.URL.User = url.UserPassword("u", "A") }, func(req *http.Request) { req.URL.User = url.UserPassword("u", "B") }, false, "net/http makes Authorization of it"},
+		{"userinfo that names the host", func(*http.Request) {}, func(req *http.Request) {
+			req.URL.User, req.URL.Host = url.UserPassword("http", "api.test"), "evil.test"
+		}, false, "whoever makes up a URL must not get the credential of another host"},
+		{"userinfo that names a field", set("Authorization", "A"), func(req *http.Request) { req.URL.User = url.UserPassword("Authorization", "A") }, false, "it is sent as another one"},
 		{"no credential, another host", func(*http.Request) {}, func(req *http.Request) { req.URL.Host = "other.test" }, false, "it must not be sent there"},
 		{"no credential, another scheme", func(*http.Request) {}, func(req *http.Request) { req.URL.Scheme = "https" }, false, "nor without TLS"},
 	} {
