@@ -8,6 +8,7 @@ import (
 	"net/http/httptrace"
 	"time"
 
+	"github.com/resilienthttp/resilient/internal/errorobject"
 	"github.com/resilienthttp/resilient/internal/gate"
 	"github.com/resilienthttp/resilient/internal/peek"
 	"github.com/resilienthttp/resilient/internal/suspect"
@@ -25,21 +26,52 @@ type attempt struct {
 	conn    net.Conn       // of HTTP/2, if WithIdleTimeout may come to suspect it
 	charged int            // tokens of the budget that it was charged ahead
 	limited bool           // it was refused by a limit that the gate knew of
+
+	errored  bool   // there is an error response, whose APIError may not have been made
+	attempts int    // made when that came, with those of a Transport below
+	prefix   []byte // of its body, as far as it was read
 }
 
 func (a *AttemptInfo) failed() bool { return a.Err != nil || a.APIError != nil }
+
+func (a *attempt) failed() bool { return a.Err != nil || a.errored }
 
 // refused reports whether the server has refused the attempt for its rate.
 func (a *AttemptInfo) refused() bool {
 	return a.Verdict.Kind == KindRateLimit && a.Verdict.Unprocessed
 }
 
-// outcome returns the attempt's error, or that of its response.
-func (a *AttemptInfo) outcome() error {
-	if a.APIError != nil {
-		return a.APIError
+// outcome is how an attempt has failed. An error is made of it if a later attempt ends
+// without a response.
+type outcome struct {
+	err      error
+	status   int // of the error response whose APIError was not made; 0: none
+	header   http.Header
+	prefix   []byte
+	received time.Time
+	attempts int
+}
+
+func (a *attempt) outcome() outcome {
+	switch {
+	case !a.errored:
+		return outcome{err: a.Err}
+	case a.APIError != nil:
+		return outcome{err: a.APIError}
 	}
-	return a.Err
+	return outcome{
+		status: a.StatusCode, header: a.resp.Header, prefix: a.prefix, received: a.ended, attempts: a.attempts,
+	}
+}
+
+// error returns the error, or nil if there was no attempt.
+func (o *outcome) error(p *Profile) error {
+	if o.status == 0 {
+		return o.err
+	}
+	e, _ := p.read(o.status, o.header, o.prefix, errorobject.Decode(o.header, o.prefix), o.received)
+	e.Attempts = o.attempts
+	return e
 }
 
 // cost returns how many tokens of the budget a retry takes that follows, or is,
@@ -101,24 +133,31 @@ func (c *call) try(a *attempt) {
 	}
 }
 
-// judge judges a response that may be an error, by its beginning unless the verdict does
-// not depend on that and nobody is shown the error object: then the body is read when the
-// caller does, or asks for the object.
+// judge judges a response that may be an error. The error object is made if somebody is
+// shown it, and otherwise when the caller asks for it. Until then no more is read than the
+// verdict depends on: of most final statuses nothing, else the beginning of the body.
 func (c *call) judge(a *attempt) {
-	var prefix []byte
-	a.StatusCode = a.resp.StatusCode
-	switch {
-	case a.resp.Body == http.NoBody:
-	case a.Attempt == 1 && !c.shows() && finalByHeader(a.resp) && !c.cfg.profile.readsObjects():
-		a.resp.Body = peek.New(a.resp, a.ended)
-	default:
-		prefix = c.peek(a)
-		a.StatusCode = a.resp.StatusCode // an event stream's is that of its error
-	}
-	if a.APIError, a.Verdict = c.cfg.profile.judge(a.resp, prefix, a.ended); a.APIError == nil {
+	a.StatusCode, a.attempts = a.resp.StatusCode, a.Attempt
+	open := a.resp.Body != http.NoBody
+	if a.Attempt == 1 && !c.shows() && finalByHeader(a.resp) && !c.cfg.profile.readsObjects() {
+		if open {
+			a.resp.Body = newErrorBody(a.resp, a.ended)
+		}
+		a.errored, a.Verdict = true, classifyStatus(a.StatusCode, kindOf(a.StatusCode))
 		return
 	}
-	a.APIError.Attempts = a.Attempt
+	if open {
+		a.prefix = c.peek(a)
+	}
+	if c.shows() || a.StatusCode < 400 {
+		if a.APIError, a.Verdict = c.cfg.profile.judge(a.resp, a.prefix, a.ended); a.APIError == nil {
+			return
+		}
+		a.APIError.Attempts = a.Attempt
+	} else {
+		a.Verdict = c.cfg.profile.verdict(a.StatusCode, a.resp.Header, a.prefix, a.ended)
+	}
+	a.errored = true
 	c.judgeOwnDoing(a)
 }
 
@@ -130,11 +169,10 @@ func (c *call) shows() bool {
 // peek returns the beginning of a body that may be an error, which comes with the
 // headers: one that takes longer than a second is not worth waiting for.
 func (c *call) peek(a *attempt) []byte {
-	body, held := a.resp.Body.(*peek.Body)
-	if held {
-		return body.Kept()
+	if held, ok := a.resp.Body.(*peek.Body); ok {
+		return held.Kept()
 	}
-	body = peek.New(a.resp, a.ended)
+	body := newErrorBody(a.resp, a.ended)
 	a.resp.Body = body
 	prefix, _ := body.Ahead(c.waitContext(), peek.Bounds{Bytes: peek.Max, Total: time.Second})
 	return prefix
@@ -143,19 +181,17 @@ func (c *call) peek(a *attempt) []byte {
 // judgeOwnDoing corrects the verdict on an answer that is final when it comes to
 // a first attempt, but here is about an earlier attempt of the same call.
 func (c *call) judgeOwnDoing(a *attempt) {
-	if _, said := shouldRetry(a.resp.Header); said || a.Verdict.Retry {
-		return
-	}
-	switch a.StatusCode {
-	case http.StatusConflict, http.StatusLocked:
+	switch {
+	case a.Verdict.Retry:
+	case a.StatusCode == http.StatusConflict || a.StatusCode == http.StatusLocked:
 		// draft-ietf-httpapi-idempotency-key-header section 2.6: a request with
 		// this key is being processed, and that is an earlier attempt.
-		if c.unsure && hasKey(c.sentHeader()) {
+		if c.unsure && hasKey(c.sentHeader()) && !serverSaid(a.resp.Header) {
 			a.Verdict.Retry, a.Verdict.Reason = true, ReasonInProgress
 		}
-	case http.StatusExpectationFailed:
+	case a.StatusCode == http.StatusExpectationFailed:
 		// RFC 9110 section 10.1.1: the request is to be repeated without it.
-		if expectsContinue(c.sentHeader()) {
+		if expectsContinue(c.sentHeader()) && !serverSaid(a.resp.Header) {
 			c.header = c.sentHeader().Clone()
 			c.header.Del("Expect")
 			a.Verdict.Retry, a.Verdict.Unprocessed, a.Verdict.Reason = true, true, ReasonExpectation
@@ -163,15 +199,24 @@ func (c *call) judgeOwnDoing(a *attempt) {
 	}
 }
 
+// serverSaid reports whether the server says itself whether to retry.
+func serverSaid(h http.Header) bool {
+	_, said := shouldRetry(h)
+	return said
+}
+
 // stopNested makes an attempt final that a Transport below this one has given up,
 // be it the base by mistake or that of a token source: their attempts would
 // multiply.
 func (a *attempt) stopNested() {
 	below := isType[*RetryError](a.Err) || isType[*LimitError](a.Err) || isType[*APIError](a.Err)
-	if a.APIError != nil {
-		if n := lookup(a.resp).attempts; n > 1 {
-			a.APIError.Attempts += n - 1
+	if a.errored {
+		if n := records.Of(a.resp); n.attempts > 1 && n.status == a.resp.StatusCode {
+			a.attempts += n.attempts - 1
 			below = true
+		}
+		if a.APIError != nil {
+			a.APIError.Attempts = a.attempts
 		}
 	}
 	if below && a.Verdict.Retry {

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/resilienthttp/resilient"
+	"github.com/resilienthttp/resilient/internal/kit"
 )
 
 // slowBody is a request body of n bytes, each of which takes a while to make.
@@ -286,30 +287,20 @@ type lines struct {
 // serveLines is serve for HTTP/2.
 func serveLines(tb testing.TB, handler http.HandlerFunc) *lines {
 	tb.Helper()
-	var protocols http.Protocols
-	protocols.SetUnencryptedHTTP2(true)
-	l := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
-	srv := &http.Server{Handler: handler, Protocols: &protocols, ReadHeaderTimeout: time.Hour}
-	go func() { _ = srv.Serve(l) }()
+	tb.Cleanup(func() { time.Sleep(time.Minute) }) // virtual, once the server is closed
 	ls := &lines{}
-	ls.base = &http.Transport{
-		Protocols: &protocols,
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			c, err := l.dial(ctx, network, addr)
-			if err != nil {
-				return nil, err
-			}
-			ls.mu.Lock()
-			defer ls.mu.Unlock()
-			ls.all = append(ls.all, &line{Conn: c})
-			return ls.all[len(ls.all)-1], nil
-		},
+	ls.base, _ = kit.ServeHTTP(tb, 2, handler)
+	dial := ls.base.DialContext
+	ls.base.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		ls.mu.Lock()
+		defer ls.mu.Unlock()
+		ls.all = append(ls.all, &line{Conn: c})
+		return ls.all[len(ls.all)-1], nil
 	}
-	tb.Cleanup(func() {
-		ls.base.CloseIdleConnections()
-		_ = srv.Close()
-		time.Sleep(time.Minute) // virtual
-	})
 	return ls
 }
 

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/resilienthttp/resilient/internal/errorobject"
 	"github.com/resilienthttp/resilient/internal/waithint"
@@ -109,8 +110,7 @@ func finalByHeader(resp *http.Response) bool {
 		status == http.StatusExpectationFailed {
 		return false
 	}
-	_, said := shouldRetry(resp.Header)
-	return !said
+	return !serverSaid(resp.Header)
 }
 
 // namesLimits reports whether a status is also used for limits, which a code then names.
@@ -184,7 +184,7 @@ var shouldRetryFields = [...]string{"X-Should-Retry", "Stripe-Should-Retry"} //n
 // shouldRetry returns the server's own word about another attempt.
 func shouldRetry(h http.Header) (again, said bool) {
 	for _, name := range shouldRetryFields {
-		switch strings.ToLower(h.Get(name)) {
+		switch strings.ToLower(first(h[name])) {
 		case "true":
 			return true, true
 		case "false":
@@ -216,10 +216,10 @@ func limitOf(status int, h http.Header, o *errorobject.Object, units waithint.Un
 	if !namesLimits(status) {
 		return noLimit
 	}
-	found, named, number := noLimit, false, strconv.Itoa(status)
+	found, named := noLimit, false
 	for _, token := range o.Tokens {
 		found = max(found, limitToken(token))
-		named = named || token != number
+		named = named || token != strconv.Itoa(status)
 	}
 	if slices.ContainsFunc(o.Quotas, isLongQuota) {
 		found = max(found, longQuota)
@@ -234,6 +234,74 @@ func limitOf(status int, h http.Header, o *errorobject.Object, units waithint.Un
 		return rateLimit // no retry before the reset can succeed
 	}
 	return found
+}
+
+// mayMatter reports whether the error object in text can change the verdict on a response:
+// whether it may name a limit, or tell how long to wait. It says so of some objects that
+// cannot, and costs a tenth of what it costs to read one.
+func mayMatter(status int, h http.Header, text []byte) bool {
+	if errorobject.HasCode(h) || first(h["Content-Encoding"]) != "" {
+		return true
+	}
+	if status == http.StatusForbidden && waithint.Refused(h) {
+		return true // a code says that it is something else
+	}
+	var last uint32 // the last four letters
+	for _, c := range text {
+		switch c = folds[c]; c {
+		case leftOut:
+			continue
+		case hides:
+			return true
+		}
+		if last = last<<8 | uint32(c); matters(last) {
+			return true
+		}
+	}
+	return false
+}
+
+// folds maps bytes as package word folds letters.
+var folds = func() (t [256]byte) { //nolint:gochecknoglobals // a table, which nobody writes to
+	for i := range t {
+		switch c := byte(i); {
+		case c == '-' || c == '_':
+			t[i] = leftOut
+		case c == '\\' || c <= hides || c >= utf8.RuneSelf:
+			t[i] = hides
+		case isUpper(c):
+			t[i] = c - 'A' + 'a'
+		default:
+			t[i] = c
+		}
+	}
+	return t
+}()
+
+const (
+	leftOut byte = iota
+	hides        // a letter, by an escape or an encoding
+)
+
+// matters reports whether four letters are in a word that matters. Each of limitTokens has
+// such letters, each name of a quota, and each member that package waithint looks for.
+func matters(letters uint32) bool {
+	switch letters {
+	case 'l'<<24 | 'i'<<16 | 'm'<<8 | 'i', // limit
+		'u'<<24 | 'o'<<16 | 't'<<8 | 'a', // quota
+		'r'<<24 | 'o'<<16 | 't'<<8 | 't', // throttle
+		'c'<<24 | 'e'<<16 | 'e'<<8 | 'd', // exceeded
+		'e'<<24 | 'x'<<16 | 'h'<<8 | 'a', // exhausted
+		't'<<24 | 'o'<<16 | 'o'<<8 | 'm', // too many
+		'o'<<24 | 'l'<<16 | 'a'<<8 | 'r', // too large
+		'n'<<24 | 'o'<<16 | 't'<<8 | 'c', // not complete
+		'i'<<24 | 'n'<<16 | 's'<<8 | 'u', // insufficient
+		'e'<<24 | 'd'<<16 | 'i'<<8 | 't', // credit
+		'b'<<24 | 'i'<<16 | 'l'<<8 | 'l', // billing
+		'e'<<24 | 't'<<16 | 'r'<<8 | 'y': // retry
+		return true
+	}
+	return false
 }
 
 // limitTokens are the codes that speak of a limit, as many APIs spell them: a

@@ -1,12 +1,15 @@
 package resilient_test
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -611,4 +614,70 @@ func TestClassifiersAreAskedInTurn(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, resp.Body.Close())
 	require.Equal(t, resilient.ReasonTemporaryStatus+", once, twice, thrice", done.Reason)
+}
+
+// cameTo is what a call came to, in words.
+func cameTo(t *testing.T, request func(testing.TB) *http.Request, base step, opts ...resilient.Option) (words string) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		script, start := newScript(base), time.Now()
+		transport := resilient.NewTransport(script, append(opts, every(0))...)
+		resp, err := transport.RoundTrip(request(t))
+		require.NoError(t, err)
+		e, ok := resilient.ErrorFromResponse(resp)
+		require.True(t, ok)
+		require.NoError(t, resp.Body.Close())
+		words = fmt.Sprint(len(script.Attempts()), " attempts in ", time.Since(start), ": ",
+			e.Kind, ", ", e.Reason, ", ", e.Unprocessed, ", ", e.RetryAfter, ", ", transport.Snapshot().Totals)
+	})
+	return words
+}
+
+// sameOutcome requires that it makes no difference to a call whether somebody is shown
+// the error object, which is read only then, or if it seems to matter.
+func sameOutcome(t *testing.T, status int, body string, header ...string) {
+	t.Helper()
+	for _, request := range []func(testing.TB) *http.Request{get, post} {
+		shown := cameTo(t, request, answerWith(status, body, header...), resilient.WithTrace(&resilient.Trace{}))
+		require.Equal(t, shown, cameTo(t, request, answerWith(status, body, header...)), "%d %s", status, body)
+	}
+}
+
+// TestObjectsThatMatterAreRead: an error object that nobody is shown is read if it names
+// a limit by any of the codes in the table, or has a hint.
+func TestObjectsThatMatterAreRead(t *testing.T) {
+	source, err := os.ReadFile("classify.go")
+	require.NoError(t, err)
+	codes := regexp.MustCompile(`"(\w+)": +(?:rateLimit|quota|balance)\b`).FindAllStringSubmatch(string(source), -1)
+	require.Greater(t, len(codes), 50)
+	for _, code := range codes {
+		for _, spelled := range []string{code[1], strings.ToUpper(code[1]), strings.Join(strings.Split(code[1], ""), "_"), `\u00` + hex.EncodeToString([]byte(code[1][:1])) + code[1][1:]} {
+			sameOutcome(t, 400, `{"code":"`+spelled+`"}`)
+		}
+		sameOutcome(t, 403, `{"error":{"errors":[{"reason":"https://api.test/errors/`+code[1]+`"}]}}`)
+	}
+	for _, body := range []string{
+		`{"retry_after":7}`, `{"error":{"details":[{"retryDelay":"7s"}]}}`, `{"RetryInSeconds":7}`, `{"rate-limit-next":7}`,
+		`{"requestedQueryCost":9,"throttleStatus":{"currentlyAvailable":5,"restoreRate":2}}`,
+		`{"error":{"details":[{"violations":[{"quotaId":"RequestsPerDay"}]}]}}`,
+		`{"code":"org_spend_limit_reached"}`, `{"code":"not_a_limit"}`, `{"code":"x"}`, `too many requests`, ``,
+	} {
+		for _, status := range []int{400, 403, 408, 429, 500, 502, 503, 529} {
+			sameOutcome(t, status, body)
+			sameOutcome(t, status, body, "X-RateLimit-Remaining", "0", "X-RateLimit-Reset", "7")
+			sameOutcome(t, status, body, "X-Amzn-ErrorType", "ThrottlingException")
+		}
+	}
+}
+
+func FuzzObjectsThatMatterAreRead(f *testing.F) {
+	for _, seed := range []string{`{"code":"c"}`, `{"code":"rate_limited"}`, `{"error":{"type":"TooMany-Requests"}}`, `{"retryAfter":1}`, `x`} {
+		f.Add(400, seed)
+		f.Add(500, seed)
+	}
+	f.Fuzz(func(t *testing.T, status int, body string) {
+		if status >= 400 && status <= 599 {
+			sameOutcome(t, status, body)
+		}
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 	"weak"
 
@@ -208,13 +209,15 @@ func ErrorFromResponse(resp *http.Response) (*APIError, bool) {
 	if resp == nil {
 		return nil, false
 	}
-	known := lookup(resp)
+	known, body := lookup(resp)
 	if resp.StatusCode < 400 && known.attempts == 0 {
 		return nil, false
 	}
-	body := known.body.Value()
 	if body == nil && resp.Body != nil && resp.Body != http.NoBody {
-		body, _ = resp.Body.(*peek.Body)
+		if known.attempts == 0 {
+			_, _ = resp.Body.Read(nil) // lets an errorBody beneath it note its record
+			known, body = lookup(resp)
+		}
 		if body == nil {
 			body = peek.New(resp, time.Now())
 			resp.Body = body
@@ -225,7 +228,10 @@ func ErrorFromResponse(resp *http.Response) (*APIError, bool) {
 	if body != nil {
 		prefix, received = body.Prefix(), body.Received()
 	}
-	e, _ := known.profile.read(resp, prefix, errorobject.Decode(resp.Header, prefix), received)
+	if known.attempts == 0 {
+		known, _ = lookup(resp) // a body above an errorBody may hold a Read back that asks for nothing
+	}
+	e, _ := known.profile.read(resp.StatusCode, resp.Header, prefix, errorobject.Decode(resp.Header, prefix), received)
 	if known.attempts > 0 {
 		e.Attempts, e.Kind, e.Reason, e.Unprocessed = known.attempts, known.kind, known.reason, known.unprocessed
 		e.RetryAfter = max(e.RetryAfter, known.wait) // a mark may hide the wait of a Rule
@@ -234,42 +240,94 @@ func ErrorFromResponse(resp *http.Response) (*APIError, bool) {
 	return e, true
 }
 
-// records holds the records of the error responses that Transports have returned,
-// as long as they are in use. They are the way back from a response whose body
-// somebody has wrapped, as http.Client does if it has a Timeout, or emptied. It is
-// the one state that is not a Transport's, because a response does not name the
-// Transport it came through, and its Request has to be the caller's own.
-var records noted.Notes[record] //nolint:gochecknoglobals // see above
-
 // record is the knowledge about an error response that is not in its bytes.
 type record struct {
 	status   int
-	attempts int
+	attempts int // 0: nothing is known
 	kind     Kind
 	wait     time.Duration
 	reason   Reason
 	profile  *Profile
 
 	unprocessed bool
+}
+
+// errorBody is the body of an error response, and has the record of it. To keep that
+// here costs next to nothing. Others may put their own body into the response: an SDK
+// does when it has read this one, and http.Client if it has a Timeout. So the first Read
+// notes the record in records as well.
+type errorBody struct {
+	peek.Body
+	resp   *http.Response
+	record record
+	noted  atomic.Bool
+}
+
+func newErrorBody(resp *http.Response, received time.Time) *errorBody {
+	b := &errorBody{resp: resp}
+	b.Init(resp, received)
+	return b
+}
+
+func (b *errorBody) Read(p []byte) (int, error) {
+	n, err := b.Body.Read(p)
+	if b.record.attempts > 0 && !b.noted.Swap(true) {
+		records.Set(b.resp, notedRecord{b.record, weak.Make(&b.Body)})
+	}
+	return n, err
+}
+
+// records holds the records of error responses as long as they are in use: of those whose
+// errorBody was read, of those that have none, and of those that took several attempts. It
+// is the one state that is not a Transport's, because a response does not name the
+// Transport it came through, and its Request has to be the caller's own.
+var records noted.Notes[notedRecord] //nolint:gochecknoglobals // see above
+
+type notedRecord struct {
+	record
+
 	// Weak, because a body often leads back to its response, which would then
 	// never be let go. It lives as long as something reads from it.
 	body weak.Pointer[peek.Body]
 }
 
-func remember(resp *http.Response, e *APIError, p *Profile) {
-	body, _ := resp.Body.(*peek.Body)
-	records.Set(resp, record{
-		status: e.StatusCode, attempts: e.Attempts, kind: e.Kind, wait: e.RetryAfter, profile: p,
-		reason: e.Reason, unprocessed: e.Unprocessed, body: weak.Make(body),
-	})
+// remember keeps the record of a response that a Transport returns.
+func remember(resp *http.Response, r record) {
+	b, ok := resp.Body.(*errorBody)
+	if ok {
+		b.record = r
+	}
+	// A Transport above this one has to learn of several attempts without a Read, and
+	// ErrorFromResponse of an error in a success.
+	if !ok || r.status < 400 || r.attempts > 1 {
+		records.Set(resp, notedRecord{r, weak.Make(peeked(resp))})
+	}
 }
 
-func lookup(resp *http.Response) record {
-	known := records.Of(resp)
-	if known.status != resp.StatusCode {
-		return record{} // somebody has made another response of it
+// lookup returns what is known of a response, and its body if that keeps its beginning.
+func lookup(resp *http.Response) (record, *peek.Body) {
+	if b, ok := resp.Body.(*errorBody); ok && b.record.status == resp.StatusCode {
+		return b.record, &b.Body
 	}
-	return known
+	n := records.Of(resp)
+	if n.status != resp.StatusCode {
+		return record{}, peeked(resp) // somebody has made another response of it
+	}
+	if body := n.body.Value(); body != nil {
+		return n.record, body
+	}
+	return n.record, peeked(resp)
+}
+
+// peeked returns the body of a response if it keeps its beginning, or nil.
+func peeked(resp *http.Response) *peek.Body {
+	switch b := resp.Body.(type) {
+	case *errorBody:
+		return &b.Body
+	case *peek.Body:
+		return b
+	}
+	return nil
 }
 
 // RetryError is the end, without a response, of a call that had been attempted

@@ -139,6 +139,77 @@ func TestErrorFromResponseAfterAnSDK(t *testing.T) {
 	}
 }
 
+// TestErrorFromResponseWithoutARead: the record of a response is in its body, and is
+// found beneath the bodies of others, whether or not the body was read or closed.
+func TestErrorFromResponseWithoutARead(t *testing.T) {
+	type body struct{ io.ReadCloser } // as middleware has one
+	for _, tt := range []struct {
+		name   string
+		meddle func(*http.Response)
+		code   string
+	}{
+		{"as it came", func(*http.Response) {}, "c"},
+		{"closed", func(resp *http.Response) { _ = resp.Body.Close() }, ""},
+		{"wrapped", func(resp *http.Response) { resp.Body = body{resp.Body} }, "c"},
+		{"wrapped twice", func(resp *http.Response) { resp.Body = body{body{resp.Body}} }, "c"},
+		{"wrapped by one that answers a Read of nothing itself", func(resp *http.Response) { resp.Body = http.MaxBytesReader(nil, resp.Body, 1<<20) }, "c"},
+		{"wrapped and closed", func(resp *http.Response) { resp.Body = body{resp.Body}; _ = resp.Body.Close() }, ""},
+		{"read and replaced", func(resp *http.Response) {
+			text, _ := io.ReadAll(resp.Body)
+			_ = resp.Body.Close()
+			resp.Body = io.NopCloser(bytes.NewReader(text))
+		}, "c"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			transport := resilient.NewTransport(newSteps(answerWith(404, `{"code":"c"}`)))
+			resp, err := transport.RoundTrip(get(t))
+			require.NoError(t, err)
+			defer resp.Body.Close()
+			tt.meddle(resp)
+			for range 2 {
+				e, ok := resilient.ErrorFromResponse(resp)
+				require.True(t, ok)
+				require.Equal(t, 1, e.Attempts)
+				require.Equal(t, resilient.ReasonFinalStatus, e.Reason)
+				require.Equal(t, tt.code, e.Code)
+			}
+		})
+	}
+}
+
+// TestErrorFromACopy: middleware that returns a copy of the response keeps its body, and
+// what is known with it.
+func TestErrorFromACopy(t *testing.T) {
+	resp, err := resilient.NewTransport(newScript(answer(404))).RoundTrip(get(t))
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	other := *resp
+	e, ok := resilient.ErrorFromResponse(&other)
+	require.True(t, ok)
+	require.Equal(t, 1, e.Attempts)
+}
+
+// TestAttemptsOfATransportBelow: they are found although a body of somebody else's is
+// between the two.
+func TestAttemptsOfATransportBelow(t *testing.T) {
+	type body struct{ io.ReadCloser }
+	for _, status := range []int{404, 500} {
+		below := resilient.NewTransport(newScript(answer(500), answer(status)), every(0), resilient.WithMaxAttempts(2))
+		between := step(func(req *http.Request) (*http.Response, error) {
+			resp, err := below.RoundTrip(req)
+			resp.Body = body{resp.Body}
+			return resp, err
+		})
+		resp, err := resilient.NewTransport(between, every(0)).RoundTrip(get(t))
+		require.NoError(t, err)
+		e, ok := resilient.ErrorFromResponse(resp)
+		require.True(t, ok)
+		require.Equal(t, 2, e.Attempts)
+		require.Equal(t, "m", e.Message)
+		require.NoError(t, resp.Body.Close())
+	}
+}
+
 func TestErrorFromResponseConcurrently(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, w := io.Pipe()

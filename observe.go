@@ -46,7 +46,7 @@ func (c *call) observe(a *attempt) {
 	}
 	if a.Attempt > 1 || a.failed() {
 		for _, t := range c.totals() {
-			t.attempt(&a.AttemptInfo)
+			t.attempt(a)
 		}
 	}
 	if c.key == nil || !n.any() && a.Attempt == 1 && !c.key.troubled.Load() {
@@ -56,7 +56,7 @@ func (c *call) observe(a *attempt) {
 		c.key.troubled.Store(true)
 	}
 	now := a.ended
-	if a.APIError != nil || !c.timed {
+	if a.errored || !c.timed {
 		now = time.Now() // its body may have taken a while, or nobody asked yet
 	}
 	c.tellGate(a, &n, now)

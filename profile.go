@@ -110,27 +110,46 @@ func (p *Profile) judge(resp *http.Response, prefix []byte, received time.Time) 
 	if resp.StatusCode < 400 && !p.Failed(body.Text) {
 		return nil, Verdict{Reason: ReasonSuccess}
 	}
-	return p.read(resp, prefix, body, received)
+	return p.read(resp.StatusCode, resp.Header, prefix, body, received)
+}
+
+// verdict is the verdict of judge on an error response. The error object is not read if
+// nothing in it can make a difference.
+func (p *Profile) verdict(status int, h http.Header, prefix []byte, received time.Time) Verdict {
+	if p.readsObjects() || mayMatter(status, h, prefix) {
+		_, v := p.read(status, h, prefix, errorobject.Decode(h, prefix), received)
+		return v
+	}
+	return p.verdictOn(status, h, &errorobject.Object{}, nil, received)
 }
 
 // read reads an error response, of which body is prefix decoded, and gives the
 // default verdict on it. A nil Profile is the zero one.
-func (p *Profile) read(resp *http.Response, prefix []byte, body errorobject.Body, received time.Time) (*APIError, Verdict) {
+func (p *Profile) read(status int, h http.Header, prefix []byte, body errorobject.Body, received time.Time) (*APIError, Verdict) {
 	if p == nil {
 		p = new(Profile)
 	}
-	status, h := resp.StatusCode, resp.Header
 	o := errorobject.Parse(status, h, body, p.CodeFields...)
+	v := p.verdictOn(status, h, &o, body.JSON, received)
 	e := &APIError{
 		StatusCode: status, Code: o.Code, Type: o.Type, Message: o.Message,
+		Kind: v.Kind, RetryAfter: v.RetryAfter,
 		RequestID: o.RequestID, Header: h, Body: prefix,
 	}
 	for _, param := range o.Invalid {
 		e.Invalid = append(e.Invalid, InvalidParam(param))
 	}
+	return e, v
+}
 
-	limit := limitOf(status, h, &o, p.WaitHeaders)
-	rule := p.rule(status, &o)
+// verdictOn is the default verdict on an error response with the error object o, which was
+// read from the value body.
+func (p *Profile) verdictOn(status int, h http.Header, o *errorobject.Object, body any, received time.Time) Verdict {
+	if p == nil {
+		p = new(Profile)
+	}
+	limit := limitOf(status, h, o, p.WaitHeaders)
+	rule := p.rule(status, o)
 	kind := rule.Kind
 	switch {
 	case kind != 0:
@@ -139,7 +158,7 @@ func (p *Profile) read(resp *http.Response, prefix []byte, body errorobject.Body
 	default:
 		kind = kindOf(status)
 	}
-	wait, hinted := waithint.Asked(h, body.JSON, received, p.WaitHeaders)
+	wait, hinted := waithint.Asked(h, body, received, p.WaitHeaders)
 	if !hinted && kind == KindRateLimit {
 		wait, hinted = waithint.Reset(h, received, p.WaitHeaders)
 	}
@@ -167,8 +186,7 @@ func (p *Profile) read(resp *http.Response, prefix []byte, body errorobject.Body
 	if v.Pause && v.Retry && v.Kind == KindServer {
 		v.Reason = ReasonUnavailable
 	}
-	e.Kind, e.RetryAfter = v.Kind, v.RetryAfter
-	return e, v
+	return v
 }
 
 // rule returns the first of the rules that matches, or the zero Rule.

@@ -41,7 +41,7 @@ type call struct {
 	timed      bool            // the durations of attempts are kept
 
 	attempt attempt   // the one under way
-	last    error     // the outcome of the attempt before it
+	last    outcome   // of the attempt before it
 	unsure  bool      // an attempt before it may have been processed
 	arrived time.Time // at the gate, of a call that was refused for its rate
 	charged int       // tokens of the budget that the call has used up
@@ -288,16 +288,17 @@ func (c *call) next(a *attempt) (next attempt, wait time.Duration, why Reason) {
 	if !c.replayable() {
 		return next, 0, ReasonBodyNotReplayable
 	}
-	if wait, why = c.backoff(a); why != "" {
+	now := time.Now()
+	if wait, why = c.backoff(a, now); why != "" {
 		return next, 0, why
 	}
 	// The rate limit's wait comes on top. Better to give the caller this
 	// response now than an error later.
 	if c.key != nil {
-		held, certain := c.key.gate.RetryDelay(time.Now(), c.waiting())
+		held, certain := c.key.gate.RetryDelay(now, c.waiting())
 		if certain && held-wait > c.cfg.maxWait {
 			return next, 0, ReasonMaxWait
-		} else if certain && gate.PastDeadline(c.ctx, time.Now(), held) {
+		} else if certain && gate.PastDeadline(c.ctx, now, held) {
 			return next, 0, ReasonDeadline
 		}
 	}
@@ -342,7 +343,7 @@ func (c *call) freshBody() (body io.ReadCloser, ok bool) {
 // backoff returns how long to wait before the next attempt, or why there is
 // none. A hint is a floor: jitter, a random part of the policy's interval, is
 // only added, and only as far as the deadline and WithMaxWait have room.
-func (c *call) backoff(a *attempt) (wait time.Duration, why Reason) {
+func (c *call) backoff(a *attempt, now time.Time) (wait time.Duration, why Reason) {
 	v := a.Verdict
 	if v.Unprocessed && a.StatusCode == http.StatusExpectationFailed {
 		return 0, "" // nothing has to pass first: the next attempt is another request
@@ -363,7 +364,7 @@ func (c *call) backoff(a *attempt) (wait time.Duration, why Reason) {
 	if e, ok := c.policy.(*backoff.ExponentialBackOff); ok {
 		spread := min(e.RandomizationFactor, 1)
 		switch {
-		case a.Attempt == 1 && (c.key == nil || !c.key.budget.Correlated(time.Now())):
+		case a.Attempt == 1 && (c.key == nil || !c.key.budget.Correlated(now)):
 			// Nobody else fails, so there is nothing to spread out: the smallest
 			// interval the policy has, and a tenth of the jitter.
 			interval = time.Duration(float64(e.InitialInterval) * (1 - spread + 0.1*spread*rand.Float64()))
@@ -455,23 +456,28 @@ func (c *call) done(why Reason) (*http.Response, error) {
 	a := &c.attempt
 	resp, err := a.resp, a.Err
 	if err != nil && a.Attempt > 1 {
-		err = &RetryError{Attempts: a.Attempt, Err: err, Last: c.last}
+		err = &RetryError{Attempts: a.Attempt, Err: err, Last: c.last.error(c.cfg.profile)}
 	}
-	if a.APIError != nil {
-		e := *a.APIError // a hook may have kept the other one
-		e.Reason, e.Unprocessed = why, a.Verdict.Unprocessed && !c.unsure
-		a.APIError = &e
-	}
-	switch {
-	case a.APIError == nil:
-	case c.cfg.statusErrors:
-		a.discard()
-		resp, err = nil, a.APIError
-	default:
-		if c.cfg.noRetryMark {
-			markFinal(resp)
+	if a.errored {
+		known := record{
+			status: a.StatusCode, attempts: a.attempts, kind: a.Verdict.Kind, wait: a.Verdict.RetryAfter,
+			reason: why, profile: c.cfg.profile, unprocessed: a.Verdict.Unprocessed && !c.unsure,
 		}
-		remember(resp, a.APIError, c.cfg.profile)
+		if a.APIError != nil {
+			e := *a.APIError // a hook may have kept the other one
+			e.Reason, e.Unprocessed = known.reason, known.unprocessed
+			known.kind, known.wait = e.Kind, e.RetryAfter // not those of a Classifier's Verdict
+			a.APIError = &e
+		}
+		if c.cfg.statusErrors {
+			a.discard()
+			resp, err = nil, a.APIError
+		} else {
+			if c.cfg.noRetryMark {
+				markFinal(resp)
+			}
+			remember(resp, known)
+		}
 	}
 	if a.Attempt == 1 && !a.failed() {
 		c.countPlain()
@@ -507,7 +513,7 @@ func (c *call) failed(err error) (*http.Response, error) {
 	c.refund(&c.attempt, time.Now())
 	made := c.attempt.Attempt - 1
 	if made > 0 {
-		err = &RetryError{Attempts: made, Err: err, Last: c.last}
+		err = &RetryError{Attempts: made, Err: err, Last: c.last.error(c.cfg.profile)}
 	}
 	c.countEnd(why)
 	c.report(made, 0, nil, err, why)

@@ -257,7 +257,7 @@ func (t tallies) counts() map[string]int64 {
 }
 
 // attempt counts one that failed, or was not the first of its call.
-func (c *counters) attempt(a *AttemptInfo) {
+func (c *counters) attempt(a *attempt) {
 	if c == nil {
 		return
 	}

@@ -103,7 +103,7 @@ func (b *eventBody) failure(p *Profile, attempts int) error {
 		return nil
 	}
 	resp := e.response(b.resp) //nolint:bodyclose // it is in memory
-	apiErr, _ := p.read(resp, e.data, errorobject.Decode(resp.Header, e.data), time.Now())
+	apiErr, _ := p.read(resp.StatusCode, resp.Header, e.data, errorobject.Decode(resp.Header, e.data), time.Now())
 	apiErr.Attempts = attempts
 	return apiErr
 }

@@ -432,6 +432,47 @@ func TestSuccessAllocatesNothing(t *testing.T) {
 	}
 }
 
+// TestErrorsAllocateLittle: an error response that nobody asks about costs a few
+// allocations, whatever other responses are remembered: its object is not made.
+func TestErrorsAllocateLittle(t *testing.T) {
+	other, err := resilient.NewTransport(newScript(answer(404))).RoundTrip(get(t))
+	require.NoError(t, err)
+	readAll(t, other) // so that something is noted of it
+	for _, tt := range []struct {
+		name  string
+		steps []step
+		want  float64
+		why   string
+	}{
+		{"final by its status", []step{answer(404)}, 3, "the body that keeps its beginning, and a look for notes of the response"},
+		{"final unless it names a limit", []step{answer(400)}, 5, "and the goroutine that reads, and what it has read"},
+		{"retried", []step{answer(500), answer(500), answer(200)}, 13, "twice as much, the policy, and the requests that are sent"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			sent := 0
+			base := step(func(req *http.Request) (*http.Response, error) {
+				sent++
+				return tt.steps[(sent-1)%len(tt.steps)](req)
+			})
+			req := get(t)
+			allocs := func(transport http.RoundTripper, calls int) float64 {
+				return testing.AllocsPerRun(100, func() {
+					for range calls {
+						resp, err := transport.RoundTrip(req)
+						if err != nil {
+							t.Fatal(err)
+						}
+						_ = resp.Body.Close()
+					}
+				})
+			}
+			bare := allocs(base, len(tt.steps))
+			require.LessOrEqual(t, allocs(resilient.NewTransport(base, every(0), unbounded()), 1)-bare, tt.want, tt.why)
+		})
+	}
+	runtime.KeepAlive(other)
+}
+
 // BenchmarkSuccess is what the Transport adds to a request that succeeds, over
 // a base that does nothing: compare with bare.
 func BenchmarkSuccess(b *testing.B) {

@@ -214,9 +214,13 @@ func newFailures() http.RoundTripper {
 
 // newErrors returns bases that always answer with a status and an error object.
 func newErrors(status int) func() http.RoundTripper {
+	const object = `{"code":"400","type":"INVALID_REQUEST_ERROR","message":"The request is not valid.",` +
+		`"invalid":[{"name":"age","reason":"must not be negative"}]}`
 	return func() http.RoundTripper {
 		return roundTripperFunc(func(req *http.Request) (*http.Response, error) {
-			return answer(req, status, http.Header{"Content-Type": {"application/json"}}), nil
+			resp := answer(req, status, http.Header{"Content-Type": {"application/json"}})
+			resp.Body, resp.ContentLength = io.NopCloser(strings.NewReader(object)), int64(len(object))
+			return resp, nil
 		})
 	}
 }

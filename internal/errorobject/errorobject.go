@@ -91,6 +91,9 @@ func Parse(status int, h http.Header, body Body, codeNames ...string) Object {
 	return p.o
 }
 
+// HasCode reports whether a header field holds a code, which Parse adds to the object.
+func HasCode(h http.Header) bool { return firstHeader(h, codeHeaders) != "" }
+
 // These tables hold the names of members, which are compared folded (see fold),
 // and of header fields.
 var (
@@ -571,10 +574,12 @@ func isForm(m map[string]any) bool {
 // set sets a field that is still empty.
 func set(field *string, s string) { *field = cmp.Or(*field, s) }
 
+// firstHeader returns the first value that there is of the fields with these names, which
+// are canonical.
 func firstHeader(h http.Header, names []string) string {
 	for _, name := range names {
-		if v := h.Get(name); v != "" && len(v) <= maxHeader {
-			return v
+		if v := h[name]; len(v) > 0 && v[0] != "" && len(v[0]) <= maxHeader {
+			return v[0]
 		}
 	}
 	return ""

@@ -16,6 +16,7 @@ func TestNotes(t *testing.T) {
 	var notes noted.Notes[string]
 	resp := new(http.Response)
 	require.Empty(t, notes.Of(resp))
+	require.Zero(t, testing.AllocsPerRun(10, func() { notes.Of(resp) }), "there are no notes to look for")
 	notes.Set(resp, "first")
 	notes.Set(resp, "second")
 	require.Equal(t, "second", notes.Of(resp), "the last one counts")

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -44,30 +45,33 @@ var ErrSilent = errors.New("resilient: the response body fell silent")
 type Body struct {
 	rc       io.ReadCloser
 	received time.Time
-	turn     chan struct{} // held while reading rc
+	size     int // of buf to begin with
 
-	mu     sync.Mutex
-	done   chan struct{} // closed when the body is; nil: nobody waits for the turn
-	size   int           // of buf to begin with
-	buf    []byte
-	off    int       // where the caller reads in buf
-	err    error     // of rc
-	first  time.Time // when a byte was read ahead for the first time; zero: never
-	last   time.Time // and for the last
-	enough bool      // reading ahead is to stop
-	closed bool
-	empty  int // Reads of the caller in a row that got nothing
+	mu      sync.Mutex
+	taken   bool          // rc is being read or closed
+	changed chan struct{} // closed when taken, closed or first changes; nil: nobody waits for that
+	buf     []byte
+	off     int       // where the caller reads in buf
+	err     error     // of rc
+	first   time.Time // when a byte was read ahead for the first time; zero: never
+	last    time.Time // and for the last
+	enough  bool      // reading ahead is to stop
+	closed  bool
+	empty   int // Reads of the caller in a row that got nothing
 }
 
 // New returns a Body over that of a response, of which nothing was read yet.
 func New(resp *http.Response, received time.Time) *Body {
-	size := int64(512)
+	b := new(Body)
+	b.Init(resp, received)
+	return b
+}
+
+// Init makes a Body in place, as New does.
+func (b *Body) Init(resp *http.Response, received time.Time) {
+	b.rc, b.received, b.size = resp.Body, received, 512
 	if resp.ContentLength > 0 {
-		size = min(resp.ContentLength, Max)
-	}
-	return &Body{
-		rc: resp.Body, received: received,
-		turn: make(chan struct{}, 1), size: int(size),
+		b.size = int(min(resp.ContentLength, Max-1)) + 1 // the end is read too
 	}
 }
 
@@ -80,23 +84,40 @@ func (b *Body) Received() time.Time { return b.received }
 // ahead needs a goroutine, because a Read cannot be bounded in time. It ends with its
 // Read, at the latest when the body is closed.
 func (b *Body) Ahead(ctx context.Context, bounds Bounds) ([]byte, error) {
-	began, first := time.Now(), make(chan struct{})
-	b.turn <- struct{}{}
-	go b.readAhead(bounds, first)
-	timer := time.NewTimer(math.MaxInt64)
-	defer timer.Stop()
+	if !b.take() {
+		return b.snapshot(), nil
+	}
+	go b.readAhead(bounds)
+	// Most error bodies are short and come with the headers. The goroutine is done with
+	// such a one if it goes first, and there is nothing to wait for.
+	runtime.Gosched()
+	var began time.Time
+	var timer *time.Timer
 	for {
-		left, err := b.left(began, bounds)
+		b.mu.Lock()
+		if !b.taken { // it was given back
+			prefix, err := b.prefix(), b.err
+			b.mu.Unlock()
+			return prefix, err
+		}
+		now := time.Now()
+		if began.IsZero() {
+			began = now
+		}
+		left, err := b.left(now, began, bounds)
+		changed := b.change()
+		b.mu.Unlock()
 		if left <= 0 {
 			return b.snapshot(), err
 		}
-		timer.Reset(left)
+		if timer == nil {
+			timer = time.NewTimer(left)
+			defer timer.Stop()
+		} else {
+			timer.Reset(left)
+		}
 		select {
-		case b.turn <- struct{}{}: // it was given back
-			<-b.turn
-			return b.snapshot(), b.failure()
-		case <-first: // the time since then is bounded
-			first = nil
+		case <-changed:
 		case <-timer.C:
 		case <-ctx.Done():
 			return b.snapshot(), context.Cause(ctx)
@@ -104,20 +125,18 @@ func (b *Body) Ahead(ctx context.Context, bounds Bounds) ([]byte, error) {
 	}
 }
 
-// left returns how long reading ahead may go on, and with which error it ends then.
-func (b *Body) left(began time.Time, bounds Bounds) (left time.Duration, err error) {
-	b.mu.Lock()
-	first, last := b.first, b.last
-	b.mu.Unlock()
-	now := time.Now()
+// left returns how long reading ahead may go on, and with which error it ends then. The
+// caller holds b.mu.
+func (b *Body) left(now, began time.Time, bounds Bounds) (left time.Duration, err error) {
 	left = math.MaxInt64
 	if bounds.Total > 0 {
 		left = bounds.Total - now.Sub(began)
 	}
-	if bounds.Flow > 0 && !first.IsZero() {
-		left = min(left, bounds.Flow-now.Sub(first))
+	if bounds.Flow > 0 && !b.first.IsZero() {
+		left = min(left, bounds.Flow-now.Sub(b.first))
 	}
 	if bounds.Silence > 0 {
+		last := b.last
 		if last.IsZero() {
 			last = began
 		}
@@ -128,41 +147,30 @@ func (b *Body) left(began time.Time, bounds Bounds) (left time.Duration, err err
 	return left, nil
 }
 
-// readAhead fills the prefix and gives the turn back. It closes first when a byte
-// has come. If the body panics, that becomes an error: nobody could recover from it in
-// a goroutine of its own.
-func (b *Body) readAhead(bounds Bounds, first chan struct{}) {
+// readAhead fills the prefix and gives the turn back. If the body panics, that becomes
+// an error: nobody could recover from it in a goroutine of its own.
+func (b *Body) readAhead(bounds Bounds) {
 	defer func() {
 		if p := recover(); p != nil {
 			b.fail(fmt.Errorf("resilient: reading the response body panicked: %v", p))
 		}
-		<-b.turn
+		b.giveBack()
 	}()
-	b.fill(bounds.Bytes, func(prefix []byte) bool {
-		now := time.Now()
-		b.mu.Lock()
-		if b.last = now; b.first.IsZero() {
-			b.first = now
-			close(first)
-		}
-		b.mu.Unlock()
-		return bounds.Enough != nil && bounds.Enough(prefix)
-	})
+	b.fill(bounds)
 }
 
-// fill reads until the prefix has size bytes, the body ends or it has enough. It asks
-// arrived about all that was read whenever there is more.
-func (b *Body) fill(size int, arrived func(prefix []byte) bool) {
+// fill reads until the prefix has bounds.Bytes, the body ends or it has enough.
+func (b *Body) fill(bounds Bounds) {
 	for empty := 0; ; {
 		b.mu.Lock()
-		if b.enough || b.closed || b.err != nil || len(b.buf) >= size {
+		if b.enough || b.closed || b.err != nil || len(b.buf) >= bounds.Bytes {
 			b.mu.Unlock()
 			return
 		}
 		if len(b.buf) == cap(b.buf) {
-			b.buf = slices.Grow(b.buf, min(max(b.size, len(b.buf)), size-len(b.buf)))
+			b.buf = slices.Grow(b.buf, min(max(b.size, len(b.buf)), bounds.Bytes-len(b.buf)))
 		}
-		spare := b.buf[len(b.buf):min(cap(b.buf), size)]
+		spare := b.buf[len(b.buf):min(cap(b.buf), bounds.Bytes)]
 		b.mu.Unlock()
 
 		n, err := b.read(spare)
@@ -174,10 +182,21 @@ func (b *Body) fill(size int, arrived func(prefix []byte) bool) {
 		b.mu.Lock()
 		b.buf, b.err = b.buf[:len(b.buf)+n], err
 		prefix := b.buf
+		if n > 0 && (bounds.Flow > 0 || bounds.Silence > 0) { // or else nobody asks when
+			b.arrived(time.Now())
+		}
 		b.mu.Unlock()
-		if n > 0 && arrived(prefix) {
+		if n > 0 && bounds.Enough != nil && bounds.Enough(prefix) {
 			return
 		}
+	}
+}
+
+// arrived notes that bytes have come, for a caller that holds b.mu.
+func (b *Body) arrived(now time.Time) {
+	if b.last = now; b.first.IsZero() {
+		b.first = now
+		b.wake() // the time since then is bounded
 	}
 }
 
@@ -185,6 +204,11 @@ func (b *Body) fill(size int, arrived func(prefix []byte) bool) {
 func (b *Body) snapshot() []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	return b.prefix()
+}
+
+// prefix is snapshot for a caller that holds b.mu.
+func (b *Body) prefix() []byte {
 	b.enough = true
 	if len(b.buf) == 0 {
 		return nil // as for http.NoBody
@@ -199,12 +223,6 @@ func (b *Body) Kept() []byte {
 	return slices.Clip(b.buf[:min(len(b.buf), Max)])
 }
 
-func (b *Body) failure() error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.err
-}
-
 func (b *Body) fail(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -214,14 +232,14 @@ func (b *Body) fail(err error) {
 // Prefix returns the first Max bytes of the body, and reads on if need be,
 // which blocks as reading the body would.
 func (b *Body) Prefix() []byte {
-	if !b.takeTurn() {
+	if !b.take() {
 		return b.snapshot()
 	}
-	defer func() { <-b.turn }()
+	defer b.giveBack()
 	b.mu.Lock()
 	b.enough = false
 	b.mu.Unlock()
-	b.fill(Max, func([]byte) bool { return false })
+	b.fill(Bounds{Bytes: Max})
 	prefix := b.snapshot()
 	return prefix[:min(len(prefix), Max)]
 }
@@ -231,10 +249,10 @@ func (b *Body) Read(p []byte) (int, error) {
 	if n, err, ok := b.kept(p); ok {
 		return n, err
 	}
-	if !b.takeTurn() {
+	if !b.take() {
 		return 0, http.ErrBodyReadAfterClose
 	}
-	defer func() { <-b.turn }()
+	defer b.giveBack()
 	if n, err, ok := b.kept(p); ok {
 		return n, err
 	}
@@ -273,28 +291,44 @@ func (b *Body) kept(p []byte) (n int, err error, ok bool) { //nolint:revive // o
 	return 0, b.err, b.err != nil
 }
 
-// takeTurn waits for the turn, and reports whether it got it before the body was
-// closed.
-func (b *Body) takeTurn() bool {
-	select {
-	case b.turn <- struct{}{}:
-		return true
-	default:
-	}
+// take waits for the turn to read, and reports whether it got it before the body was
+// closed. The turn is given back by giveBack.
+func (b *Body) take() bool {
 	b.mu.Lock()
-	if b.done == nil && !b.closed {
-		b.done = make(chan struct{})
+	defer b.mu.Unlock()
+	for b.taken {
+		if b.closed {
+			return false
+		}
+		changed := b.change()
+		b.mu.Unlock()
+		<-changed
+		b.mu.Lock()
 	}
-	done := b.done
-	b.mu.Unlock()
-	if done == nil {
-		return false
+	b.taken = true
+	return true
+}
+
+func (b *Body) giveBack() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.taken = false
+	b.wake()
+}
+
+// change returns a channel that is closed by the next wake. The caller holds b.mu.
+func (b *Body) change() <-chan struct{} {
+	if b.changed == nil {
+		b.changed = make(chan struct{})
 	}
-	select {
-	case b.turn <- struct{}{}:
-		return true
-	case <-done:
-		return false
+	return b.changed
+}
+
+// wake wakes all who wait for a change, for a caller that holds b.mu.
+func (b *Body) wake() {
+	if b.changed != nil {
+		close(b.changed)
+		b.changed = nil
 	}
 }
 
@@ -304,16 +338,14 @@ func (b *Body) takeTurn() bool {
 // method Abort is then aborted.
 func (b *Body) Close() error {
 	b.mu.Lock()
-	if !b.closed && b.done != nil {
-		close(b.done)
-	}
 	b.closed = true
+	b.wake()
+	reading := b.taken
+	b.taken = true
 	b.mu.Unlock()
-	select {
-	case b.turn <- struct{}{}: // no Read is in progress, and none begins any more
-		defer func() { <-b.turn }()
+	if !reading { // and nobody begins any more
+		defer b.giveBack()
 		return b.rc.Close()
-	default:
 	}
 	closed := make(chan error, 1)
 	go func() { closed <- closeRecovered(b.rc) }()

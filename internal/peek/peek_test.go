@@ -213,6 +213,20 @@ func TestSlowBody(t *testing.T) {
 	})
 }
 
+// TestAheadOfABodyThatIsThere: to read a short body takes the Body, a buffer, which has
+// room for the end, and a goroutine. There is nothing to wait for, and so no timer.
+func TestAheadOfABodyThatIsThere(t *testing.T) {
+	text, src := []byte(`{"code":"c"}`), new(bytes.Reader)
+	resp := response(io.NopCloser(src), int64(len(text)))
+	require.LessOrEqual(t, testing.AllocsPerRun(100, func() {
+		src.Reset(text)
+		b := peek.New(resp, time.Time{})
+		if got := ahead(t.Context(), b); len(got) != len(text) {
+			t.Errorf("got %q", got)
+		}
+	}), 3.0)
+}
+
 // FuzzBody: every byte is delivered once, whatever is read ahead and when, and the
 // body is closed once.
 func FuzzBody(f *testing.F) {

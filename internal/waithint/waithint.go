@@ -73,13 +73,17 @@ type Units map[string]time.Duration
 // body is decoded by encoding/json, with numbers as json.Number. received is the
 // time at which the response arrived. It is used if the response has no Date.
 func Asked(h http.Header, body any, received time.Time, units Units) (time.Duration, bool) {
-	now := serverTime(h, received)
 	for _, name := range []string{"Retry-After-Ms", "X-Ms-Retry-After-Ms"} {
 		if d, ok := delta(h.Get(name), time.Millisecond); ok {
 			return d, true
 		}
 	}
-	if d, ok := retryAfter(h.Get("Retry-After"), now); ok {
+	after := h.Get("Retry-After")
+	if after == "" && len(units) == 0 && body == nil {
+		return 0, false // before the time is worked out, which costs more than all the rest
+	}
+	now := serverTime(h, received)
+	if d, ok := retryAfter(after, now); ok {
 		return d, true
 	}
 	var longest hint
