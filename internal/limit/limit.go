@@ -364,7 +364,7 @@ func (l *Limit) refusal(s *Stamp, now time.Time, r Result) verdict {
 			return undecided
 		}
 		l.noise.outcome(true)
-		if !l.looking.refusal(now, s.underWay, r.Outcome, now.Before(l.noFlight)) {
+		if !l.looking.refusal(now, s.underWay, r.Outcome, now.Before(l.noFlight), &l.pace) {
 			return undecided
 		}
 		switch {

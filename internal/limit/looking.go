@@ -80,7 +80,7 @@ func (l *looking) acceptance(n int) {
 
 // refusal notes that an attempt was refused with so many under way, and reports whether
 // it is a rate that refuses, or everything is.
-func (l *looking) refusal(now time.Time, n int, o Outcome, noFlight bool) bool {
+func (l *looking) refusal(now time.Time, n int, o Outcome, noFlight bool, p *pace.Pace) bool {
 	if l.most > 0 {
 		if n <= l.most || l.most <= fewUnderWay || noFlight {
 			return true
@@ -92,7 +92,7 @@ func (l *looking) refusal(now time.Time, n int, o Outcome, noFlight bool) bool {
 		l.shed++
 	}
 	if l.refused++; l.refused > knocks {
-		l.knockAt = now.Add(pace.KnockAfter(now.Sub(l.begun)))
+		l.knockAt = now.Add(p.KnockAfter(now.Sub(l.begun)))
 	} else {
 		l.knockAt = now.Add(firstKnock << (2 * (l.refused - 1)))
 	}

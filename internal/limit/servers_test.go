@@ -121,6 +121,18 @@ func TestWindowsOfASecond(t *testing.T) {
 	}
 }
 
+// TestKnocksAreSpread: whenever a window was used up, attempts asked for its end ten times a
+// second at first, and ever more seldom, as if nothing were known. Half as many as were
+// accepted were refused, and a few callers with four attempts each had none left after 2 s.
+func TestKnocksAreSpread(t *testing.T) {
+	s := simulate(t, window(40*time.Second, 120))
+	s.workers(7, one)
+	s.run(80 * time.Second)
+	got := s.run(400 * time.Second)
+	require.GreaterOrEqual(t, got.accepted, 10*119)
+	require.Less(t, float64(got.refused), 0.3*float64(got.accepted))
+}
+
 // TestChance is a server that refuses a part of the requests whatever is sent. To hold
 // any back would not help.
 func TestChance(t *testing.T) {

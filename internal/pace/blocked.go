@@ -8,9 +8,12 @@ const (
 
 	// While everything is refused, an attempt finds out whether that is over after
 	// each knockPart of the time it has taken, but after mostKnock at most. So a minute
-	// that is used up refuses some 50 attempts, and its end is found within 5 s.
-	knockPart = 12
-	mostKnock = time.Minute
+	// that is used up refuses some 50 attempts, and its end is found within 5 s. The next one
+	// refuses half as many, since it is known how long it takes. What takes longer than
+	// longestWindow is not expected again.
+	knockPart     = 12
+	mostKnock     = time.Minute
+	longestWindow = time.Minute
 
 	// What a server accepts from one opening to the next is a window's if that is short,
 	// and this part of it would be refused otherwise. In a long one, such as a minute, most
@@ -58,7 +61,7 @@ func (p *Pace) BlockedUntil() time.Time {
 
 // knocks returns how many attempts a second find out whether a blocked stretch is over.
 func (p *Pace) knocks(now time.Time) float64 {
-	return min(1/max(KnockAfter(now.Sub(p.firstRefusal.at)).Seconds(), 1e-6), minRate)
+	return min(1/max(p.KnockAfter(now.Sub(p.firstRefusal.at)).Seconds(), 1e-6), minRate)
 }
 
 // Knock sets the pace to that of knocks, because everything was refused from the first
@@ -69,8 +72,11 @@ func (p *Pace) Knock(now time.Time) {
 }
 
 // KnockAfter returns how long after a refusal another attempt finds out whether a time is
-// over in which everything was refused for so long.
-func KnockAfter(d time.Duration) time.Duration { return min(d/knockPart, mostKnock) }
+// over in which everything was refused for so long. If it is known how long the last such
+// time was, the attempts are spread over as long.
+func (p *Pace) KnockAfter(d time.Duration) time.Duration {
+	return min(max(d, min(p.closedFor, longestWindow))/knockPart, mostKnock)
+}
 
 // blockedAt reports whether an attempt that is sent at the given time is in a
 // blocked stretch. Over a long way many attempts are refused before the pace can be
@@ -98,6 +104,7 @@ func (p *Pace) recover(t Stamp, now time.Time, refused int) {
 		closed = closed || p.lastRefusal.at.Sub(p.firstRefusal.at) > longGap
 	}
 	if closed && !wrong {
+		p.closedFor = took
 		accepted, refused := cycle.accepted(p.opened), float64(p.refused-cycle.refused)
 		if whole := p.opened.at.Sub(cycle.at); whole <= shortCycle && accepted >= minSamples && refused > dear*accepted {
 			p.n, p.proof = 0, accepted

@@ -90,6 +90,7 @@ type Pace struct {
 	lastRefusal   mark
 	recovered     int64         // attempts accepted when the last blocked stretch ended
 	recoveredAt   time.Time     // when that was
+	closedFor     time.Duration // how long it took until then
 	opened        mark          // the first attempt that was accepted after it
 	longRunRate   float64       // the rate when the blocked stretch began
 	longestBlock  time.Duration // the longest blocked stretch: about a window of the server's
@@ -221,7 +222,7 @@ func (p *Pace) Behind(ahead int) time.Duration {
 func (p *Pace) Forget() {
 	*p = Pace{
 		sent: p.sent, refused: p.refused, lastNews: p.lastNews, quota: p.quota,
-		recovered: p.recovered, recoveredAt: p.recoveredAt, opened: p.opened,
+		recovered: p.recovered, recoveredAt: p.recoveredAt, opened: p.opened, closedFor: p.closedFor,
 	}
 }
 
@@ -437,6 +438,9 @@ func (p *Pace) Accepted(t Stamp, now time.Time, backlog bool) {
 	case p.Advertised():
 		p.acks++
 	case p.rate == 0:
+		if blocked {
+			p.closedFor = t.Sent.Sub(p.firstRefusal.at)
+		}
 	case blocked:
 		p.recover(t, now, refused)
 	case !backlog: // it says nothing of a faster pace
