@@ -1,6 +1,9 @@
 package limit
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // flight is a limit on requests under way at one time: so many threads, connections
 // or places in a queue. The rate that it lets through varies with the time the
@@ -18,6 +21,7 @@ type flight struct {
 	wrong   int           // refusals at a bound of one
 	last    time.Time     // when the last attempt went
 	gap     time.Duration // until the next one may
+	paced   time.Duration // in which a sample was accepted by the pace before it; 0: not known
 }
 
 const (
@@ -36,6 +40,12 @@ const (
 
 	// maxWrong refusals at a bound of one show that it is none.
 	maxWrong = 3
+
+	// A bound in place of a pace lets more through, or it is none. For the first samples
+	// of accepted attempts it is given up if one takes slowerBy times as long as with the
+	// pace. The time for a sample varies by an eighth and more.
+	samples  = 8
+	slowerBy = 1.5
 )
 
 // wait returns how long the next attempt is held back with so many under way.
@@ -78,37 +88,72 @@ func (f *flight) refusal(n int) bool {
 	return f.wrong < maxWrong
 }
 
-// together notes how many attempts were under way together when one was accepted, and
-// when one was refused. If a rate refuses, the two are much alike. If all refusals come
-// with more under way than any acceptance, it is no rate.
+// slower reports whether less is accepted than by the pace before it.
+func (f *flight) slower(t *together) bool {
+	return f.paced > 0 && t.accepted <= samples*len(t.last) && float64(t.took) > slowerBy*float64(f.paced)
+}
+
+// together finds a limit on requests under way that is taken for a rate, by how many
+// attempts were under way together when one was accepted, and when one was refused. Such
+// a limit refuses those that go with the most. If a rate refuses, the two are much alike.
+//
+// Neither holds for each attempt: some answers are on their way while others are counted.
+// So it is a likelihood ratio, as that of a trial, and each refusal is compared with the
+// last sample of accepted attempts. But a rate may refuse in time with the number under
+// way, as one does with a gap of half the time that an answer takes. The two cannot be
+// told apart by watching. Then the bound shows it, see slower.
 type together struct {
-	accepted int // since most was begun anew
-	most     int
-	before   int // most of the time before it
-	above    int // refusals in a row with more
+	last     [64]uint16 // how many were under way with each of the last accepted
+	accepted int
+	nats     float64       // for a limit on requests under way
+	since    time.Time     // when the last whole sample had been accepted
+	took     time.Duration // how long that took
 }
 
 const (
-	// The most that were accepted together is that of the last memory attempts to
-	// twice as many. refusalsAbove in a row are no rate.
-	memory        = 64
-	refusalsAbove = 4
+	// An attempt is refused with more under way if that is more than with mostAccepted of
+	// those that were accepted, by more than a pace varies when it is right.
+	mostAccepted = 0.8
+	paceVaries   = 0.05
+
+	// fewAccepted attempts are too few to compare with.
+	fewAccepted = 8
 )
 
-func (t *together) acceptance(n int) {
-	if t.accepted++; t.accepted > memory {
-		t.before, t.most, t.accepted = t.most, 0, 0
+// begin begins a sample.
+func (t *together) begin(now time.Time) { t.accepted, t.nats, t.since = 0, 0, now }
+
+// acceptance notes that an attempt was accepted with so many under way, and reports
+// whether that makes the sample whole.
+func (t *together) acceptance(n int, now time.Time) (whole bool) {
+	t.last[t.accepted%len(t.last)] = uint16(min(n, math.MaxUint16))
+	if t.accepted++; t.accepted%len(t.last) > 0 {
+		return false
 	}
-	t.most = max(t.most, n)
+	t.took, t.since = now.Sub(t.since), now
+	return true
 }
 
-// refusal reports whether it is a limit on requests under way, and which.
-func (t *together) refusal(n int) (bound int, found bool) {
-	bound = max(t.most, t.before)
-	if n <= bound || bound == 0 {
-		t.above = 0
-		return 0, false
+// refusal notes that an attempt was refused with so many under way, and reports whether
+// it is their number that is limited. With few under way, a pace that goes up and down
+// lets now one go and now two: then a refusal that the pace expects says nothing, and any
+// that was accepted with as many is against it.
+func (t *together) refusal(n int, expected bool) bool {
+	sample := t.last[:min(t.accepted, len(t.last))]
+	few := n <= fewUnderWay
+	if len(sample) < fewAccepted || few && expected {
+		return false
 	}
-	t.above++
-	return bound, t.above >= refusalsAbove
+	fewer := 0
+	for _, accepted := range sample {
+		if float64(accepted) < (1-paceVaries)*float64(n) {
+			fewer++
+		}
+	}
+	if fewer == len(sample) || !few && float64(fewer) >= mostAccepted*float64(len(sample)) {
+		t.nats = min(t.nats+math.Log(limitPart/chancePart), sureNats)
+	} else {
+		t.nats = max(t.nats+math.Log((1-limitPart)/(1-chancePart)), -sureNats)
+	}
+	return t.nats >= sureNats
 }

@@ -19,9 +19,11 @@
 // Free becomes Looking by suspicion, see tally, or for a moment by a hint. Looking
 // becomes Rate if an attempt is refused with fewer under way than were accepted,
 // Flight if none is, Paused by hints, and Free if an attempt is accepted and nobody
-// waits. Paused becomes Looking when it is over, or Rate if the pace is known. Rate
-// and Flight are tested, see trial, and given up for Free if a trial finds chance, or if
-// they hold nobody back. A limit and chance can be there at once, see noise.
+// waits. Paused becomes Looking when it is over, or Rate if the pace is known. Rate becomes
+// Flight if the number under way explains the refusals, see together, and Flight becomes
+// Rate again if that lets less through. Rate and Flight are tested, see trial, and given up
+// for Free if a trial finds chance, or if they hold nobody back. A limit and chance can be
+// there at once, see noise.
 //
 // # Invariants
 //
@@ -95,7 +97,7 @@ type Limit struct {
 	noise    noise
 
 	noFlight    time.Time     // until when it is taken for no limit on requests under way
-	noFlightFor time.Duration // next time
+	noFlightFor time.Duration // how long that was
 
 	paced   bool // it was a rate before it was Paused
 	settled bool // an attempt was accepted since the last pause began
@@ -110,7 +112,7 @@ func (l *Limit) Over() bool { return !l.active() }
 func (l *Limit) setState(s State, now time.Time) {
 	if l.state == Free && s != Free {
 		l.epoch++
-		l.underWay, l.closed.streak, l.together = 0, 0, together{}
+		l.underWay, l.closed.streak, l.together = 0, 0, together{since: now}
 		l.sentSince, l.refusedSince, l.begun = 0, 0, now
 		l.trial.ahead, l.trial.underWay = 0, 0
 	}
@@ -303,7 +305,7 @@ func (l *Limit) acceptance(s *Stamp, now time.Time) {
 	l.service += (now.Sub(s.Sent) - l.service) / 8
 	// Those that were refused at the same time took no place.
 	together := min(s.underWay, l.underWay+1)
-	l.together.acceptance(together)
+	whole := l.together.acceptance(s.underWay, now)
 	known := l.pace.Known()
 	l.pace.Accepted(s.pace, now, l.Waiting > 0)
 	switch l.state {
@@ -327,6 +329,10 @@ func (l *Limit) acceptance(s *Stamp, now time.Time) {
 	case Flight:
 		l.noise.outcome(false)
 		l.flight.acceptance(s.underWay, l.service)
+		if whole && l.flight.slower(&l.together) {
+			l.notFlight(now)
+			l.setState(Rate, now)
+		}
 	case Free, Paused, Told:
 	}
 }
@@ -380,24 +386,18 @@ func (l *Limit) refusal(s *Stamp, now time.Time, r Result) verdict {
 		l.setState(Rate, now)
 		gain = l.pace.Rate(now) * now.Sub(s.Sent).Seconds()
 	case Rate:
-		if news && !expected {
-			if bound, ok := l.together.refusal(s.underWay); ok && now.After(l.noFlight) {
-				l.fly(now, bound)
-				return undecided
-			}
+		if news && l.together.refusal(s.underWay, expected) && now.After(l.noFlight) {
+			l.fly(now, max(s.underWay-1, 1))
+			return undecided
 		}
 		gain = l.pace.Rate(now) * now.Sub(s.Sent).Seconds()
 	case Flight:
 		if !l.flight.refusal(s.underWay) {
-			l.noFlight, l.noFlightFor = now.Add(max(l.noFlightFor, stale)), 2*max(l.noFlightFor, stale)
+			l.notFlight(now)
 			l.lookFrom(now, now)
 			return undecided
 		}
 		l.noise.outcome(true)
-		if int(l.flight.bound) <= fewUnderWay && l.pace.Spaced() {
-			l.setState(Rate, now)
-			return undecided
-		}
 		news = true
 		gain = l.flight.bound * now.Sub(s.Sent).Seconds() / max(l.service.Seconds(), 1e-6)
 	case Free, Paused, Told:
@@ -428,9 +428,21 @@ func (l *Limit) chance(now time.Time, share float64) verdict {
 // fewUnderWay attempts under way may be what a rate that keeps no token lets through.
 const fewUnderWay = 3
 
+// notFlight notes that it is no limit on requests under way. That holds as long as a
+// confirmation does, and the next time longer.
+func (l *Limit) notFlight(now time.Time) {
+	l.noFlightFor = min(max(4*l.noFlightFor, firstTrial), lastTrial)
+	l.noFlight = now.Add(l.noFlightFor)
+	l.together.begin(now)
+}
+
 // fly begins to bound what is under way.
 func (l *Limit) fly(now time.Time, bound int) {
 	l.flight = flight{bound: float64(bound), between: leastBetween}
+	if l.state == Rate {
+		l.flight.paced = l.together.took
+	}
+	l.together.begin(now)
 	l.setState(Flight, now)
 }
 

@@ -325,6 +325,71 @@ func TestInFlight(t *testing.T) {
 	}
 }
 
+// TestInFlightIsNotARate: one refusal with as many under way as were accepted made a
+// limit on requests under way a rate, and it stayed one. Only four refusals in a row with
+// more under way than any of the last 128 accepted were taken for the opposite, and only
+// if the pace did not expect them. So a third to half of the limit was used for good, in
+// nine of twenty runs with four under way.
+func TestInFlightIsNotARate(t *testing.T) {
+	for _, tt := range []struct {
+		most    int
+		service time.Duration
+		workers int
+	}{{3, 25 * ms, 12}, {4, 25 * ms, 20}} {
+		t.Run(fmt.Sprint(tt.most, " for ", tt.service), func(t *testing.T) {
+			for seed := range uint64(20) {
+				random := rand.New(rand.NewPCG(seed, 7))
+				underWay := 0
+				s := simulate(t, func(time.Time, limit.Route) (limit.Result, time.Duration, func()) {
+					if underWay >= tt.most {
+						return refused(), 5 * ms, nil
+					}
+					underWay++
+					return accepted(), time.Duration(random.ExpFloat64() * float64(tt.service)), func() { underWay-- }
+				})
+				s.workers(tt.workers, one)
+				s.run(20 * time.Second)
+				got := s.run(20 * time.Second)
+				require.Greater(t, float64(got.accepted), 0.85*20*float64(tt.most)/tt.service.Seconds(), "seed %d", seed)
+			}
+		})
+	}
+}
+
+// TestARateIsNotInFlight: a server that keeps no token refuses what comes too soon after
+// the last one, so a bound on what is under way is of no use. But the number under way
+// may explain all refusals. In the first case it does by a coincidence, because an answer
+// takes two gaps: three are under way if and only if two gaps were too short. In the
+// second one the pace rose to twice the limit now and then, and with it the number. After
+// half a minute that was taken for a limit on requests under way, which used half of the
+// rate, and was kept.
+func TestARateIsNotInFlight(t *testing.T) {
+	for _, tt := range []struct {
+		rate         float64
+		answer, deny time.Duration
+		workers      int
+		used         float64
+	}{
+		{100, 20 * ms, 5 * ms, 64, 0.85},
+		{140, 180 * ms, 165 * ms, 90, 0.6}, // more is not in the pace
+	} {
+		t.Run(fmt.Sprint(tt.rate, " a second, ", tt.answer, " away"), func(t *testing.T) {
+			b := newBucket(tt.rate, 1)
+			s := simulate(t, func(now time.Time, _ limit.Route) (limit.Result, time.Duration, func()) {
+				if b.allow(now) {
+					return accepted(), tt.answer, nil
+				}
+				return refused(), tt.deny, nil
+			})
+			s.workers(tt.workers, one)
+			s.run(time.Minute)
+			got := s.run(2 * time.Minute)
+			require.Equal(t, limit.Rate, s.view(all).State)
+			require.Greater(t, float64(got.accepted), tt.used*120*tt.rate)
+		})
+	}
+}
+
 // TestInFlightThatChanges: the bound follows a limit that falls and rises.
 func TestInFlightThatChanges(t *testing.T) {
 	most := 30
