@@ -62,6 +62,3 @@ func (s *spacing) on() bool { return s.streak >= spacedAfter && s.least > 0 }
 
 // rate returns the pace.
 func (s *spacing) rate() float64 { return 1 / s.least.Seconds() }
-
-// Spaced reports whether refusals come after smaller gaps than any acceptance.
-func (p *Pace) Spaced() bool { return p.spacing.on() }
