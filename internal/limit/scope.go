@@ -226,12 +226,10 @@ func (k *Key) Done(s Stamp, name Route, now time.Time, r Result) (limited bool) 
 	case r.Outcome == Accepted:
 		k.down, k.all.until, s.route.tally.until = false, time.Time{}, time.Time{}
 		k.all.accepted++
-		s.route.tally.accepted++
 		k.all.lately.at(now).accepted++
 		s.route.tally.lately.at(now).accepted++
 	case r.Outcome != Unanswered:
 		k.all.refused++
-		s.route.tally.refused++
 		k.all.lately.at(now).refused++
 		s.route.tally.lately.at(now).refused++
 	}
@@ -349,7 +347,7 @@ func (k *Key) othersFareWell(t *tally) bool {
 // quota takes note of the server's word about a quota, with an answer.
 func (k *Key) quota(s Stamp, now time.Time, q waithint.Quota) {
 	l := s.limit
-	if l == nil || l.epoch != s.epoch {
+	if l == nil || l.epoch != s.epoch || !l.active() {
 		if l = k.limitOf(s.route); l == nil {
 			l = &k.whole
 			k.wide = true
