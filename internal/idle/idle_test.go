@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/resilienthttp/resilient/internal/idle"
+	"github.com/resilienthttp/resilient/internal/kit"
 )
 
 const limit = 16 * time.Second // so that the timer is first set to a second
@@ -488,23 +489,23 @@ func TestServer(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		handler http.HandlerFunc
-		http2   bool
+		version int // of HTTP
 		bytes   int64
 		ends    time.Duration
 		dials   int // of two requests
 		why     string
 	}{
-		{"plain", plain, false, 1200, 2*limit - 1 + limit/16, 2, "the rest could still come on that connection"},
-		{"gzip", zipped, false, 1200, 2*limit - 1 + limit/16, 2, "the limit is for the bytes that are decompressed"},
-		{"gzip without a beginning", silent, false, 0, limit, 2, "so a part of the header counts for nothing"},
-		{"HTTP/2", plain, true, 1200, 2*limit - 1 + limit/16, 1, "the stream ends and the connection goes on"},
-		{"HTTP/2 gzip", zipped, true, 1200, 2*limit - 1 + limit/16, 1, "as above"},
-		{"HTTP/2 gzip without a beginning", silent, true, 0, limit, 1, "as above"},
+		{"plain", plain, 1, 1200, 2*limit - 1 + limit/16, 2, "the rest could still come on that connection"},
+		{"gzip", zipped, 1, 1200, 2*limit - 1 + limit/16, 2, "the limit is for the bytes that are decompressed"},
+		{"gzip without a beginning", silent, 1, 0, limit, 2, "so a part of the header counts for nothing"},
+		{"HTTP/2", plain, 2, 1200, 2*limit - 1 + limit/16, 1, "the stream ends and the connection goes on"},
+		{"HTTP/2 gzip", zipped, 2, 1200, 2*limit - 1 + limit/16, 1, "as above"},
+		{"HTTP/2 gzip without a beginning", silent, 2, 0, limit, 1, "as above"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				gone := make(chan time.Time, 1)
-				tr, dials := serve(t, tt.http2, func(w http.ResponseWriter, r *http.Request) {
+				tr, dials := kit.ServeHTTP(t, tt.version, func(w http.ResponseWriter, r *http.Request) {
 					if r.URL.Path == "/stream" {
 						tt.handler(w, r)
 						gone <- time.Now()
@@ -532,7 +533,7 @@ func TestServer(t *testing.T) {
 				_, err = io.ReadAll(rest)
 				require.NoError(t, err)
 				require.NoError(t, rest.Close())
-				require.EqualValues(t, tt.dials, dials.Load(), tt.why)
+				require.Equal(t, tt.dials, dials(), tt.why)
 			})
 		})
 	}
@@ -563,53 +564,6 @@ func (f flushed) FlushError() error {
 	_ = f.zw.Flush()
 	return http.NewResponseController(f.ResponseWriter).Flush()
 }
-
-// serve runs handler on a real http.Server over in-memory connections, and
-// returns an http.Transport that dials it, and counts that.
-func serve(t *testing.T, http2 bool, handler http.HandlerFunc) (*http.Transport, *atomic.Int32) {
-	t.Helper()
-	var protocols http.Protocols
-	protocols.SetHTTP1(!http2)
-	protocols.SetUnencryptedHTTP2(http2)
-	l := &listener{conns: make(chan net.Conn), done: make(chan struct{})}
-	srv := &http.Server{Handler: handler, Protocols: &protocols}
-	go func() { _ = srv.Serve(l) }()
-	dials := new(atomic.Int32)
-	tr := &http.Transport{Protocols: &protocols, DialContext: func(context.Context, string, string) (net.Conn, error) {
-		dials.Add(1)
-		c, s := net.Pipe()
-		l.conns <- s
-		return c, nil
-	}}
-	t.Cleanup(func() {
-		tr.CloseIdleConnections()
-		_ = srv.Close()
-		time.Sleep(time.Minute) // the server lingers
-	})
-	return tr, dials
-}
-
-type listener struct {
-	conns chan net.Conn
-	done  chan struct{}
-	once  sync.Once
-}
-
-func (l *listener) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.conns:
-		return c, nil
-	case <-l.done:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *listener) Close() error {
-	l.once.Do(func() { close(l.done) })
-	return nil
-}
-
-func (l *listener) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "pipe"} }
 
 // FuzzBody: for bytes and readers that come at any time, a body does not expire
 // before its limit, and not later than a 16th after it.

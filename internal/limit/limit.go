@@ -303,8 +303,6 @@ func (l *Limit) acceptance(s *Stamp, now time.Time) {
 		l.lookFrom(now, s.Sent)
 	}
 	l.service += (now.Sub(s.Sent) - l.service) / 8
-	// Those that were refused at the same time took no place.
-	together := min(s.underWay, l.underWay+1)
 	whole := l.together.acceptance(s.underWay, now)
 	known := l.pace.Known()
 	l.pace.Accepted(s.pace, now, l.Waiting > 0)
@@ -314,7 +312,7 @@ func (l *Limit) acceptance(s *Stamp, now time.Time) {
 			return
 		}
 		l.noise.outcome(false)
-		l.looking.acceptance(together)
+		l.looking.acceptance(min(s.underWay, l.underWay+1)) // those that were refused at the same time took no place
 		switch {
 		case l.Waiting == 0 && !l.pace.Reopened() || !l.looking.hinted.IsZero():
 			l.setState(Free, now) // nobody is left to hold back, and nothing to be counted

@@ -43,6 +43,16 @@ func (d *desk) hold(r limit.Route) time.Duration {
 	return hold
 }
 
+// holds requires that these routes have a limit and those have none.
+func (d *desk) holds(held, free []limit.Route, why string) {
+	for _, r := range held {
+		require.NotNil(d, d.key.Limit(r), "%s is held: %s", r, why)
+	}
+	for _, r := range free {
+		require.Nil(d, d.key.Limit(r), "%s is free: %s", r, why)
+	}
+}
+
 // send sends an attempt of a route that is not held back.
 func (d *desk) send(name string, r limit.Route) {
 	require.Zero(d, d.hold(r), "%s is held back", name)
@@ -582,12 +592,7 @@ func TestScope(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			d := newDesk(t)
 			tt.run(d)
-			for _, r := range tt.held {
-				require.NotNil(t, d.key.Limit(r), "%s is held: %s", r, tt.why)
-			}
-			for _, r := range tt.free {
-				require.Nil(t, d.key.Limit(r), "%s is free: %s", r, tt.why)
-			}
+			d.holds(tt.held, tt.free, tt.why)
 		})
 	}
 }

@@ -91,12 +91,7 @@ func TestSuspicionOfSeveral(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			d := newDesk(t)
 			tt.run(d)
-			for _, r := range tt.held {
-				require.NotNil(t, d.key.Limit(r), "%s is held: %s", r, tt.why)
-			}
-			for _, r := range tt.free {
-				require.Nil(t, d.key.Limit(r), "%s is free: %s", r, tt.why)
-			}
+			d.holds(tt.held, tt.free, tt.why)
 		})
 	}
 }

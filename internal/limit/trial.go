@@ -42,8 +42,9 @@ const (
 	// volleySize attempts are enough for a verdict if all are refused, or none.
 	volleySize = 4
 
-	// A volley is leastOver times what a bucket gains before it is known, or that would
-	// take most of it, and a limit would look like chance. If fewer wait, there is none.
+	// A bucket gains something until the outcome of a volley is known. A volley is at least
+	// leastOver times as much: of a smaller one most is accepted, and a limit looks like
+	// chance. If fewer wait, there is no volley.
 	leastOver = 3
 
 	// maxVolley bounds a volley. If a bucket gains more while a refusal is on its
