@@ -68,7 +68,14 @@ func (c *config) gate() gate.Settings {
 		s.Limits = append(s.Limits, l.settings())
 		s.Told = s.Told || l.limit == rate.Inf
 	}
+	s.Learned = c.shared.learned() + 1
 	return s
+}
+
+// learned returns the index of the limit in whose unit a rate of the server's is learned,
+// the first one that has a cost and no rate; -1: it is learned in attempts.
+func (c *sharedConfig) learned() int {
+	return slices.IndexFunc(c.limits, func(l costLimit) bool { return l.limit == rate.Inf && l.name != requestLimit })
 }
 
 // answered tells the gate what the server says of the limits.

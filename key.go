@@ -67,7 +67,7 @@ func (s *keyState) snapshot(now time.Time, cfg *sharedConfig) KeySnapshot {
 		k.Queues = append(k.Queues, QueueSnapshot(q))
 	}
 	for _, v := range g.Limits {
-		k.Limits = append(k.Limits, limitSnapshot(v))
+		k.Limits = append(k.Limits, cfg.limitSnapshot(v))
 	}
 	for i, l := range cfg.limits {
 		b := BucketSnapshot{Name: l.name}

@@ -378,7 +378,10 @@ func WithRateLimit(limit rate.Limit, burst int) Option {
 // With rate.Inf for a limit, and a cost function, the server is asked: the first request
 // goes alone, and its answer may tell the limit, by the fields of a [Profile] (its Quotas)
 // or by RateLimit fields with a quota unit of this name. Other limits are lowered by
-// these fields, never raised. If nothing is told there is no limit.
+// these fields, never raised. If nothing is told, the limit is learned from refusals, see
+// [WithLearnedRate], in units of the cost: in those of the first such limit whose name
+// is not "requests". What is learned is then always a rate, so set [WithMaxInFlight] if the
+// server also limits how many requests are in flight.
 func WithLimit(name string, limit rate.Limit, burst int, cost func(*http.Request) float64) Option {
 	mustBe(name != "", "WithLimit", "a name that is not empty", `""`)
 	return withLimit("WithLimit", costLimit{name, limit, burst, cost})
@@ -426,7 +429,8 @@ func WithClass(f func(*http.Request) Class) Option {
 
 // WithLearnedRate controls whether the server's limits are learned from its answers,
 // and attempts are held back by them: a rate, a number of requests in flight, a quota
-// that RateLimit fields with a policy tell, of a limit key or of a route. Nothing is
+// that RateLimit fields with a policy tell, of a limit key or of a route. A rate counts
+// attempts, or what a limit of [WithLimit] with rate.Inf counts. Nothing is
 // learned, and nothing costs anything, before the server refuses an attempt or says
 // that little is left of a quota. About one attempt in a hundred is then refused, to
 // notice when the limit rises; up to three, if several clients share a quota. A rate of

@@ -254,7 +254,7 @@ func (c *call) queue() error {
 	defer w.ended()
 	if w.hook != nil {
 		if v, ok := c.key.gate.Held(time.Now(), c.route()); ok {
-			w.limit = limitSnapshot(v).String()
+			w.limit = c.cfg.shared.limitSnapshot(v).String()
 		}
 	}
 	stamp, err := c.key.gate.Admit(c.waitContext(), c.waiting(), c.cfg.maxWait, w.begins)

@@ -39,7 +39,7 @@ func Settle(ctx context.Context, name string, used float64) {
 	}
 	used = max(used, 0)
 	if c.gate != nil {
-		c.gate.Settle(c.index, used-c.cost)
+		c.gate.Settle(c.stamp, c.index, used-c.cost)
 	}
 	if c.limiter != nil {
 		c.limiter.Settle(name, used)
@@ -50,7 +50,8 @@ func Settle(ctx context.Context, name string, used float64) {
 type charge struct {
 	name    string
 	gate    *gate.Gate // nil: the Transport has no limit of this name
-	index   int        // of the limit
+	stamp   gate.Stamp
+	index   int // of the limit
 	cost    float64
 	limiter costLimiter // nil: the caller's Limiter has no limit of this name
 }
@@ -101,7 +102,7 @@ func (c *call) charge() {
 		if l.cost == nil {
 			continue
 		}
-		its := charge{name: l.name, gate: c.key.gate, index: i, cost: c.costs[i]}
+		its := charge{name: l.name, gate: c.key.gate, stamp: c.attempt.stamp, index: i, cost: c.costs[i]}
 		if k := slices.Index(names, l.name); k >= 0 { // one call of Settle is for both
 			its.limiter, names = limiter, slices.Delete(names, k, k+1)
 		}

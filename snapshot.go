@@ -3,6 +3,7 @@ package resilient
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -94,7 +95,8 @@ type LimitSnapshot struct {
 	State LimitState `json:"state"`
 	Since time.Time  `json:"since"` // when the state began
 
-	Rate        float64   `json:"rate,omitzero"`         // attempts a second that are let go; 0: that is not known
+	Rate        float64   `json:"rate,omitzero"`         // that is let go a second; 0: it is not known
+	Unit        string    `json:"unit,omitzero"`         // of Rate, the name of a limit of WithLimit; "": attempts
 	InFlight    int       `json:"in_flight,omitzero"`    // attempts under way that are let go
 	PausedUntil time.Time `json:"paused_until,omitzero"` // when attempts go again
 	Chance      float64   `json:"chance,omitzero"`       // part that is refused by chance
@@ -126,7 +128,7 @@ func (l LimitSnapshot) String() string {
 	case LimitLooking:
 		what = fmt.Sprintf("looking for a limit (%d of %d refused)", l.Refused, l.Sent)
 	case LimitRate:
-		what = fmt.Sprintf("%.3g/s", l.Rate)
+		what = l.rate()
 	case LimitInFlight:
 		what = fmt.Sprintf("%d in flight", l.InFlight)
 	case LimitPaused:
@@ -134,7 +136,7 @@ func (l LimitSnapshot) String() string {
 	case LimitTold:
 		what = "a quota that the server tells"
 		if l.Rate > 0 {
-			what = fmt.Sprintf("%.3g/s, as the server tells", l.Rate)
+			what = l.rate() + ", as the server tells"
 		}
 	case LimitChance:
 		what = fmt.Sprintf("chance: %.0f %% refused, whatever is sent", 100*l.Chance)
@@ -149,6 +151,18 @@ func (l LimitSnapshot) String() string {
 	return what
 }
 
+// rate returns the rate for people, such as "100/s" or "12000 tokens/s".
+func (l LimitSnapshot) rate() string {
+	s := strconv.FormatFloat(l.Rate, 'g', 3, 64)
+	if l.Rate >= 1000 {
+		s = strconv.FormatFloat(l.Rate, 'f', 0, 64)
+	}
+	if l.Unit != "" {
+		s += " " + l.Unit
+	}
+	return s + "/s"
+}
+
 // seconds returns a duration for people.
 func seconds(d time.Duration) string {
 	if d > 10*time.Second {
@@ -158,10 +172,13 @@ func seconds(d time.Duration) string {
 }
 
 // limitSnapshot returns what is believed of a limit for people.
-func limitSnapshot(v limit.View) LimitSnapshot {
+func (c *sharedConfig) limitSnapshot(v limit.View) LimitSnapshot {
 	l := LimitSnapshot{
 		Route: v.Route.String(), Since: v.Since, Rate: v.Rate, InFlight: v.InFlight, PausedUntil: v.Until,
 		Chance: v.Chance, Confirmed: v.Confirmed, Sent: v.Sent, Refused: v.Refused,
+	}
+	if i := c.learned(); v.OfCost && i >= 0 {
+		l.Unit = c.limits[i].name
 	}
 	switch v.State {
 	case limit.Free:

@@ -158,6 +158,64 @@ func TestNothingIsTold(t *testing.T) {
 	})
 }
 
+// TestLearnedInTokens: nothing is configured but what a request costs, and the server says
+// nothing. Learned in requests, the limit was too fast for the large ones and too slow for the
+// small ones: a third was refused, and calls failed.
+func TestLearnedInTokens(t *testing.T) {
+	for _, guess := range []float64{1, 0.5} {
+		synctest.Test(t, func(t *testing.T) {
+			const calls, workers = 3000, 48
+			random := rand.New(rand.NewPCG(3, 4))
+			s := &tokenServer{rate: 10_000, burst: 20_000, tokens: 20_000, latency: 200 * ms, silent: true, at: time.Now()}
+			var words atomic.Value
+			guesses := func(req *http.Request) float64 { return guess * tokens(req) }
+			transport := resilient.NewTransport(s, resilient.WithLimit("requests", rate.Inf, 0, guesses),
+				resilient.WithLimit("tokens", rate.Inf, 0, guesses), resilient.WithTrace(&resilient.Trace{Wait: func(w resilient.WaitInfo) {
+					if w.Reason == resilient.ReasonRateLimit {
+						words.Store(w.Limit)
+					}
+				}}))
+			start, next, sum := time.Now(), make(chan float64), 0.0
+			var failed atomic.Int32
+			var wg sync.WaitGroup
+			for range workers {
+				wg.Go(func() {
+					for cost := range next {
+						ctx := resilient.ContextWithOptions(t.Context())
+						resp, err := transport.RoundTrip(costing(t, fmt.Sprint(cost)).WithContext(ctx))
+						if err != nil || resp.StatusCode != 200 {
+							failed.Add(1)
+						}
+						if err == nil {
+							resilient.Settle(ctx, "tokens", cost)
+							_ = resp.Body.Close()
+						}
+					}
+				})
+			}
+			for range calls {
+				cost := math.Round(min(1000*math.Exp(random.NormFloat64()*0.75), 20_000))
+				sum += cost
+				next <- cost
+			}
+			close(next)
+			wg.Wait()
+			took, optimum := time.Since(start).Seconds(), (sum-s.burst)/s.rate
+			t.Logf("%.1f s of %.1f s; %d refused, %d failed", took, optimum, s.refused, failed.Load())
+			require.LessOrEqual(t, took, 1.15*optimum)
+			require.Less(t, s.refused, calls/5)
+			require.Less(t, failed.Load(), int32(calls/100))
+			limits := transport.Snapshot().Keys[0].Limits
+			require.Len(t, limits, 1)
+			require.Equal(t, "tokens", limits[0].Unit, "and not that of requests, whose name says that it counts them")
+			require.Greater(t, limits[0].Rate, s.rate/4, "as it happens to be when the last request ends")
+			require.Less(t, limits[0].Rate, s.rate*4)
+			require.Regexp(t, `^\d+ tokens/s for GET /v1, confirmed .* ago$`, limits[0].String())
+			require.Regexp(t, `^\d+ tokens/s`, words.Load())
+		})
+	}
+}
+
 // TestQuestionWithoutAnswer: an attempt that gets no answer, in whatever way, is no
 // question that others wait for.
 func TestQuestionWithoutAnswer(t *testing.T) {

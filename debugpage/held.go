@@ -18,6 +18,7 @@ type held struct {
 	name      string               // of that limit; "": that of WithRateLimit
 	route     string               // "": all of the key
 	rate      float64
+	unit      string // of the rate; "": attempts
 	inFlight  int
 	left      time.Duration // of a pause
 	confirmed time.Duration // ago, or below 0
@@ -47,7 +48,7 @@ func newBeliefs(s *resilient.Snapshot, now time.Time) (beliefs []belief) {
 				continue // it holds nobody back
 			}
 			h := &held{
-				state: l.State, route: redact.Line(l.Route, maxText), rate: l.Rate, inFlight: l.InFlight,
+				state: l.State, route: redact.Line(l.Route, maxText), rate: l.Rate, unit: l.Unit, inFlight: l.InFlight,
 				left: max(l.PausedUntil.Sub(now), 0), confirmed: -1, sent: l.Sent, refused: l.Refused,
 			}
 			if !l.Confirmed.IsZero() {
@@ -132,9 +133,9 @@ func (b *belief) holds(route, reason string) *held {
 		return l
 	}
 	switch {
-	case l == nil || l.rate > b.own.rate:
+	case l == nil || l.unit == "" && l.rate > b.own.rate:
 		return b.own
-	case l.state == resilient.LimitInFlight && b.empty:
+	case (l.unit != "" || l.state == resilient.LimitInFlight) && b.empty:
 		return nil // it may be either
 	}
 	return l
@@ -164,11 +165,11 @@ func (h *held) text() string {
 		return "because the server refused " + everything + " and asked to wait for another " + duration(h.left) + h.because()
 	case resilient.LimitTold:
 		if h.rate > 0 {
-			return "because the server says that its quota is " + about(h.rate) + " a second" + of + h.because()
+			return "because the server says that its quota is " + about(h.rate) + unit(h.unit) + " a second" + of + h.because()
 		}
 		return "because the server says that little is left of its quota" + of + h.because()
 	case resilient.LimitRate:
-		return "because the server lets about " + about(h.rate) + " a second through" + to + h.because()
+		return "because the server lets about " + about(h.rate) + unit(h.unit) + " a second through" + to + h.because()
 	case resilient.LimitInFlight:
 		return "because the server takes " + number(int64(h.inFlight)) + " requests at one time" + to + h.because()
 	case resilient.LimitChance:
@@ -193,6 +194,14 @@ func (h *held) because() string {
 		}
 	}
 	return s + ")"
+}
+
+// unit formats the unit of a rate, which is the name of a limit, or "".
+func unit(name string) string {
+	if name == "" {
+		return ""
+	}
+	return " " + redact.Line(name, maxWord)
 }
 
 // about formats a rate that was measured.

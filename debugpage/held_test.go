@@ -100,6 +100,12 @@ func TestLimits(t *testing.T) {
 				`\(rate limit: \d+ of \d+ attempts were refused, and a trial confirmed the limit \d.* before\), attempt \d got 200`,
 		},
 		{
+			name: "in tokens", shop: search(), users: 1, think: 10 * time.Millisecond,
+			opts: []resilient.Option{resilient.WithLimit("tokens", rate.Inf, 0, func(*http.Request) float64 { return 1000 })},
+			row:  `^[4-6],\d\d\d tokens/s GET /v1/search `,
+			slow: `because the server lets about [4-6],\d\d\d tokens a second through to GET /v1/search \(rate limit: `,
+		},
+		{
 			name: "in flight", shop: flight(), users: 1,
 			row:  `^[789] in flight (GET /v1/items )?[\d,]+ of [\d,]+ refused, `,
 			slow: `because the server takes \d+ requests at one time( to GET /v1/items)? \(rate limit: [\d,]+ of [\d,]+ attempts were refused`,

@@ -266,7 +266,7 @@ func newLimitView(l *resilient.LimitSnapshot, now time.Time) limitView {
 	case resilient.LimitLooking:
 		v.Class = "refused"
 	case resilient.LimitRate:
-		v.State = about(l.Rate) + "/s"
+		v.State = about(l.Rate) + unit(l.Unit) + "/s"
 	case resilient.LimitInFlight:
 		v.State = number(int64(l.InFlight)) + " in flight"
 	case resilient.LimitPaused:
@@ -274,7 +274,7 @@ func newLimitView(l *resilient.LimitSnapshot, now time.Time) limitView {
 	case resilient.LimitTold:
 		v.State = "quota told"
 		if l.Rate > 0 {
-			v.State = about(l.Rate) + "/s, told"
+			v.State = about(l.Rate) + unit(l.Unit) + "/s, told"
 		}
 	case resilient.LimitChance:
 		v.State, v.Class = "no limit, "+share(l.Chance, 1)+" refused by chance", ""

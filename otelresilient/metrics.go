@@ -112,7 +112,11 @@ func (tel *telemetry) observe(t *resilient.Transport) {
 					bound = append(bound, limitRouteKey.String(l.Route))
 				}
 				attrs := metric.WithAttributeSet(attribute.NewSet(bound...))
-				if l.Rate > 0 {
+				switch {
+				case l.Rate > 0 && l.Unit != "":
+					of := metric.WithAttributes(limitNameKey.String(l.Unit))
+					o.ObserveFloat64(learned, l.Rate, attrs, of)
+				case l.Rate > 0:
 					o.ObserveFloat64(learned, l.Rate, attrs)
 				}
 				if l.InFlight > 0 {

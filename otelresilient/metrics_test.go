@@ -282,6 +282,41 @@ func TestLearnedLimit(t *testing.T) {
 	})
 }
 
+// A rate that is learned in units of a cost has the name of the limit that counts them.
+func TestLearnedInTokens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tel := newTelemetry()
+		var mu sync.Mutex
+		limiter := rate.NewLimiter(5, 2)
+		transport := tel.transport(roundTripper(func(req *http.Request) (*http.Response, error) {
+			time.Sleep(10 * time.Millisecond)
+			mu.Lock()
+			defer mu.Unlock()
+			if !limiter.Allow() {
+				return resilienttest.Status(http.StatusTooManyRequests).Response(req)
+			}
+			return resilienttest.Status(http.StatusOK).Response(req)
+		}), with(resilient.WithLimit("tokens", rate.Inf, 0, func(*http.Request) float64 { return 1000 })))
+		ctx, cancel := context.WithCancel(t.Context()) // with a deadline, calls that wait too long end at once
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				for ctx.Err() == nil {
+					req, _ := http.NewRequestWithContext(ctx, http.MethodGet, api, nil)
+					if resp, err := transport.RoundTrip(req); err == nil {
+						_ = resp.Body.Close()
+					}
+				}
+			})
+		}
+		time.Sleep(30 * time.Second)
+		require.Regexp(t, `^resilient\.limit\.key=https://api\.example\.com resilient\.limit\.name=tokens resilient\.limit\.route=GET \S* [4-6]\d\d\d\.`,
+			strings.Join(tel.points(t, "resilient.limit.learned"), "\n"))
+		cancel()
+		wg.Wait()
+	})
+}
+
 // Each limit of a key has points of its own, those of one route with its name.
 func TestLimitsOfRoutes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

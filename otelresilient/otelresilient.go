@@ -67,7 +67,8 @@
 //     Reason of the [resilient.Verdict] on the attempt before.
 //   - resilient.budget: gauge, tokens. The balance of the retry budget.
 //   - resilient.limit.learned: gauge, attempts a second. The rate of a limit that
-//     was learned, while one is in force.
+//     was learned, while one is in force. If it is learned in units of a cost, it is
+//     in these, with the name of the limit in resilient.limit.name.
 //   - resilient.limit.in_flight: gauge, attempts. How many a limit that was learned
 //     allows at one time, while one is in force.
 //   - resilient.limit.waiting: up-down counter. The attempts that wait in a queue, with

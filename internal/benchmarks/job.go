@@ -30,6 +30,7 @@ type bounds struct {
 	inFlight int // requests that may be under way; 0: any number
 	counts   counting
 	told     bool // the peers know no number, but the server says them all
+	learned  bool // the peers know no number, and nobody says one
 	settles  bool // the answer says what a request has cost
 }
 
@@ -64,9 +65,9 @@ func (b bounds) tell(cfg *config) {
 	cfg.known = known{inFlight: b.inFlight, fields: b.told, settles: b.settles}
 	for _, l := range b.buckets {
 		switch limit := rate.Limit(l.rate); {
-		case b.told && l.name == tokens:
+		case (b.told || b.learned) && l.name == tokens:
 			cfg.known.limits = append(cfg.known.limits, knownLimit{tokens, rate.Inf, 0, true})
-		case b.told:
+		case b.told, b.learned:
 		case l.name == requests:
 			cfg.limit, cfg.burst = limit, int(l.burst)
 		default:

@@ -15,7 +15,7 @@ func weights() scenario {
 		title:  "Weights, several limits, requests in flight, classes",
 		model: "The column \"limit known\" has the server's limits for its own, and what it guesses that a request costs. Refusals come after 5 ms, without a hint, 4 attempts. " +
 			"The optimum is an ideal FIFO queue, which knows all costs and lets each call go in the instant in which the server accepts it. A makespan is compared with the optimum of the calls that were answered; if more than a tenth of them failed, there is none.",
-		variants: slices.Concat(weighed(), guessed(), fields(), several(), mixed(), flying(), priorities(), flows()),
+		variants: slices.Concat(weighed(), guessed(), fields(), learned(), several(), mixed(), flying(), priorities(), flows()),
 	}
 }
 
@@ -122,6 +122,38 @@ func fields() (all []variant) {
 		job{bounds: guess, cost: modelCosts(10_000), guess: times(3)}.variant("l.told-guess3", "as l.told, the guess is threefold, and not settled", modelParams(), jobTargets{none(), 1, none(), none()}),
 		job{bounds: settled, cost: modelCosts(10_000), guess: times(3)}.variant("l.told-settled", "as l.told-guess3, and settled", modelParams(), w),
 		job{bounds: settled, cost: modelCosts(10_000), guess: times(0.5)}.variant("l.told-half", "as l.told-settled, the guess is half", modelParams(), jobTargets{none(), none(), none(), none()}))
+}
+
+// learned are jobs of which the peers know nothing but the cost, and the server says
+// nothing.
+func learned() (all []variant) {
+	const unsaid = "; nothing but the cost is known, and the server says nothing"
+	w := jobTargets{1.05, none(), none(), none()}
+	of := func(rate, burst float64) bounds {
+		b := ofTokens(rate, burst)
+		b.learned = true
+		return b
+	}
+	large := func(rng *rand.Rand) float64 {
+		if rng.IntN(20) == 0 {
+			return 10_000
+		}
+		return 500
+	}
+	settled, jittery := of(1000, 10_000), smallParams()
+	settled.settles, jittery.jitter = true, 10*ms
+	shaky := smallParams()
+	shaky.share = 0.05
+	return []variant{
+		job{bounds: of(1000, 10_000), cost: modelCosts(10_000)}.variant("l.learned", "as l.tokens"+unsaid, modelParams(), w),
+		job{bounds: of(10_000, 50_000), cost: modelCosts(10_000)}.variant("l.learned-fast", "as l.learned, 10,000 tokens a second, burst 50,000; 4,000 calls, 64 workers", jobParams(4000, 64, time.Second), w),
+		job{bounds: of(100, 50), cost: smallCosts(50)}.variant("l.learned-small", "as l.tokens-small"+unsaid, smallParams(), w),
+		job{bounds: of(100, 50), cost: smallCosts(50)}.variant("l.learned-jitter", "as l.learned-small, each way takes up to 10 ms more", jittery, w),
+		job{bounds: of(100, 50), cost: smallCosts(50)}.variant("l.learned-chance", "as l.learned-small, and 5 % of all requests are refused by chance", shaky, w),
+		job{bounds: of(1e9, 1e9), cost: smallCosts(50)}.variant("l.learned-free", "as l.learned-chance, without a limit", shaky, w),
+		job{bounds: of(10_000, 20_000), cost: large}.variant("l.learned-mixed", "10,000 tokens a second, burst 20,000; one of 20 requests costs 10,000, the others 500, 1 s until an answer; 4,000 calls, 64 workers"+unsaid, jobParams(4000, 64, time.Second), w),
+		job{bounds: settled, cost: modelCosts(10_000), guess: times(0.5)}.variant("l.learned-half", "as l.learned, the guess is half, and settled", modelParams(), w),
+	}
 }
 
 // several are jobs with limits that all have to accept a request.

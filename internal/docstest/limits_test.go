@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -65,6 +66,49 @@ func TestKeyAndSetLimits(t *testing.T) {
 }
 
 // TestSnapshot: a server that accepts 10 a second is asked more, and the limit is shown.
+// counting is a server that counts.
+type counting func(*http.Request) (*http.Response, error)
+
+func (f counting) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+func TestLearnedInTokens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		// docs: limits cost
+		learned := resilient.WithLimit("tokens", rate.Inf, 0, // the server says nothing, and you need not know the rate
+			func(req *http.Request) float64 { return float64(req.ContentLength) / 4 })
+		// end
+		bucket := rate.NewLimiter(1000, 4000)
+		var mu sync.Mutex
+		transport := resilient.NewTransport(counting(func(req *http.Request) (*http.Response, error) {
+			time.Sleep(10 * time.Millisecond)
+			mu.Lock()
+			defer mu.Unlock()
+			status := http.StatusOK
+			if !bucket.AllowN(time.Now(), int(req.ContentLength)/4) {
+				status = http.StatusTooManyRequests
+			}
+			return resilienttest.Status(status).Response(req)
+		}), learned)
+		var wg sync.WaitGroup
+		for range 16 {
+			wg.Go(func() {
+				for i := range 20 {
+					body := strings.NewReader(strings.Repeat("word ", 40+20*i))
+					req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, api, body)
+					if err == nil {
+						_, _, _ = send(&http.Client{Transport: transport}, req)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		limits := transport.Snapshot().Keys[0].Limits
+		require.Len(t, limits, 1)
+		require.Equal(t, "tokens", limits[0].Unit)
+		require.InEpsilon(t, 1000, limits[0].Rate, 0.5)
+	})
+}
+
 func TestSnapshot(t *testing.T) {
 	answer(t, resilienttest.Answer{Func: bucket(10)})
 	synctest.Test(t, func(t *testing.T) {

@@ -19,6 +19,7 @@ type Settings struct {
 	Limits   []Limit // at most MaxLimits
 	InFlight int     // how many attempts may be in flight at one time; 0: any number
 	Told     bool    // the server may say how much is left, see Answered
+	Learned  int     // from 1: of Limits, in whose tokens a rate of the server's is learned; 0: in attempts
 }
 
 // Limit is a token bucket.
@@ -34,16 +35,52 @@ func (l Limit) finite() bool { return !math.IsInf(l.Rate, 1) }
 // instant, or from none.
 type common struct {
 	buckets []*bucket.Bucket
+	learned int // as in Settings
+	usual   usual
 	slots   slots
 	told    told
 }
 
 func newCommon(s Settings) common {
-	c := common{slots: slots{max: s.InFlight}, told: newTold(s)}
+	c := common{learned: s.Learned, slots: slots{max: s.InFlight}, told: newTold(s)}
 	for _, l := range s.Limits {
 		c.buckets = append(c.buckets, bucket.New(l.Rate, l.Burst))
 	}
 	return c
+}
+
+// cost returns what attempts take of what the server counts, with costs that are the sum of
+// those of n attempts.
+func (c *common) cost(n int, costs *Costs) float64 {
+	if c.learned == 0 {
+		return float64(n)
+	}
+	return costs[c.learned-1]
+}
+
+// usual is what attempts cost of late.
+type usual struct {
+	n            int64
+	mean, square float64 // of the cost
+}
+
+// usualOf attempts are the last ones that count.
+const usualOf = 256
+
+func (u *usual) add(cost float64) {
+	u.n++
+	part := 1 / float64(min(u.n, usualOf))
+	u.mean += (cost - u.mean) * part
+	u.square += (cost*cost - u.square) * part
+}
+
+// cost returns the cost in which a bucket is counted. As many attempts of this cost say as
+// much of it as attempts of which few are large and many small.
+func (u *usual) cost() float64 {
+	if u.mean == 0 {
+		return 0
+	}
+	return u.square / u.mean
 }
 
 // any reports whether the user has set a limit.
@@ -87,6 +124,9 @@ func (c *common) delay(now time.Time, costs, ahead *Costs) time.Duration {
 func (c *common) take(now time.Time, costs *Costs) (slot int, q Question) {
 	for i, b := range c.buckets {
 		b.Take(now, costs[i])
+	}
+	if c.learned > 0 {
+		c.usual.add(c.cost(1, costs))
 	}
 	return c.slots.take(now), c.told.take(now, costs)
 }

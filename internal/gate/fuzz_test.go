@@ -35,6 +35,7 @@ func FuzzGate(f *testing.F) {
 	add([]byte{0, 41, 82, 120, 9, 18, 28, 9, 200, 161, 18, 38, 119, 8, 19, 18, 18, 18}, 5, 2, 0, 3, 0, 3)
 	add([]byte{0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 18, 18, 18, 28, 109, 18, 18, 4, 4, 249}, 0, 0, 2, 0, 3, 2)
 	add([]byte{0, 3, 0, 3, 0, 3, 18, 18, 18, 10, 31, 52, 18, 109, 38, 18, 249, 28, 28}, 7, 4, 3, 11, 2, 2)
+	add([]byte{0, 14, 0, 24, 0, 34, 0, 44, 11, 12, 22, 10, 11, 109, 4, 109, 24, 109, 5, 109, 5, 8, 5}, 3, 2, 0, 9, 7, 0)
 	f.Fuzz(func(t *testing.T, ops []byte, rate, burst, routes, second, slots, classes byte) {
 		if len(ops) > 200 {
 			t.Skip("long enough")
@@ -47,6 +48,9 @@ func FuzzGate(f *testing.F) {
 			s.Limits = append(s.Limits, gate.Limit{Rate: float64(second) / 2, Burst: float64(burst/5%5) + 1})
 		}
 		s.InFlight = int(slots % 5)
+		if slots/5%2 == 1 {
+			s.Learned = min(len(s.Limits), 1)
+		}
 		synctest.Test(t, func(t *testing.T) { play(t, ops, s, int(routes%4), int(classes%4)) })
 	})
 }
@@ -327,10 +331,14 @@ func (c *crowd) release(which int) bool {
 // correct settles costs, of one limit after the other, because each may let attempts go.
 func (c *crowd) correct(more gate.Costs) {
 	for i := range c.accounts {
+		var s gate.Stamp
 		c.mu.Lock()
 		c.accounts[i].take(more[i])
+		if len(c.open) > 0 {
+			s = c.open[0].stamp
+		}
 		c.mu.Unlock()
-		c.gate.Settle(i, more[i])
+		c.gate.Settle(s, i, more[i])
 		synctest.Wait()
 	}
 }

@@ -97,7 +97,7 @@ func (g *Gate) tryAdmit(now time.Time, s *Stamp, a *Attempt) bool {
 		return false // they may wait for what is common
 	}
 	l := g.limit(a.Route)
-	if g.line(l) != nil || l != nil && (a.Last && l.Opens(now).After(now) || l.Hold(now) > 0) || g.common.hold(now, &a.Costs) > 0 {
+	if g.line(l) != nil || l != nil && (a.Last && l.Opens(now).After(now) || g.hold(now, l, a) > 0) || g.common.hold(now, &a.Costs) > 0 {
 		return false
 	}
 	g.pass(now, l, s, a, false)
@@ -110,6 +110,11 @@ func (g *Gate) limit(route limit.Route) *limit.Limit {
 		return nil
 	}
 	return g.key.Limit(route)
+}
+
+// hold returns how long a limit of the server's holds back an attempt that is the next one.
+func (g *Gate) hold(now time.Time, l *limit.Limit, a *Attempt) time.Duration {
+	return l.Hold(now, g.common.cost(1, &a.Costs))
 }
 
 // line returns the queue before a limit, or nil if nobody waits in it.
@@ -204,7 +209,7 @@ func (g *Gate) held(w *waiter) bool {
 	defer g.mu.Unlock()
 	now := time.Now()
 	g.serve(now)
-	return w.line != nil && w.line.limit != nil && w.line.limit.Hold(now) > 0
+	return w.line != nil && w.line.limit != nil && g.hold(now, w.line.limit, &w.Attempt) > 0
 }
 
 // push lets a waiter wait in the queue of its limit.
@@ -350,11 +355,11 @@ func (g *Gate) lowest() int {
 func (g *Gate) choose(now time.Time) (next *waiter, d time.Duration) {
 	d = forever
 	for _, q := range g.lines {
+		w := q.first(q.limit != nil && q.limit.Blocked(now))
 		var hold time.Duration
 		if q.limit != nil {
-			hold = q.limit.Hold(now)
+			hold = g.hold(now, q.limit, &w.Attempt)
 		}
-		w := q.first(hold <= 0 && q.limit != nil && q.limit.Blocked(now))
 		if hold <= 0 && w.Last && q.limit != nil {
 			// The last attempt of a call is not spent on a server that refuses everything,
 			// as long as others can find out when that ends.
@@ -387,7 +392,8 @@ func (g *Gate) choose(now time.Time) (next *waiter, d time.Duration) {
 func (g *Gate) pass(now time.Time, l *limit.Limit, s *Stamp, a *Attempt, waited bool) {
 	s.Slot, s.Question = g.common.take(now, &a.Costs)
 	if g.key != nil {
-		s.Stamp = g.key.Sent(now, a.Route, l, waited)
+		g.key.Unit = g.common.usual.cost()
+		s.Stamp = g.key.Sent(now, a.Route, l, waited, g.common.cost(1, &a.Costs))
 	}
 }
 
@@ -412,13 +418,16 @@ func (g *Gate) GiveBack(costs *Costs) {
 	g.serve(now)
 }
 
-// Settle takes more tokens from a bucket for an attempt that has cost another number than
-// it had taken, or with a negative number gives some back.
-func (g *Gate) Settle(i int, more float64) {
+// Settle takes more tokens from a bucket for an attempt that was accepted and has cost
+// another number than it had taken, or with a negative number gives some back.
+func (g *Gate) Settle(s Stamp, i int, more float64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := time.Now()
 	g.common.buckets[i].Settle(now, more)
+	if g.key != nil && i == g.common.learned-1 {
+		g.key.Settle(s.Stamp, more)
+	}
 	g.serve(now)
 }
 
@@ -456,7 +465,7 @@ func (g *Gate) estimate(now time.Time, a *Attempt) estimate {
 	if l == nil {
 		return estimate{0, InFlight, unbounded, 0} // until another attempt ends
 	}
-	held, b := l.Hold(now), believed
+	held, b := g.hold(now, l, a), believed
 	if l.Certain(now) {
 		b = certain
 	}
@@ -472,7 +481,7 @@ func (g *Gate) estimate(now time.Time, a *Attempt) estimate {
 	if held >= forever {
 		held = 0 // until another attempt ends
 	}
-	held += l.Behind(ahead)
+	held += l.Behind(ahead, g.common.cost(ahead, &costs))
 	return estimate{max(d, held), RateLimit, b, held}
 }
 

@@ -22,9 +22,9 @@ func troubled(now time.Time) (*limit.Key, limit.Route) {
 func roundTrip(key *limit.Key, route limit.Route, now time.Time) {
 	l := key.Limit(route)
 	if l != nil {
-		l.Hold(now)
+		l.Hold(now, 1)
 	}
-	key.Done(key.Sent(now, route, l, false), route, now.Add(time.Millisecond), limit.Result{Outcome: limit.Accepted})
+	key.Done(key.Sent(now, route, l, false, 1), route, now.Add(time.Millisecond), limit.Result{Outcome: limit.Accepted})
 }
 
 // BenchmarkTroubled is the cost of an attempt of a key that was ever refused.

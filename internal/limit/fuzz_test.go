@@ -17,6 +17,7 @@ func FuzzKey(f *testing.F) {
 	f.Add([]byte{0, 3, 0, 3, 0, 3, 9, 19, 0, 3, 9, 29, 0, 4, 99, 0, 1, 0, 2, 0, 5}, byte(0))
 	f.Add([]byte{0, 10, 20, 3, 3, 3, 0, 10, 20, 2, 2, 3, 4, 4, 4, 0, 109, 0, 209, 5, 6, 7, 8, 16, 26}, byte(3))
 	f.Add([]byte{0, 6, 0, 16, 0, 26, 0, 3, 0, 3, 0, 226, 229, 0, 126}, byte(2))
+	f.Add([]byte{0, 10, 20, 30, 3, 3, 3, 3, 140, 9, 210, 2, 132, 9, 0, 23, 10, 252, 39, 0, 0}, byte(200))
 	f.Fuzz(func(t *testing.T, ops []byte, routes byte) {
 		if len(ops) > 400 {
 			t.Skip("long enough")
@@ -31,11 +32,12 @@ type play struct {
 	routes     []limit.Route
 	open       []attempt // sent, and not answered yet
 	untroubled bool      // nothing but acceptances so far
+	priced     bool      // attempts cost more or less, and are settled
 }
 
 func newPlay(t *testing.T, routes byte) *play {
 	t.Helper()
-	p := &play{desk: newDesk(t), untroubled: true}
+	p := &play{desk: newDesk(t), untroubled: true, priced: routes >= 200}
 	for i := range routes % 5 {
 		p.routes = append(p.routes, limit.Route{Method: "GET", Path: "/" + name(int(i))})
 	}
@@ -52,7 +54,7 @@ func (p *play) run(ops []byte) {
 		hint := time.Duration(op) * 100 * ms
 		switch op % 10 {
 		case 0, 1:
-			p.try(route, op > 128)
+			p.try(route, op > 128, op)
 		case 2:
 			p.answer(op, limit.Result{Outcome: limit.Accepted})
 		case 3:
@@ -92,11 +94,15 @@ func (p *play) run(ops []byte) {
 }
 
 // try sends an attempt if it may go.
-func (p *play) try(r limit.Route, waited bool) {
+func (p *play) try(r limit.Route, waited bool, op byte) {
+	cost := 1.0
+	if p.priced {
+		p.key.Unit, cost = 3, [...]float64{3, 0, 1, 50, 1e6}[op/10%5]
+	}
 	if p.hold(r) > 0 {
 		return
 	}
-	p.open = append(p.open, attempt{r, p.key.Sent(p.now, r, p.key.Limit(r), waited)})
+	p.open = append(p.open, attempt{r, p.key.Sent(p.now, r, p.key.Limit(r), waited, cost)})
 }
 
 func (p *play) answer(op byte, r limit.Result) {
@@ -111,6 +117,9 @@ func (p *play) answer(op byte, r limit.Result) {
 	i := int(op/10) % len(p.open)
 	a := p.open[i]
 	p.open = append(p.open[:i], p.open[i+1:]...)
+	if p.priced && r.Outcome == limit.Accepted && op > 100 {
+		p.key.Settle(a.stamp, 2*(float64(op)-180))
+	}
 	p.key.Done(a.stamp, a.route, p.now, r)
 }
 
@@ -122,7 +131,7 @@ func (p *play) check() {
 			continue
 		}
 		require.False(p, p.untroubled, "nothing was refused, and it is held")
-		require.GreaterOrEqual(p, l.Behind(10), time.Duration(0))
+		require.GreaterOrEqual(p, l.Behind(10, 10), time.Duration(0))
 		require.GreaterOrEqual(p, l.ClosedFor(p.now), time.Duration(0))
 		require.GreaterOrEqual(p, l.Refused(p.now), time.Duration(0))
 		l.Opens(p.now)

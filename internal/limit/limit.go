@@ -10,7 +10,7 @@
 //	         binds the request it comes with
 //	Looking  more is refused than by chance. One attempt goes, and each one accepted
 //	         lets two follow, until it is known what the limit counts
-//	Rate     attempts a second, see package pace
+//	Rate     attempts a second, or their cost, see package pace
 //	Flight   attempts under way at one time
 //	Paused   the server refuses everything until a time that it said
 //	Told     the server says how much is left of a quota, which is believed while
@@ -87,6 +87,7 @@ type Limit struct {
 	free                    float64 // part that was refused before it began
 	seldom                  bool    // next to nothing was
 
+	unit     float64 // cost of an attempt of weight 1; 0: nothing was sent yet since it was Free
 	pace     pace.Pace
 	trial    trial
 	looking  looking
@@ -114,7 +115,7 @@ func (l *Limit) setState(s State, now time.Time) {
 		l.epoch++
 		l.underWay, l.closed.streak, l.together = 0, 0, together{since: now}
 		l.sentSince, l.refusedSince, l.begun = 0, 0, now
-		l.trial.ahead, l.trial.underWay = 0, 0
+		l.trial.ahead, l.trial.underWay, l.unit = 0, 0, 0
 	}
 	if s == Paused && l.state != Paused {
 		l.paced = l.state == Rate
@@ -181,33 +182,33 @@ func (l *Limit) told() bool { return l.state == Told && !l.pace.Advertised() }
 // known is a hint, or a quota.
 func (l *Limit) doubtful() bool { return l.told() || l.state == Looking && !l.looking.hinted.IsZero() }
 
-// Hold returns how long the next attempt is held back. It is the one place that
+// Hold returns how long the next attempt is held back, if it costs so much. It is the one place that
 // knows: all else goes by it.
-func (l *Limit) Hold(now time.Time) time.Duration {
+func (l *Limit) Hold(now time.Time, cost float64) time.Duration {
 	if l.trial.open(now) {
 		return 0
 	}
 	l.resume(now)
-	d := l.hold(now)
+	d := l.hold(now, l.weight(cost))
 	if d > 0 {
 		l.heldAt = now
 	}
 	return max(d, 0)
 }
 
-func (l *Limit) hold(now time.Time) time.Duration {
+func (l *Limit) hold(now time.Time, weight float64) time.Duration {
 	switch l.state {
 	case Paused:
 		return l.pause.wait(now)
 	case Looking:
 		return l.looking.wait(now, l.underWay)
 	case Rate:
-		return l.pace.Wait(now)
+		return l.pace.Wait(now, weight)
 	case Flight:
 		return l.flight.wait(now, l.underWay)
 	case Told:
 		if l.pace.Advertised() {
-			return l.pace.Wait(now)
+			return l.pace.Wait(now, weight)
 		}
 	case Free:
 	}
@@ -216,15 +217,16 @@ func (l *Limit) hold(now time.Time) time.Duration {
 
 // sent counts an attempt that goes now, and notes in its stamp what the limit has to
 // know when it ends.
-func (l *Limit) sent(now time.Time, s *Stamp, waited bool) {
+func (l *Limit) sent(now time.Time, s *Stamp, waited bool, cost float64) {
 	if !waited {
 		l.pace.Undelayed(now)
 	}
 	l.underWay++
 	l.sentSince++
-	s.limit, s.epoch, s.underWay, s.pace = l, l.epoch, l.underWay, l.pace.Sent(now)
+	s.limit, s.epoch, s.underWay, s.weight = l, l.epoch, l.underWay, l.weight(cost)
+	s.pace = l.pace.Sent(now, s.weight)
 	if l.trial.open(now) {
-		l.trial.sent()
+		l.trial.sent(s.weight)
 		s.kind = tested
 		return
 	}
@@ -257,7 +259,7 @@ func (l *Limit) done(s *Stamp, now time.Time, r Result) verdict {
 		case l.state == Looking && !s.Sent.Before(l.looking.begun):
 			l.looking.credit++
 		case l.state == Rate && l.closed.now():
-			l.pace.Repeat()
+			l.pace.Repeat(s.pace)
 		}
 	case Accepted:
 		l.acceptance(s, now)
@@ -272,15 +274,15 @@ func (l *Limit) done(s *Stamp, now time.Time, r Result) verdict {
 func (l *Limit) tested(s *Stamp, now time.Time, r Result) verdict {
 	switch {
 	case r.Outcome == Closed:
-		return l.trial.done(now, Unanswered, l.free)
+		return l.trial.done(now, Unanswered, s.weight, l.free)
 	case r.Outcome.refused():
-		l.pace.Tested()
+		l.pace.Tested(s.pace)
 	case r.Outcome == Accepted:
 		l.settled = true
 		l.closed.acceptance(s)
 		l.pace.Accepted(s.pace, now, l.Waiting > 0)
 	}
-	v := l.trial.done(now, r.Outcome, l.noise.chance(l.free))
+	v := l.trial.done(now, r.Outcome, s.weight, l.noise.chance(l.free))
 	switch {
 	case v == byChance:
 		return l.chance(now, l.trial.share())
@@ -368,7 +370,7 @@ func (l *Limit) refusal(s *Stamp, now time.Time, r Result) verdict {
 			return undecided
 		}
 		l.noise.outcome(true)
-		if !l.looking.refusal(now, s.underWay, r.Outcome, now.Before(l.noFlight), &l.pace) {
+		if !l.looking.refusal(now, s.underWay, r.Outcome, l.mayBeFlight(now), &l.pace) {
 			return undecided
 		}
 		switch {
@@ -384,7 +386,7 @@ func (l *Limit) refusal(s *Stamp, now time.Time, r Result) verdict {
 		l.setState(Rate, now)
 		gain = l.pace.Rate(now) * now.Sub(s.Sent).Seconds()
 	case Rate:
-		if news && l.together.refusal(s.underWay, expected) && now.After(l.noFlight) {
+		if news && l.together.refusal(s.underWay, expected) && l.mayBeFlight(now) {
 			l.fly(now, max(s.underWay-1, 1))
 			return undecided
 		}
@@ -402,9 +404,42 @@ func (l *Limit) refusal(s *Stamp, now time.Time, r Result) verdict {
 		return undecided
 	}
 	if news && !l.pace.Advertised() {
-		l.trial.begin(now, gain, l.Waiting)
+		l.trial.begin(now, max(s.weight, 1), gain, l.Waiting)
 	}
 	return undecided
+}
+
+// weight returns what an attempt of such a cost weighs, within bounds in which a pace can
+// be learned.
+func (l *Limit) weight(cost float64) float64 {
+	return min(max(cost/l.unitCost(), leastWeight), mostWeight)
+}
+
+func (l *Limit) unitCost() float64 {
+	if l.unit == 0 {
+		return 1
+	}
+	return l.unit
+}
+
+const (
+	leastWeight = 1.0 / 64
+	mostWeight  = 1024
+)
+
+// rate returns how much is let through a second, and whether that is cost: a quota that
+// the server tells counts attempts.
+func (l *Limit) rate(now time.Time) (rate float64, ofCost bool) {
+	if l.pace.Advertised() {
+		return l.pace.Rate(now), false
+	}
+	return l.pace.Rate(now) * l.unitCost(), true
+}
+
+// settle corrects the cost of an attempt that it let go.
+func (l *Limit) settle(weight, more float64) {
+	more /= l.unitCost()
+	l.pace.Settle(min(max(more, leastWeight-weight), mostWeight-weight))
 }
 
 // height returns how high the limit is believed to be, which is of use only to compare it
@@ -434,6 +469,11 @@ func (l *Limit) notFlight(now time.Time) {
 	l.together.begin(now)
 }
 
+// mayBeFlight reports whether it may be a limit on requests under way. If the cost of
+// requests is known it is a rate of that by the user's word. Refusals would not tell: those
+// that cost much are refused by either.
+func (l *Limit) mayBeFlight(now time.Time) bool { return l.unit == 0 && !now.Before(l.noFlight) }
+
 // fly begins to bound what is under way.
 func (l *Limit) fly(now time.Time, bound int) {
 	l.flight = flight{bound: float64(bound), between: leastBetween}
@@ -452,7 +492,7 @@ func (l *Limit) hinted(now time.Time, r Result) bool {
 	}
 	l.stop(now, r.Hint, r.MaxWait)
 	if l.settled {
-		l.trial.begin(now, 0, l.Waiting)
+		l.trial.begin(now, 1, 0, l.Waiting)
 	}
 	l.settled = false
 	return true
@@ -478,12 +518,12 @@ func (l *Limit) stop(now time.Time, hint, maxWait time.Duration) {
 	l.setState(Paused, now)
 }
 
-// Behind returns how much longer it takes for an attempt with so many before it, as
-// far as that can be told.
-func (l *Limit) Behind(ahead int) time.Duration {
+// Behind returns how much longer it takes for an attempt with so many before it, which
+// cost so much together, as far as that can be told.
+func (l *Limit) Behind(ahead int, cost float64) time.Duration {
 	switch l.state {
 	case Rate, Told:
-		return l.pace.Behind(ahead)
+		return l.pace.Behind(ahead, cost/l.unitCost())
 	case Flight:
 		return l.service * time.Duration(ahead) / time.Duration(int(l.flight.bound))
 	case Free, Looking, Paused:
@@ -570,7 +610,8 @@ type View struct {
 	Route     Route // the zero Route: all
 	State     State
 	Since     time.Time
-	Rate      float64   // attempts a second, of Rate and Told; 0: not known
+	Rate      float64   // a second, of Rate and Told; 0: not known
+	OfCost    bool      // what the Rate counts is cost, and not attempts
 	InFlight  int       // the bound of Flight
 	Chance    float64   // of Free: the part that is refused by chance, as a trial found
 	Sent      int64     // since it is not Free
@@ -585,11 +626,12 @@ func (l *Limit) view(now time.Time) View {
 	v := View{State: l.state, Since: l.since, Confirmed: l.trial.confirmedAt, Sent: l.sentSince, Refused: l.refusedSince}
 	switch l.state {
 	case Rate, Told:
-		v.Rate = l.pace.Rate(now)
+		v.Rate, v.OfCost = l.rate(now)
 	case Flight:
 		v.InFlight = int(l.flight.bound)
 	case Paused:
-		v.Until, v.Rate = l.pause.until, l.pace.Rate(now)
+		v.Until = l.pause.until
+		v.Rate, v.OfCost = l.rate(now)
 	case Free, Looking:
 	}
 	return v

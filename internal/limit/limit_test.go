@@ -37,8 +37,8 @@ func (d *desk) hold(r limit.Route) time.Duration {
 	if l == nil {
 		return 0
 	}
-	hold := l.Hold(d.now)
-	require.Equal(d, hold, l.Hold(d.now), "it is the same if it is asked again")
+	hold := l.Hold(d.now, 1)
+	require.Equal(d, hold, l.Hold(d.now, 1), "it is the same if it is asked again")
 	require.GreaterOrEqual(d, hold, time.Duration(0))
 	return hold
 }
@@ -56,7 +56,7 @@ func (d *desk) holds(held, free []limit.Route, why string) {
 // send sends an attempt of a route that is not held back.
 func (d *desk) send(name string, r limit.Route) {
 	require.Zero(d, d.hold(r), "%s is held back", name)
-	d.attempts[name] = attempt{r, d.key.Sent(d.now, r, d.key.Limit(r), false)}
+	d.attempts[name] = attempt{r, d.key.Sent(d.now, r, d.key.Limit(r), false, 1)}
 }
 
 func (d *desk) done(name string, r limit.Result) (limited bool) {
@@ -311,7 +311,7 @@ func TestLooking(t *testing.T) {
 	l := d.key.Limit(all)
 	require.False(t, l.Paces(), "nobody knows how long it takes")
 	require.False(t, l.Certain(d.now))
-	require.Zero(t, l.Behind(100))
+	require.Zero(t, l.Behind(100, 100))
 	d.others(100)
 	d.send("a", all)
 	require.Positive(t, d.hold(all), "one")

@@ -80,9 +80,9 @@ func (l *looking) acceptance(n int) {
 
 // refusal notes that an attempt was refused with so many under way, and reports whether
 // it is a rate that refuses, or everything is.
-func (l *looking) refusal(now time.Time, n int, o Outcome, noFlight bool, p *pace.Pace) bool {
+func (l *looking) refusal(now time.Time, n int, o Outcome, flight bool, p *pace.Pace) bool {
 	if l.most > 0 {
-		if n <= l.most || l.most <= fewUnderWay || noFlight {
+		if n <= l.most || l.most <= fewUnderWay || !flight {
 			return true
 		}
 		l.bounded, l.accepted = true, 0

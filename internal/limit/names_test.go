@@ -20,7 +20,7 @@ func TestNamesOfTheServer(t *testing.T) {
 	search := limit.Route{Method: "GET", Path: "/search"}
 	send := func(r limit.Route, o limit.Outcome, name string) {
 		now = now.Add(10 * time.Millisecond)
-		s := key.Sent(now, r, key.Limit(r), false)
+		s := key.Sent(now, r, key.Limit(r), false, 1)
 		key.Done(s, r, now.Add(5*time.Millisecond), limit.Result{Outcome: o, Name: name, MaxWait: time.Minute})
 	}
 	send(issues, limit.Refused, "core")

@@ -65,7 +65,7 @@ func TestAnUntroubledRouteAllocatesNothing(t *testing.T) {
 	d := newDesk(t)
 	d.row(1, search, refused())
 	require.Zero(t, testing.AllocsPerRun(100, func() {
-		s := d.key.Sent(d.now, search, d.key.Limit(search), false)
+		s := d.key.Sent(d.now, search, d.key.Limit(search), false, 1)
 		d.key.Done(s, search, d.now, accepted())
 	}))
 }

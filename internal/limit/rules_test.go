@@ -776,7 +776,7 @@ func TestAttemptsOfAnEarlierLimit(t *testing.T) {
 			s.key.Look(s.now)
 			l := s.key.Limit(all)
 			var sent []limit.Stamp
-			send := func() { sent = append(sent, s.key.Sent(s.now, all, l, true)) }
+			send := func() { sent = append(sent, s.key.Sent(s.now, all, l, true, 1)) }
 			accept := func() {
 				s.now = s.now.Add(10 * ms)
 				s.key.Done(sent[0], all, s.now, accepted())

@@ -27,6 +27,7 @@ type Key struct {
 	down     bool      // everything failed, with nothing to say that it is a limit, and nothing was accepted since
 	digested time.Time // when those are through who gathered before what turned out to be chance
 	row      row       // the refusals since all.nats began to rise
+	Unit     float64   // cost that a rate is counted in, which the caller knows; 0: 1
 	Moved    bool      // a route may have another limit than before: the caller moves the waiters
 }
 
@@ -49,7 +50,8 @@ type Stamp struct {
 	seq, all int64 // of the route and of the key
 	limit    *Limit
 	epoch    int64
-	underWay int // with it
+	underWay int     // with it
+	weight   float64 // for it
 	pace     pace.Stamp
 	kind     kind
 }
@@ -197,16 +199,27 @@ func (k *Key) limitOf(r *route) *Limit {
 }
 
 // Sent counts an attempt of a route that goes now, if it is held by the limit l, or
-// by none if that is nil. It waited before, or not.
-func (k *Key) Sent(now time.Time, name Route, l *Limit, waited bool) Stamp {
+// by none if that is nil. It waited before, or not, and costs so much.
+func (k *Key) Sent(now time.Time, name Route, l *Limit, waited bool, cost float64) Stamp {
 	s := Stamp{Sent: now, route: k.of(name)}
 	k.all.sent++
 	s.route.tally.sent++
 	s.seq, s.all = s.route.tally.sent, k.all.sent
 	if l != nil {
-		l.sent(now, &s, waited)
+		if l.unit == 0 {
+			l.unit = k.Unit
+		}
+		l.sent(now, &s, waited, cost)
 	}
 	return s
+}
+
+// Settle corrects the cost of an attempt that was accepted: it was so much more, or less if
+// that is below zero.
+func (k *Key) Settle(s Stamp, more float64) {
+	if l := s.limit; l != nil && l.epoch == s.epoch && l.active() {
+		l.settle(s.weight, more)
+	}
 }
 
 // Done takes the outcome of an attempt of a route. It reports whether it was refused

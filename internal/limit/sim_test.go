@@ -40,12 +40,18 @@ type sim struct {
 	events []event
 	over   bool // nobody begins anew
 
+	costs   func() float64                    // draws the cost of a request, as it is guessed; nil: each costs 1
+	settles func(guess float64) float64       // returns what a request has really cost; nil: nobody says
+	sending float64                           // guessed cost of the request that the server sees
+	usual   struct{ n, mean, square float64 } // of costs
+
 	in tally // since the last run began
 }
 
 // tally is what came of requests in a time.
 type tally struct {
 	sent, accepted, refused int
+	cost                    float64                  // of those accepted, as it was guessed
 	held                    time.Duration            // longest wait
 	byRoute                 map[limit.Route]*byRoute // of these
 }
@@ -68,6 +74,7 @@ type event struct {
 type request struct {
 	route           limit.Route
 	number          int
+	cost            float64
 	arrived, queued time.Time
 	accepted        func()
 }
@@ -140,10 +147,13 @@ func (s *sim) of(route limit.Route) *byRoute {
 func (s *sim) arrive(r *request) {
 	if r.arrived.IsZero() {
 		r.arrived = s.now
+		if r.cost = 1; s.costs != nil {
+			r.cost = s.costs()
+		}
 	}
 	r.queued = s.now
 	l := s.key.Limit(r.route)
-	if len(s.line(l).requests) == 0 && s.hold(l) <= 0 {
+	if len(s.line(l).requests) == 0 && s.hold(l, r) <= 0 {
 		s.send(r, l, false)
 		return
 	}
@@ -162,17 +172,30 @@ func (s *sim) push(r *request) {
 	}
 }
 
-func (s *sim) hold(l *limit.Limit) time.Duration {
+func (s *sim) hold(l *limit.Limit, r *request) time.Duration {
 	if l == nil {
 		return 0
 	}
-	d := l.Hold(s.now)
+	d := l.Hold(s.now, r.cost)
 	require.GreaterOrEqual(s, d, time.Duration(0))
 	return d
 }
 
+// unit returns the cost in which a rate is counted, as package gate does.
+func (s *sim) unit(cost float64) float64 {
+	u := &s.usual
+	u.n++
+	u.mean += (cost - u.mean) / u.n
+	u.square += (cost*cost - u.square) / u.n
+	return u.square / u.mean
+}
+
 func (s *sim) send(r *request, l *limit.Limit, waited bool) {
-	stamp := s.key.Sent(s.now, r.route, l, waited)
+	if s.costs != nil {
+		s.key.Unit = s.unit(r.cost)
+	}
+	stamp := s.key.Sent(s.now, r.route, l, waited, r.cost)
+	s.sending = r.cost
 	res, took, then := s.server(s.now, r.route)
 	res.MaxWait = maxWait
 	s.in.sent++
@@ -186,7 +209,11 @@ func (s *sim) send(r *request, l *limit.Limit, waited bool) {
 		}
 		s.key.Done(stamp, r.route, s.now, res)
 		if res.Outcome == limit.Accepted {
+			if s.settles != nil {
+				s.key.Settle(stamp, s.settles(r.cost)-r.cost)
+			}
 			s.in.accepted++
+			s.in.cost += r.cost
 			s.of(r.route).accepted++
 			if r.accepted != nil {
 				r.accepted()
@@ -223,7 +250,7 @@ func (s *sim) serve() (d time.Duration) {
 			if len(line.requests) == 0 {
 				continue
 			}
-			if hold := s.hold(line.limit); hold > 0 {
+			if hold := s.hold(line.limit, line.requests[0]); hold > 0 {
 				d = min(d, hold)
 			} else if next == nil || line.requests[0].arrived.Before(next.requests[0].arrived) {
 				next = line

@@ -27,10 +27,11 @@ import (
 // there might be nothing left of it.
 type trial struct {
 	underWay int       // attempts of the volley
-	ahead    int       // attempts that may still go
-	at       time.Time // when they may
-	refused  int       // outcomes of the trial
-	known    int       // those included that were accepted
+	ahead    float64   // what may still go, by its weight
+	at       time.Time // when it may
+	refused  float64   // outcomes of the trial, by their weight
+	known    float64   // those included that were accepted
+	squares  float64   // sum of the squares of all
 
 	next        time.Time // when another trial may begin
 	confirmed   int       // trials in a row that found a limit
@@ -90,17 +91,21 @@ const (
 )
 
 // begin lets a volley go, right after a refusal, from those that wait. The gain is
-// what a server has to give in the time until a refusal is known.
-func (t *trial) begin(now time.Time, gain float64, waiting int) {
+// what a server has to give in the time until a refusal is known. Before that it may have
+// had a little less than what the refused attempt weighs.
+func (t *trial) begin(now time.Time, weight, gain float64, waiting int) {
 	if now.Sub(t.at) > stale {
-		t.underWay, t.refused, t.known = 0, 0, 0 // of another time
+		t.underWay = 0 // of another time
+		t.clear()
 	}
-	size := min(volleySize*(1+gain), float64(waiting))
-	if t.underWay > 0 || now.Before(t.next) || size < 1+leastOver*gain || size > maxVolley {
+	size := min(volleySize*(weight+gain), float64(waiting))
+	if t.underWay > 0 || now.Before(t.next) || size < weight+leastOver*gain || size > maxVolley {
 		return
 	}
-	t.ahead, t.at = int(size), now
+	t.ahead, t.at = math.Floor(size), now
 }
+
+func (t *trial) clear() { t.refused, t.known, t.squares = 0, 0, 0 }
 
 // soon lets a trial begin because of something else that is to be tested.
 func (t *trial) soon(now time.Time) {
@@ -116,43 +121,54 @@ func (t *trial) again(now time.Time) { t.next, t.confirmed, t.denied = now, 0, 0
 func (t *trial) open(now time.Time) bool { return t.ahead > 0 && now.Equal(t.at) }
 
 // sent notes an attempt that goes ahead.
-func (t *trial) sent() {
-	t.ahead--
+func (t *trial) sent(weight float64) {
+	t.ahead -= weight
 	t.underWay++
 }
 
 // done takes the outcome of an attempt that went ahead; one without an answer says
 // nothing. The chance is the part that was refused before.
-func (t *trial) done(now time.Time, o Outcome, chance float64) verdict {
+func (t *trial) done(now time.Time, o Outcome, weight, chance float64) verdict {
 	t.underWay--
 	if o != Unanswered {
-		t.known++
+		t.known += weight
+		t.squares += weight * weight
 		if o.refused() {
-			t.refused++
+			t.refused += weight
 		}
 	}
 	if t.underWay > 0 || t.known == 0 {
 		return undecided
 	}
+	n, part := t.outcomes()
 	chance = min(max(chance, chancePart), maxChancePart)
 	limit := max(limitPart, (1+chance)/2+0.1*(chance-chancePart))
-	nats := float64(t.refused)*math.Log(limit/chance) +
-		float64(t.known-t.refused)*math.Log((1-limit)/(1-chance))
+	nats := n * (part*math.Log(limit/chance) + (1-part)*math.Log((1-limit)/(1-chance)))
 	switch {
-	case nats >= sureNats || t.known >= maxOutcomes && nats > 0:
+	case nats >= sureNats || n >= maxOutcomes && nats > 0:
 		t.next = now.Add(min(firstTrial<<(2*min(t.confirmed, 4)), lastTrial))
 		t.confirmed, t.denied, t.confirmedAt = t.confirmed+1, 0, now
-		t.refused, t.known = 0, 0
+		t.clear()
 		return confirmed
-	case nats <= -sureNats || t.known >= maxOutcomes:
+	case nats <= -sureNats || n >= maxOutcomes:
 		if t.denied++; t.confirmed == 0 || t.denied == 2 {
 			return byChance
 		}
-		t.refused, t.known = 0, 0
+		t.clear()
 		return denied
 	}
 	return undecided // the next refusal adds to it
 }
 
+// outcomes returns how many attempts of one weight say as much as those of the trial, which
+// are few if some weigh much more than others (L. Kish, Survey Sampling, 1965, 11.7), and
+// which part of their weight was refused.
+func (t *trial) outcomes() (n, part float64) {
+	return t.known * t.known / t.squares, t.refused / t.known
+}
+
 // share returns the part of the volleys that was refused, as far as so few can tell.
-func (t *trial) share() float64 { return float64(t.refused+1) / float64(t.known+2) }
+func (t *trial) share() float64 {
+	n, part := t.outcomes()
+	return (part*n + 1) / (n + 2)
+}

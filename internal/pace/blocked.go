@@ -85,19 +85,24 @@ func (p *Pace) blockedAt(at time.Time) bool {
 	return p.streak >= blockedAfter && at.Sub(p.firstRefusal.at) >= 2*p.rtt
 }
 
+// before returns a mark right before an attempt that was accepted.
+func (p *Pace) before(t Stamp) mark {
+	return mark{t.Sent, total{t.Seq - 1, t.total - t.weight}, p.refused}
+}
+
 // recover ends a blocked stretch of so many refusals, with the pace that fits a
 // window, or the rate of the long run, or if neither is known, with a few attempts
 // in the time the stretch took. A server that was closed is as if nothing were
 // known, unless that was tried in vain.
 func (p *Pace) recover(t Stamp, now time.Time, refused int) {
 	took := t.Sent.Sub(p.firstRefusal.at)
-	good := p.sent - p.refused
+	good := p.sent.n - p.refused.n
 	wrong := p.recovered > 0 && good-p.recovered < 16 // the last time
 	if wrong {
 		p.longRunRate = 0
 	}
 	cycle := p.opened // from one opening to the next
-	p.opened = mark{t.Sent, t.Seq - 1, p.refused}
+	p.opened = p.before(t)
 	p.recovered, p.recoveredAt = good, now
 	closed := refused > closedAfter && took >= p.longestBlock
 	if p.longRunRate == 0 && p.longestBlock == 0 {
@@ -105,7 +110,7 @@ func (p *Pace) recover(t Stamp, now time.Time, refused int) {
 	}
 	if closed && !wrong {
 		p.closedFor = took
-		accepted, refused := cycle.accepted(p.opened), float64(p.refused-cycle.refused)
+		accepted, refused := cycle.accepted(p.opened), p.refused.weight-cycle.refused.weight
 		if whole := p.opened.at.Sub(cycle.at); whole <= shortCycle && accepted >= minSamples && refused > dear*accepted {
 			p.n, p.proof = 0, accepted
 			p.longestBlock, p.window, p.windows = whole, p.opened, true
@@ -123,7 +128,7 @@ func (p *Pace) recover(t Stamp, now time.Time, refused int) {
 		if n := rate * length; n < 2*minSamples {
 			proof = n // a limit that fell so far is not known well
 		}
-		p.window = mark{t.Sent, t.Seq - 1, p.refused}
+		p.window = p.before(t)
 	}
 	p.longestBlock = max(p.longestBlock, took-8*p.rtt)
 	if rate > 0 {

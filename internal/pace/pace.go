@@ -50,6 +50,14 @@
 // comes in, others take it, and the quota is shared as above. As long as much is
 // left of the quota, a refusal is about something else.
 //
+// # Weights
+//
+// A server may count something else than attempts, of which each takes more or less. Then
+// the rate, and all that is counted here, is in weights: an attempt of weight 2 takes
+// what two of weight 1 do. It waits until the server has as much, because whoever is sent
+// before it knows nothing of it. A pace is learned from attempts whose weight is about 1;
+// the constants are for these.
+//
 // # Nothing to learn
 //
 // Only a backlog teaches anything: without one the server's bucket may be full,
@@ -65,9 +73,11 @@ import (
 // Stamp identifies an attempt that was sent. The zero Stamp is one from before
 // there was a Pace.
 type Stamp struct {
-	Seq  int64 // attempts sent, this one included
-	Sent time.Time
-	gap  time.Duration // since the attempt before it that may have been accepted
+	Seq    int64 // attempts sent, this one included
+	Sent   time.Time
+	weight float64
+	total  float64       // weight of the attempts sent, this one included
+	gap    time.Duration // since the attempt before it that may have been accepted
 }
 
 // Pace is the pace of one limit. The zero Pace knows nothing, and lets
@@ -76,12 +86,12 @@ type Pace struct {
 	rate        float64   // attempts a second that may go; 0: not known
 	base        float64   // the rate as of the last refusal
 	proof       float64   // the attempts accepted on which base rests
-	next        time.Time // when the next attempt may go
+	next        time.Time // when the next attempt of weight 1 may go
 	last        time.Time // when the last one went
 	lastDelayed time.Time // when somebody last had to wait
 	idle        bool      // since the last refusal, there was a time without a backlog
 
-	sent, refused int64     // since learning began
+	sent, refused total     // since learning began
 	marks         [8]mark   // refusals that the rate is measured from, the oldest first
 	n             int       // marks in use
 	lastNews      time.Time // when the last refusal was known: older attempts say nothing new
@@ -98,7 +108,7 @@ type Pace struct {
 	window        mark          // where one of its windows began, by the end of a blocked stretch
 	rateBefore    float64       // the pace in the window when the last blocked stretch began
 
-	acks  int           // attempts accepted since the last refusal, in a backlog
+	acks  float64       // accepted since the last refusal, in a backlog
 	ackAt time.Time     // when the last one was
 	rtt   time.Duration // until a refusal is known
 
@@ -109,10 +119,21 @@ type Pace struct {
 	spacing     spacing
 }
 
+// total is a number of attempts, and their weight together.
+type total struct {
+	n      int64
+	weight float64
+}
+
+func (t *total) add(weight float64) {
+	t.n++
+	t.weight += weight
+}
+
 // mark is a refusal: an instant at which the server's bucket was empty.
 type mark struct {
 	at            time.Time
-	sent, refused int64
+	sent, refused total
 }
 
 const (
@@ -173,7 +194,7 @@ func (p *Pace) Advertised() bool { return p != nil && p.quota.alone }
 
 // Expected reports whether a refusal is due: as many attempts were accepted since the
 // last one as are when the pace is right.
-func (p *Pace) Expected() bool { return !p.idle && float64(p.acks) >= p.every()/2 }
+func (p *Pace) Expected() bool { return !p.idle && p.acks >= p.every()/2 }
 
 // Scarce reports whether the server says that little is left of a quota.
 func (p *Pace) Scarce() bool { return p.quota.rate > 0 && p.quota.scarce() }
@@ -189,15 +210,15 @@ func (p *Pace) Rate(now time.Time) float64 {
 	return p.rate
 }
 
-// Wait returns how long until the next attempt may go.
-func (p *Pace) Wait(now time.Time) time.Duration {
+// Wait returns how long until the next attempt may go, if it has that weight.
+func (p *Pace) Wait(now time.Time, weight float64) time.Duration {
 	if p.Advertised() {
-		return p.quota.wait(now, p.sent)
+		return p.quota.wait(now, p.sent.n)
 	}
 	if !p.Known() {
 		return 0
 	}
-	d := p.next.Sub(now)
+	d := p.due(weight).Sub(now)
 	if d > 0 {
 		p.lastDelayed = now
 	} else if now.Sub(p.lastDelayed) > forgetting {
@@ -206,16 +227,30 @@ func (p *Pace) Wait(now time.Time) time.Duration {
 	return max(d, 0)
 }
 
-// Behind returns how much longer it takes for an attempt with so many before it,
-// as far as that can be told.
-func (p *Pace) Behind(ahead int) time.Duration {
+// due returns when an attempt of that weight may go.
+func (p *Pace) due(weight float64) time.Time {
+	return p.next.Add(p.gap(weight - 1))
+}
+
+// gap returns what an attempt of that weight keeps from the one before it. A weight below
+// zero gives as much back.
+func (p *Pace) gap(weight float64) time.Duration {
+	if weight < 0 {
+		return -Seconds(-weight / p.rate)
+	}
+	return Seconds(weight / p.rate)
+}
+
+// Behind returns how much longer it takes for an attempt with so many of such a weight
+// before it, as far as that can be told.
+func (p *Pace) Behind(ahead int, weight float64) time.Duration {
 	if p.Advertised() {
 		return Seconds(float64(ahead) / p.quota.refill)
 	}
 	if !p.Known() || p.confidence() < minConfidence || p.shared() || p.streak >= blockedAfter {
 		return 0
 	}
-	return Seconds(float64(ahead) / p.rate)
+	return p.gap(weight)
 }
 
 // Forget leaves the pace as it was before the first refusal.
@@ -244,8 +279,8 @@ func (p *Pace) Undelayed(now time.Time) {
 	}
 }
 
-// Sent counts an attempt that goes now.
-func (p *Pace) Sent(now time.Time) Stamp {
+// Sent counts an attempt of that weight that goes now.
+func (p *Pace) Sent(now time.Time, weight float64) Stamp {
 	if p == nil {
 		return Stamp{}
 	}
@@ -254,29 +289,33 @@ func (p *Pace) Sent(now time.Time) Stamp {
 			p.window = mark{p.window.at.Add(past), p.sent, p.refused}
 		}
 	}
-	p.sent++
+	p.sent.add(weight)
 	p.last = now
 	if p.rate > 0 && !p.Advertised() { // a client that goes by an advertised quota runs up no debt
-		gap := Seconds(1 / p.rate)
-		p.idle = p.idle || now.Sub(p.next) > gap
+		due := p.due(weight)
+		p.idle = p.idle || now.Sub(due) > p.gap(1)
 		earliest := now.Add(-catchUp)
 		if p.spacing.on() {
 			earliest = now
 		}
-		if p.next.Before(earliest) {
-			p.next = earliest
-		}
-		p.next = p.next.Add(gap)
+		p.next = later(due, earliest).Add(p.gap(1))
 	}
-	return Stamp{p.sent, now, p.spacing.sent(now)}
+	return Stamp{p.sent.n, now, weight, p.sent.weight, p.spacing.sent(now)}
 }
 
 // Tested takes note of a refusal of an attempt that was sent ahead of the pace, as a
 // test. It says nothing about the pace, and took no token, so another attempt goes
 // in its place.
-func (p *Pace) Tested() {
-	p.refused++
-	p.Repeat()
+func (p *Pace) Tested(t Stamp) {
+	p.refused.add(t.weight)
+	p.Repeat(t)
+}
+
+// Settle corrects the weight of an attempt that was accepted, because more than it was
+// taken, or less.
+func (p *Pace) Settle(more float64) {
+	p.sent.weight += more
+	p.shift(more)
 }
 
 // Raise takes the pace to be too slow, because attempts were accepted ahead of it. What
@@ -289,9 +328,12 @@ func (p *Pace) Raise(rate float64, now time.Time) {
 }
 
 // Repeat lets another attempt go in the place of one that came to nothing.
-func (p *Pace) Repeat() {
+func (p *Pace) Repeat(t Stamp) { p.shift(-t.weight) }
+
+// shift lets the next attempt go later by such a weight, or earlier if it is below zero.
+func (p *Pace) shift(weight float64) {
 	if p.rate > 0 && !p.Advertised() {
-		p.next = p.next.Add(-Seconds(1 / p.rate))
+		p.next = p.next.Add(p.gap(weight))
 	}
 }
 
@@ -299,25 +341,28 @@ func (p *Pace) Repeat() {
 // attempt that was sent before the last one was known is not, nor is one of an
 // attempt from before learning began.
 func (p *Pace) Refused(t Stamp, now time.Time, learning bool) bool {
-	if t.Seq == 0 && learning {
-		return false
+	if t.Seq == 0 {
+		if learning {
+			return false
+		}
+		t.weight = 1
 	}
-	p.refused++
+	p.refused.add(t.weight)
 	p.spacing.refused(t)
 	if learning && t.Sent.Before(p.lastNews) {
 		return false
 	}
 	if t.Seq == 0 {
 		p.Forget()
-		t = Stamp{Seq: p.sent, Sent: now}
+		t = Stamp{Seq: p.sent.n, Sent: now, total: p.sent.weight}
 	} else {
 		p.rtt = now.Sub(t.Sent)
 		p.quota.breach(t, now, p.streak+1)
 	}
-	m := mark{t.Sent, t.Seq, p.refused}
+	m := mark{t.Sent, total{t.Seq, t.total}, p.refused}
 	lately := p.lastRefusal.accepted(m)
 	most := p.lastRefusal.rate(m, minSamples/2)
-	if p.streak++; m.sent-p.lastRefusal.sent != m.refused-p.lastRefusal.refused {
+	if p.streak++; m.sent.n-p.lastRefusal.sent.n != m.refused.n-p.lastRefusal.refused.n {
 		p.streak = 1 // others were sent between them, whose answers may take longer
 	}
 	if p.lastRefusal = m; p.streak == 1 {
@@ -352,7 +397,7 @@ func (p *Pace) Refused(t Stamp, now time.Time, learning bool) bool {
 		p.base = max(p.rate*(1-shareCut), floor)
 	case p.n > 0 && !p.shared():
 		p.proof = p.marks[0].accepted(m)
-		p.base = p.marks[0].rate(m, 1)
+		p.base = p.marks[0].rate(m, t.weight)
 	}
 	if p.streak == 1 && p.proof >= minSamples {
 		p.longRunRate = p.base
@@ -368,7 +413,7 @@ func (p *Pace) Refused(t Stamp, now time.Time, learning bool) bool {
 
 // accepted returns how many attempts were accepted from mark o to mark m.
 func (o mark) accepted(m mark) float64 {
-	return float64(max(m.sent-o.sent-(m.refused-o.refused), 0))
+	return max(m.sent.weight-o.sent.weight-(m.refused.weight-o.refused.weight), 0)
 }
 
 // rate returns how many attempts a second were accepted from mark o to mark m, if there had
@@ -381,7 +426,7 @@ func (o mark) rate(m mark, more float64) float64 {
 func (p *Pace) add(m mark) {
 	if p.n == len(p.marks) {
 		drop := 1
-		if m.sent-p.marks[0].sent > int64(len(p.marks)*probeEvery) {
+		if m.sent.n-p.marks[0].sent.n > int64(len(p.marks)*probeEvery) {
 			drop = 0
 		}
 		copy(p.marks[drop:], p.marks[drop+1:])
@@ -436,7 +481,7 @@ func (p *Pace) Accepted(t Stamp, now time.Time, backlog bool) {
 	p.streak, p.ackAt = 0, now
 	switch {
 	case p.Advertised():
-		p.acks++
+		p.acks += t.weight
 	case p.rate == 0:
 		if blocked {
 			p.closedFor = t.Sent.Sub(p.firstRefusal.at)
@@ -445,14 +490,14 @@ func (p *Pace) Accepted(t Stamp, now time.Time, backlog bool) {
 		p.recover(t, now, refused)
 	case !backlog: // it says nothing of a faster pace
 	case p.shared():
-		if p.acks++; float64(p.acks) > p.alone() {
+		if p.acks += t.weight; p.acks > p.alone() {
 			p.unexplained = 0
 		}
 		growth := shareCut * min(shareGrowth*math.Sqrt(math.Sqrt(p.rate)), p.rate/10)
 		p.rate = min(p.rate*math.Exp(growth*elapsed.Seconds()), p.most())
 		p.base = p.rate
 	default:
-		p.acks++
+		p.acks += t.weight
 		p.increase(elapsed)
 	}
 }
@@ -460,8 +505,8 @@ func (p *Pace) Accepted(t Stamp, now time.Time, backlog bool) {
 // increase raises the pace after an attempt was accepted.
 func (p *Pace) increase(elapsed time.Duration) {
 	every, confidence := p.every(), p.confidence()
-	if acks := float64(p.acks); acks <= every {
-		p.rate = p.base * (1 + 2*acks/(probeEvery*every)) // so that the sum of it is one attempt
+	if p.acks <= every {
+		p.rate = p.base * (1 + 2*p.acks/(probeEvery*every)) // so that the sum of it is one attempt
 		return
 	}
 	d := max(doubling.Seconds()*confidence, 8*confidence/p.rate, max(4*confidence, 1)*p.rtt.Seconds(), 2*p.slack())

@@ -88,7 +88,7 @@ func (b *backlog) run(d time.Duration) tally {
 		if len(b.pending) > 0 {
 			next = b.pending[0].at
 		}
-		wait := b.pace.Wait(b.now)
+		wait := b.pace.Wait(b.now, 1)
 		require.GreaterOrEqual(b, wait, time.Duration(0))
 		maySend := len(b.pending) < b.workers && (b.pace.Known() || b.credit > 0)
 		if at := b.now.Add(wait); maySend && !at.After(next) && at.Before(end) {
@@ -108,7 +108,7 @@ func (b *backlog) run(d time.Duration) tally {
 }
 
 func (b *backlog) send() {
-	a := answer{at: b.now, ticket: b.pace.Sent(b.now), accepted: b.srv.take(b.now)}
+	a := answer{at: b.now, ticket: b.pace.Sent(b.now, 1), accepted: b.srv.take(b.now)}
 	a.left = float64(int(b.srv.tokens))
 	b.credit--
 	b.in.sent++
@@ -204,10 +204,10 @@ func TestALimitThatFallsWithoutABacklog(t *testing.T) {
 	refused := 0
 	for range 600 { // six a second come for a hundred seconds
 		b.now = b.now.Add(time.Second / 6)
-		if b.pace.Wait(b.now) > 0 {
+		if b.pace.Wait(b.now, 1) > 0 {
 			continue // held back
 		}
-		at := b.pace.Sent(b.now)
+		at := b.pace.Sent(b.now, 1)
 		if b.srv.take(b.now) {
 			b.pace.Accepted(at, b.now.Add(20*time.Millisecond), false)
 		} else {
@@ -276,17 +276,17 @@ func TestToldOfAWindow(t *testing.T) {
 	now := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 	var p pace.Pace
 	for left := 100.0; left >= 0; left-- {
-		at := p.Sent(now)
+		at := p.Sent(now, 1)
 		now = now.Add(100 * time.Millisecond)
 		p.SetQuota(at, now, left, 3600.0/3600, 10*time.Second)
 	}
-	require.InDelta(t, 10, p.Wait(now).Seconds(), 0.1, "the reset, and not what would have come of it in a bucket")
+	require.InDelta(t, 10, p.Wait(now, 1).Seconds(), 0.1, "the reset, and not what would have come of it in a bucket")
 	now = now.Add(10 * time.Second)
-	require.Zero(t, p.Wait(now))
-	at := p.Sent(now)
-	require.NotZero(t, p.Wait(now), "one")
+	require.Zero(t, p.Wait(now, 1))
+	at := p.Sent(now, 1)
+	require.NotZero(t, p.Wait(now, 1), "one")
 	p.SetQuota(at, now, 99, 1, time.Hour)
-	require.Zero(t, p.Wait(now))
+	require.Zero(t, p.Wait(now, 1))
 }
 
 // told is a pace of somebody who is alone with a server that says what is left.
@@ -295,7 +295,7 @@ func told(t *testing.T) (p *pace.Pace, now time.Time) {
 	now = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 	p = new(pace.Pace)
 	for range 20 {
-		at := p.Sent(now)
+		at := p.Sent(now, 1)
 		now = now.Add(20 * time.Millisecond)
 		p.SetQuota(at, now, 7, 100, 0)
 	}
@@ -309,9 +309,9 @@ func TestNilPace(t *testing.T) {
 	require.False(t, p.Known())
 	require.False(t, p.Advertised())
 	require.Zero(t, p.Rate(now))
-	require.Zero(t, p.Wait(now))
-	require.Zero(t, p.Behind(3))
-	require.Zero(t, p.Sent(now))
+	require.Zero(t, p.Wait(now, 1))
+	require.Zero(t, p.Behind(3, 3))
+	require.Zero(t, p.Sent(now, 1))
 	d, blocked := p.BlockedFor(now)
 	require.Zero(t, d)
 	require.False(t, blocked)
@@ -327,7 +327,7 @@ func TestBlocked(t *testing.T) {
 	start := now
 	for n := 1; n <= 5; n++ {
 		now = now.Add(time.Second)
-		p.Refused(p.Sent(now), now, true)
+		p.Refused(p.Sent(now, 1), now, true)
 		_, blocked := p.BlockedFor(now)
 		require.Equal(t, n >= 3, blocked, n)
 	}
@@ -336,8 +336,8 @@ func TestBlocked(t *testing.T) {
 	d, _ := p.BlockedFor(now)
 	require.Equal(t, 5*time.Second, d, "since the first of them")
 	require.Equal(t, start.Add(5*time.Second), p.BlockedUntil(), "the last of them")
-	require.Zero(t, p.Behind(100), "nobody knows how long it will be")
-	p.Accepted(p.Sent(now), now, true)
+	require.Zero(t, p.Behind(100, 100), "nobody knows how long it will be")
+	p.Accepted(p.Sent(now, 1), now, true)
 	now = now.Add(time.Second)
 	_, blocked := p.BlockedFor(now)
 	require.False(t, blocked)
@@ -351,7 +351,7 @@ func TestToldOfOthers(t *testing.T) {
 		"six refusals in a row": func(p *pace.Pace, now time.Time) time.Time {
 			for range 6 {
 				now = now.Add(100 * time.Millisecond)
-				at := p.Sent(now)
+				at := p.Sent(now, 1)
 				now = now.Add(10 * time.Millisecond)
 				p.Refused(at, now, true)
 			}
@@ -359,7 +359,7 @@ func TestToldOfOthers(t *testing.T) {
 		},
 		"less comes in than the policy says": func(p *pace.Pace, now time.Time) time.Time {
 			for left := 7.0; left >= 0; left -= 0.25 {
-				at := p.Sent(now)
+				at := p.Sent(now, 1)
 				now = now.Add(20 * time.Millisecond)
 				p.SetQuota(at, now, float64(int(left)), 100, 0)
 			}
@@ -372,14 +372,14 @@ func TestToldOfOthers(t *testing.T) {
 				now = doubt(p, now)
 				require.False(t, p.Advertised())
 				for until := now.Add(patience - time.Second); now.Before(until); {
-					at := p.Sent(now)
+					at := p.Sent(now, 1)
 					now = now.Add(20 * time.Millisecond)
 					p.SetQuota(at, now, 7, 100, 0)
 					require.False(t, p.Advertised(), "not yet")
 				}
 				now = now.Add(time.Second)
 				for range 20 {
-					at := p.Sent(now)
+					at := p.Sent(now, 1)
 					now = now.Add(20 * time.Millisecond)
 					p.SetQuota(at, now, 7, 100, 0)
 				}
@@ -395,23 +395,23 @@ func TestToldOfOthers(t *testing.T) {
 func TestToldRunsUpNoDebt(t *testing.T) {
 	p, now := told(t)
 	for range 2 { // a tenth of a second apart, with none accepted between them
-		at := p.Sent(now)
+		at := p.Sent(now, 1)
 		now = now.Add(100 * time.Millisecond)
 		p.Refused(at, now, true)
 	}
 	require.True(t, p.Advertised())
 	for range 1000 { // ten times as fast as the pace that was learned of it
-		at := p.Sent(now)
+		at := p.Sent(now, 1)
 		now = now.Add(10 * time.Millisecond)
 		p.SetQuota(at, now, 7, 100, 0)
 	}
 	for left := 7.0; left >= 0; left -= 0.25 { // others have come
-		at := p.Sent(now)
+		at := p.Sent(now, 1)
 		now = now.Add(20 * time.Millisecond)
 		p.SetQuota(at, now, float64(int(left)), 100, 0)
 	}
 	require.False(t, p.Advertised())
-	require.LessOrEqual(t, p.Wait(now), 2*time.Second)
+	require.LessOrEqual(t, p.Wait(now, 1), 2*time.Second)
 }
 
 // TestToldAndShared is a fleet on a quota of which everybody is told what
@@ -456,7 +456,7 @@ func TestOldRefusalsAreNoNews(t *testing.T) {
 	require.False(t, p.Known(), "one refusal tells no rate")
 	var burst []pace.Stamp
 	for range 60 {
-		burst = append(burst, p.Sent(now))
+		burst = append(burst, p.Sent(now, 1))
 	}
 	now = now.Add(100 * time.Millisecond)
 	for _, at := range burst[:10] {
@@ -464,28 +464,28 @@ func TestOldRefusalsAreNoNews(t *testing.T) {
 	}
 	require.True(t, p.Refused(burst[10], now, true))
 	require.True(t, p.Known())
-	wait := p.Wait(now)
+	wait := p.Wait(now, 1)
 	for _, at := range burst[11:] {
 		require.False(t, p.Refused(at, now, true))
 	}
-	require.Equal(t, wait, p.Wait(now))
+	require.Equal(t, wait, p.Wait(now, 1))
 }
 
 func TestForgetting(t *testing.T) {
 	b := newBacklog(t, &server{rate: 10, burst: 1, ok: 20 * time.Millisecond, refusal: 5 * time.Millisecond}, 64)
 	b.run(time.Minute)
 	require.True(t, b.pace.Known())
-	b.pace.Wait(b.now.Add(59 * time.Second))
+	b.pace.Wait(b.now.Add(59*time.Second), 1)
 	require.True(t, b.pace.Known())
-	b.pace.Wait(b.now.Add(2 * time.Minute))
+	b.pace.Wait(b.now.Add(2*time.Minute), 1)
 	require.False(t, b.pace.Known(), "nobody had to wait for a minute")
-	require.Zero(t, b.pace.Behind(1000))
+	require.Zero(t, b.pace.Behind(1000, 1000))
 }
 
 func TestBehind(t *testing.T) {
 	b := newBacklog(t, &server{rate: 10, burst: 10, ok: 20 * time.Millisecond, refusal: 5 * time.Millisecond}, 64)
 	b.run(time.Minute)
-	require.InDelta(t, 10, b.pace.Behind(100).Seconds(), 0.5)
+	require.InDelta(t, 10, b.pace.Behind(100, 100).Seconds(), 0.5)
 }
 
 // TestShared has clients that know nothing of each other on one quota. In the
@@ -590,9 +590,9 @@ func TestSpacing(t *testing.T) {
 func late(t *testing.T, b *backlog) {
 	t.Helper()
 	p, now := b.pace, b.now.Add(time.Second)
-	require.Zero(t, p.Wait(now))
-	p.Sent(now)
-	require.InEpsilon(t, 1/p.Rate(now), p.Wait(now).Seconds(), 1e-3)
+	require.Zero(t, p.Wait(now, 1))
+	p.Sent(now, 1)
+	require.InEpsilon(t, 1/p.Rate(now), p.Wait(now, 1).Seconds(), 1e-3)
 }
 
 // TestALimitWithoutABurstThatBecomesABucket: a pace that was one in a gap grows again.
@@ -604,6 +604,37 @@ func TestALimitWithoutABurstThatBecomesABucket(t *testing.T) {
 	b.run(30 * time.Second)
 	require.False(t, b.pace.Spaced())
 	require.Greater(t, b.used(30*time.Second), 0.85)
+}
+
+// TestWeights: an attempt waits until the server has what it takes. If the one before it
+// made it wait, a large one after a small one would be refused.
+func TestWeights(t *testing.T) {
+	b := newBacklog(t, &server{rate: 20, burst: 5, ok: 20 * time.Millisecond, refusal: 5 * time.Millisecond}, 64)
+	b.run(time.Minute)
+	now := b.now.Add(b.pace.Wait(b.now, 1))
+	for _, tt := range []struct {
+		why            string
+		do             func(p *pace.Pace)
+		weight, waited float64 // the latter in those of weight 1
+	}{
+		{"as heavy as usual", func(p *pace.Pace) { p.Sent(now, 1) }, 1, 1},
+		{"a heavy one waits for longer", func(p *pace.Pace) { p.Sent(now, 1) }, 7, 7},
+		{"and a light one does not", func(p *pace.Pace) { p.Sent(now, 1) }, 0.25, 0.25},
+		{"one that was heavier than there was time for", func(p *pace.Pace) { p.Sent(now, 3) }, 1, 3},
+		{"one that was lighter", func(p *pace.Pace) { p.Sent(now, 0.9) }, 1, 0.9},
+		{"more was taken than it seemed", func(p *pace.Pace) { p.Sent(now, 1); p.Settle(4) }, 1, 5},
+		{"less was", func(p *pace.Pace) { p.Sent(now, 3); p.Settle(-2.5) }, 1, 0.5},
+		{"nothing was, and it may go at once", func(p *pace.Pace) { p.Sent(now, 3); p.Settle(-3) }, 1, 0},
+		{"it came to nothing", func(p *pace.Pace) { p.Repeat(p.Sent(now, 3)) }, 2, 1},
+		{"a refusal of a test takes nothing", func(p *pace.Pace) { p.Tested(p.Sent(now, 3)) }, 2, 1},
+	} {
+		t.Run(tt.why, func(t *testing.T) {
+			p := b.pace
+			tt.do(&p)
+			require.InDelta(t, tt.waited/p.Rate(now), p.Wait(now, tt.weight).Seconds(), 1e-6)
+			require.InDelta(t, 9/p.Rate(now), p.Behind(3, 9).Seconds(), 1e-6)
+		})
+	}
 }
 
 // FuzzPace has answers in any order, of any kind, at any time: waits are never
@@ -621,7 +652,11 @@ func FuzzPace(f *testing.F) {
 			ticket := tickets[int(e)%len(tickets)]
 			switch e % 5 {
 			case 0, 1:
-				tickets = append(tickets, p.Sent(now))
+				weight := [...]float64{1, 1. / 64, 2.5, 1000}[e/5%4]
+				tickets = append(tickets, p.Sent(now, weight))
+				if e > 200 {
+					p.Settle(weight * (float64(e%16)/8 - 1))
+				}
 			case 2:
 				p.Accepted(ticket, now, e > 128)
 			case 3:
@@ -629,10 +664,10 @@ func FuzzPace(f *testing.F) {
 			case 4:
 				p.SetQuota(ticket, now, float64(e%16), float64(e), time.Duration(e)*time.Second)
 			}
-			wait := p.Wait(now)
+			wait := p.Wait(now, [...]float64{1, 1. / 64, 1024}[e%3])
 			require.GreaterOrEqual(t, wait, time.Duration(0))
-			require.LessOrEqual(t, wait, 365*24*time.Hour)
-			require.GreaterOrEqual(t, p.Behind(10), time.Duration(0))
+			require.LessOrEqual(t, wait, 366*24*time.Hour)
+			require.GreaterOrEqual(t, p.Behind(10, 10), time.Duration(0))
 		}
 	})
 }

@@ -31,9 +31,10 @@ func (s *spacing) sent(now time.Time) (gap time.Duration) {
 	return gap
 }
 
-// accepted notes that an attempt was accepted.
+// accepted notes that an attempt was accepted. Of attempts with different weights, gaps say
+// nothing.
 func (s *spacing) accepted(t Stamp) {
-	if t.Seq == 0 {
+	if t.weight != 1 {
 		return
 	}
 	if s.known == 0 || t.gap < s.least {
