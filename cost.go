@@ -146,5 +146,5 @@ func (c *call) giveBack(a *attempt) {
 			back[i] = max(c.costs[i]-l.settings().Burst, 0)
 		}
 	}
-	c.key.gate.GiveBack(&back)
+	c.key.gate.GiveBack(&back, !unsent && c.refusals == 1)
 }

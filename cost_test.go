@@ -129,8 +129,8 @@ func TestRefusedTwice(t *testing.T) {
 		took      time.Duration
 		left      float64
 	}{
-		{"the second attempt pays, and the third", "40", 0, 20},
-		{"what is beyond a full bucket is given back, or the third would wait longer", "130", 100 * ms, -30},
+		{"the first has cost what comes in 10 ms, the second attempt pays, and the third", "40", 0, 10},
+		{"what is beyond a full bucket is given back, or the third would wait longer", "130", 110 * ms, -30},
 	} {
 		t.Run(tt.why, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -191,6 +191,48 @@ func TestSettle(t *testing.T) {
 				require.InDelta(t, tt.left, k.Buckets[0].Tokens, 1e-3)
 				require.InDelta(t, 9, k.Tokens, 1e-3)
 			})
+		})
+	}
+}
+
+// TestEstimatesThatAreTooLow: each request that was estimated too low was sent before the
+// server had what it takes, and it was so for the next one, however often that was told.
+func TestEstimatesThatAreTooLow(t *testing.T) {
+	for _, tt := range []struct {
+		why  string
+		cost string
+		used []float64 // by requests before
+		want float64   // taken for the next one
+	}{
+		{"as estimated", "40", []float64{40, 40}, 40},
+		{"more, by as much", "40", []float64{80, 80}, 80},
+		{"more in the mean", "40", []float64{100, 20}, 60},
+		{"less: some servers take what was asked for at first", "40", []float64{10, 10}, 40},
+		{"less in the mean", "40", []float64{50, 10}, 40},
+		{"a number gone wrong", "40", []float64{1e12, 40}, 40 * (16 + 1) / 2},
+		{"nothing", "40", []float64{0, 0}, 40},
+		{"an estimate of nothing", "0", []float64{80, 80}, 0},
+		{"nobody says", "40", nil, 40},
+	} {
+		t.Run(tt.why, func(t *testing.T) {
+			transport := resilient.NewTransport(newScript(answer(200)), resilient.WithLimit("tokens", 1e-9, 1e15, tokens))
+			left := func() float64 { return transport.Snapshot().Keys[0].Buckets[0].Tokens }
+			ctx := resilient.ContextWithOptions(t.Context())
+			call := func() {
+				resp, err := transport.RoundTrip(costing(t, tt.cost).WithContext(ctx))
+				require.NoError(t, err)
+				require.NoError(t, resp.Body.Close())
+			}
+			for range tt.used {
+				call()
+			}
+			for _, used := range tt.used {
+				resilient.Settle(ctx, "tokens", used)
+			}
+			call()
+			before := left()
+			call()
+			require.InDelta(t, tt.want, before-left(), 0.5)
 		})
 	}
 }

@@ -28,6 +28,7 @@ type call struct {
 	idempotent bool            // may be sent again even if it may have been processed
 	record     *replay.Body    // of a body without GetBody; nil: none
 	key        *keyState       // nil: nothing is known about the limit key yet
+	estimates  gate.Costs      // of the costs, by the user
 	costs      gate.Costs      // of each attempt
 	itsClass   gate.Class
 	classed    bool            // itsClass is known
@@ -62,7 +63,8 @@ func (c *call) init(t *Transport, cfg *config, req *http.Request) {
 	}
 	if len(cfg.shared.limits) > 0 || cfg.shared.inFlight > 0 {
 		c.key = t.keys.findOrAdd(cfg, req)
-		c.costs = cfg.shared.costs(req)
+		c.estimates = cfg.shared.costs(req)
+		c.costs = c.key.gate.Likely(c.estimates)
 	} else {
 		c.key = t.keys.find(cfg, req)
 	}

@@ -24,7 +24,9 @@ import (
 // its estimate.
 //
 // Settle may be called at any time. If more was used, those that follow wait until that
-// is made up for. If less was used, they wait less, up to the burst. A negative number is
+// is made up for. If less was used, they wait less, up to the burst. Estimates that are
+// too low in the mean are raised from then on, by as much. Those that are too high are not
+// lowered, because some servers take what was asked for until they know. A negative number is
 // 0. Settle does nothing if used is infinite or NaN, if there is nothing to settle, if
 // no limit has the name, or if the limit was forgotten meanwhile (see [WithLimitKey]). Of
 // one context the last 1,024 requests can be settled.
@@ -39,7 +41,7 @@ func Settle(ctx context.Context, name string, used float64) {
 	}
 	used = max(used, 0)
 	if c.gate != nil {
-		c.gate.Settle(c.stamp, c.index, used-c.cost)
+		c.gate.Settle(c.stamp, c.index, c.estimate, c.cost, used)
 	}
 	if c.limiter != nil {
 		c.limiter.Settle(name, used)
@@ -48,12 +50,13 @@ func Settle(ctx context.Context, name string, used float64) {
 
 // charge is what a request has taken of a limit.
 type charge struct {
-	name    string
-	gate    *gate.Gate // nil: the Transport has no limit of this name
-	stamp   gate.Stamp
-	index   int // of the limit
-	cost    float64
-	limiter costLimiter // nil: the caller's Limiter has no limit of this name
+	name     string
+	gate     *gate.Gate // nil: the Transport has no limit of this name
+	stamp    gate.Stamp
+	index    int // of the limit
+	estimate float64
+	cost     float64     // that was taken for it
+	limiter  costLimiter // nil: the caller's Limiter has no limit of this name
 }
 
 // ledger has the charges of the requests of a context that may be settled.
@@ -102,7 +105,7 @@ func (c *call) charge() {
 		if l.cost == nil {
 			continue
 		}
-		its := charge{name: l.name, gate: c.key.gate, stamp: c.attempt.stamp, index: i, cost: c.costs[i]}
+		its := charge{name: l.name, gate: c.key.gate, stamp: c.attempt.stamp, index: i, estimate: c.estimates[i], cost: c.costs[i]}
 		if k := slices.Index(names, l.name); k >= 0 { // one call of Settle is for both
 			its.limiter, names = limiter, slices.Delete(names, k, k+1)
 		}

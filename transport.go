@@ -233,7 +233,7 @@ func (t *Transport) Spare(req *http.Request) bool {
 		return true
 	}
 	now := time.Now()
-	return !key.budget.Strained(now) && key.gate.Spare(now, c.route(), c.cfg.shared.costs(req))
+	return !key.budget.Strained(now) && key.gate.Spare(now, c.route(), key.gate.Likely(c.cfg.shared.costs(req)))
 }
 
 // checkRequest refuses a request that cannot be looked at without a panic. All

@@ -37,6 +37,7 @@ type common struct {
 	buckets []*bucket.Bucket
 	learned int // as in Settings
 	usual   usual
+	guesses [MaxLimits]guesses
 	slots   slots
 	told    told
 }
@@ -81,6 +82,41 @@ func (u *usual) cost() float64 {
 		return 0
 	}
 	return u.square / u.mean
+}
+
+// guesses are the estimates of what attempts cost, beside what they have cost.
+type guesses struct {
+	n              int64
+	guessed, truth float64 // means of late
+}
+
+const (
+	// guessesOf settlements are the last ones that count.
+	guessesOf = 256
+
+	// mostTruth is how many times its estimate an attempt counts as at most. One number gone
+	// wrong must not stop all.
+	mostTruth = 16
+)
+
+func (g *guesses) settle(guess, truth float64) {
+	if guess <= 0 {
+		return
+	}
+	g.n++
+	part := 1 / float64(min(g.n, guessesOf))
+	g.guessed += (guess - g.guessed) * part
+	g.truth += (min(truth, mostTruth*guess) - g.truth) * part
+}
+
+// likely returns what an attempt is likely to cost. An estimate that has been too low is
+// raised, or each attempt would be sent before the server has what it takes. One that has
+// been too high stays: some servers take it first, and give back the rest.
+func (g *guesses) likely(guess float64) float64 {
+	if g.truth <= g.guessed {
+		return guess
+	}
+	return guess * g.truth / g.guessed
 }
 
 // any reports whether the user has set a limit.

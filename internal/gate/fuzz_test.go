@@ -338,7 +338,7 @@ func (c *crowd) correct(more gate.Costs) {
 			s = c.open[0].stamp
 		}
 		c.mu.Unlock()
-		c.gate.Settle(s, i, more[i])
+		c.gate.Settle(s, i, 0, 0, more[i])
 		synctest.Wait()
 	}
 }

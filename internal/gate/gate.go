@@ -407,23 +407,42 @@ func (g *Gate) Release(slot int) {
 	}
 }
 
-// GiveBack gives back what an attempt has taken from the buckets.
-func (g *Gate) GiveBack(costs *Costs) {
+// GiveBack gives back what an attempt has taken from the buckets. If it was refused, the
+// server has a little less than they say, which is what comes in a moment: its way to the
+// server was shorter than that of the one before it. Without that, each one of a backlog is
+// sent when it has just enough, and any that is quicker is refused.
+func (g *Gate) GiveBack(costs *Costs, refused bool) {
+	const moment = 0.01 // seconds
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := time.Now()
 	for i, b := range g.common.buckets {
-		b.Take(now, -costs[i])
+		back := costs[i]
+		if refused {
+			back = max(back-moment*b.Rate(), 0)
+		}
+		b.Take(now, -back)
 	}
 	g.serve(now)
 }
 
-// Settle takes more tokens from a bucket for an attempt that was accepted and has cost
-// another number than it had taken, or with a negative number gives some back.
-func (g *Gate) Settle(s Stamp, i int, more float64) {
+// Likely returns what an attempt is likely to take from each limit, by its estimate.
+func (g *Gate) Likely(estimate Costs) Costs {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	now := time.Now()
+	for i := range g.common.buckets {
+		estimate[i] = g.common.guesses[i].likely(estimate[i])
+	}
+	return estimate
+}
+
+// Settle corrects what an attempt that was accepted has taken from a bucket, by an
+// estimate.
+func (g *Gate) Settle(s Stamp, i int, estimate, taken, used float64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now, more := time.Now(), used-taken
+	g.common.guesses[i].settle(estimate, used)
 	g.common.buckets[i].Settle(now, more)
 	if g.key != nil && i == g.common.learned-1 {
 		g.key.Settle(s.Stamp, more)

@@ -159,7 +159,7 @@ func TestBuckets(t *testing.T) {
 			p.admit(t.Context(), "a", costing(10))
 			p.admit(t.Context(), "b", costing(1))
 			time.Sleep(500 * ms)
-			p.Settle(gate.Stamp{}, 0, 2)
+			p.Settle(gate.Stamp{}, 0, 0, 0, 2)
 		}, []pass{{"a", 0}, {"b", 3 * time.Second}}, "those that wait pay for them"},
 		{"costs that were too high", limited(1, 10), func(t *testing.T, p *passes) {
 			t.Helper()
@@ -167,18 +167,32 @@ func TestBuckets(t *testing.T) {
 			p.admit(t.Context(), "b", costing(5))
 			p.admit(t.Context(), "c", costing(1))
 			time.Sleep(time.Second)
-			p.Settle(gate.Stamp{}, 0, -4)
+			p.Settle(gate.Stamp{}, 0, 0, 0, -4)
 		}, []pass{{"a", 0}, {"b", time.Second}, {"c", 2 * time.Second}}, "those that wait go earlier"},
 		{"costs of a bucket that is full", limited(1, 2), func(t *testing.T, p *passes) {
 			t.Helper()
-			p.Settle(gate.Stamp{}, 0, -10)
+			p.Settle(gate.Stamp{}, 0, 0, 0, -10)
 			for _, name := range []string{"a", "b", "c"} {
 				p.admit(t.Context(), name, costing(1))
 			}
 		}, []pass{{"a", 0}, {"b", 0}, {"c", time.Second}}, "there is room for its burst"},
+		{"an attempt that was not sent", limited(10, 5), func(t *testing.T, p *passes) {
+			t.Helper()
+			p.admit(t.Context(), "a", costing(5))
+			p.GiveBack(&gate.Costs{5}, false)
+			p.admit(t.Context(), "b", costing(5))
+		}, []pass{{"a", 0}, {"b", 0}}, "it has taken nothing"},
+		{"an attempt that was refused", limited(10, 5), func(t *testing.T, p *passes) {
+			t.Helper()
+			p.admit(t.Context(), "a", costing(5))
+			p.GiveBack(&gate.Costs{5}, true)
+			p.admit(t.Context(), "b", costing(5))
+			p.GiveBack(&gate.Costs{0.05}, true)
+			p.admit(t.Context(), "c", costing(1))
+		}, []pass{{"a", 0}, {"b", 10 * ms}, {"c", 110 * ms}}, "it came a moment too early, and so would the next one; no more is lost than it has taken"},
 		{"costs of no limit", new(gate.Gate), func(t *testing.T, p *passes) {
 			t.Helper()
-			p.GiveBack(&gate.Costs{1})
+			p.GiveBack(&gate.Costs{1}, false)
 			p.admit(t.Context(), "a", costing(1))
 		}, []pass{{"a", 0}}, "nothing is counted"},
 		{"a rate without end", buckets(math.Inf(1), math.MaxFloat64, 1, 1), func(t *testing.T, p *passes) {
@@ -186,8 +200,8 @@ func TestBuckets(t *testing.T) {
 			for _, name := range []string{"a", "b", "c", "d"} {
 				p.admit(t.Context(), name, costing(math.MaxFloat64, 1))
 			}
-			p.Settle(gate.Stamp{}, 0, math.MaxFloat64)
-			p.Settle(gate.Stamp{}, 0, math.MaxFloat64)
+			p.Settle(gate.Stamp{}, 0, 0, 0, math.MaxFloat64)
+			p.Settle(gate.Stamp{}, 0, 0, 0, math.MaxFloat64)
 		}, []pass{{"a", 0}, {"b", time.Second}, {"c", 2 * time.Second}, {"d", 3 * time.Second}}, "it holds nobody, whatever is taken"},
 	})
 }
@@ -344,8 +358,8 @@ func TestAllocations(t *testing.T) {
 		if !g.TryAdmit(&s, a) {
 			t.Error("it waits")
 		}
-		g.Settle(gate.Stamp{}, 0, -0.5)
-		g.Settle(gate.Stamp{}, 1, 0.5)
+		g.Settle(gate.Stamp{}, 0, 0, 0, -0.5)
+		g.Settle(gate.Stamp{}, 1, 0, 0, 0.5)
 		g.Release(s.Slot)
 	}))
 }
