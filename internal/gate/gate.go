@@ -171,11 +171,12 @@ func (g *Gate) Admit(ctx context.Context, a Attempt, maxWait time.Duration, begi
 		case <-ctx.Done():
 			err = context.Cause(ctx)
 		case <-timer.C:
-			if g.held(w) {
+			reason, held := g.held(w)
+			if held {
 				waits++
 			}
 			if waits > maxWaits {
-				err = &RefusalError{Reason: e.reason, Wait: maxWait}
+				err = &RefusalError{Reason: reason, Wait: maxWait}
 			}
 			timer.Reset(maxWait)
 		}
@@ -202,14 +203,20 @@ func (g *Gate) refusal(ctx context.Context, now time.Time, e estimate, route lim
 // a queue that is too long is no more than a belief.
 const maxWaits = 2
 
-// held reports whether a limit that the user did not set holds the waiter. Its turn may
-// have come in this same instant.
-func (g *Gate) held(w *waiter) bool {
+// held reports whether a limit that the user did not set holds the waiter, and which kind.
+// Its turn may have come in this same instant, and what it waited for at first may be over.
+func (g *Gate) held(w *waiter) (reason string, held bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := time.Now()
 	g.serve(now)
-	return w.line != nil && w.line.limit != nil && g.hold(now, w.line.limit, &w.Attempt) > 0
+	if w.line == nil || w.line.limit == nil || g.hold(now, w.line.limit, &w.Attempt) <= 0 {
+		return "", false
+	}
+	if w.line.limit.Paces() {
+		return RateLimit, true
+	}
+	return Pause, true
 }
 
 // push lets a waiter wait in the queue of its limit.

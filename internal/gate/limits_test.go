@@ -281,6 +281,24 @@ func TestInFlight(t *testing.T) {
 			p.release("b")
 			require.Zero(t, p.Snapshot(time.Now()).Flying, "the one that waits for its tokens has no place")
 		}, []pass{{"a", 0}, {"b", time.Second}, {"c", 5 * time.Second}}, "both are taken in one instant"},
+		{"a pause that began later", inFlight(4), func(t *testing.T, p *passes) {
+			t.Helper()
+			for _, name := range []string{"a", "b", "c", "d", "e", "f", "g", "h"} {
+				p.admit(t.Context(), name, first)
+			}
+			for _, name := range []string{"a", "b", "c", "d"} {
+				p.refused(name, time.Hour)
+			}
+			p.release("a")
+			p.refused("e", time.Hour)
+			p.release("b")
+			time.Sleep(20 * ms)
+			p.refused("f", time.Hour)
+			p.release("c")
+			time.Sleep(time.Minute)
+			p.refused("g", time.Hour)
+			time.Sleep(2 * time.Minute)
+		}, []pass{{"a", 0}, {"b", 0}, {"c", 0}, {"d", 0}, {"e", 0}, {"f", 10 * ms}, {"g", time.Minute + 20*ms}, {"h: pause", 2 * time.Minute}}, "the reason is the one at the end: it was that at the beginning, a place"},
 		{"a server's limit that holds nobody", inFlight(1), func(t *testing.T, p *passes) {
 			t.Helper()
 			p.admit(t.Context(), "a", first)
