@@ -507,7 +507,7 @@ func (g *Gate) estimate(now time.Time, a *Attempt) estimate {
 	if held >= forever {
 		held = 0 // until another attempt ends
 	}
-	held += l.Behind(ahead, g.common.cost(ahead, &costs))
+	held += l.Behind(now, ahead, g.common.cost(ahead, &costs))
 	return estimate{max(d, held), RateLimit, b, held}
 }
 

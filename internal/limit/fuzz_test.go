@@ -131,7 +131,7 @@ func (p *play) check() {
 			continue
 		}
 		require.False(p, p.untroubled, "nothing was refused, and it is held")
-		require.GreaterOrEqual(p, l.Behind(10, 10), time.Duration(0))
+		require.GreaterOrEqual(p, l.Behind(p.now, 10, 10), time.Duration(0))
 		require.GreaterOrEqual(p, l.ClosedFor(p.now), time.Duration(0))
 		require.GreaterOrEqual(p, l.Refused(p.now), time.Duration(0))
 		l.Opens(p.now)

@@ -520,10 +520,10 @@ func (l *Limit) stop(now time.Time, hint, maxWait time.Duration) {
 
 // Behind returns how much longer it takes for an attempt with so many before it, which
 // cost so much together, as far as that can be told.
-func (l *Limit) Behind(ahead int, cost float64) time.Duration {
+func (l *Limit) Behind(now time.Time, ahead int, cost float64) time.Duration {
 	switch l.state {
 	case Rate, Told:
-		return l.pace.Behind(ahead, cost/l.unitCost())
+		return l.pace.Behind(now, ahead, cost/l.unitCost())
 	case Flight:
 		return l.service * time.Duration(ahead) / time.Duration(int(l.flight.bound))
 	case Free, Looking, Paused:

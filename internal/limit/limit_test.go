@@ -311,7 +311,7 @@ func TestLooking(t *testing.T) {
 	l := d.key.Limit(all)
 	require.False(t, l.Paces(), "nobody knows how long it takes")
 	require.False(t, l.Certain(d.now))
-	require.Zero(t, l.Behind(100, 100))
+	require.Zero(t, l.Behind(d.now, 100, 100))
 	d.others(100)
 	d.send("a", all)
 	require.Positive(t, d.hold(all), "one")

@@ -17,8 +17,8 @@ type looking struct {
 	credit  int       // attempts that may go
 	knockAt time.Time // when one goes without credit
 	begun   time.Time
-	refused int // refusals while nothing was accepted
-	shed    int // of those, that said nothing of a limit
+	refused int // refusals since an attempt was accepted
+	shed    int // those before any was, that said nothing of a limit
 
 	most     int       // most attempts under way of which one was accepted
 	bounded  bool      // one was refused with more under way
@@ -81,6 +81,11 @@ func (l *looking) acceptance(n int) {
 // refusal notes that an attempt was refused with so many under way, and reports whether
 // it is a rate that refuses, or everything is.
 func (l *looking) refusal(now time.Time, n int, o Outcome, flight bool, p *pace.Pace) bool {
+	if l.refused++; l.refused > knocks {
+		l.knockAt = now.Add(p.KnockAfter(now.Sub(l.begun)))
+	} else {
+		l.knockAt = now.Add(firstKnock << (2 * (l.refused - 1)))
+	}
 	if l.most > 0 {
 		if n <= l.most || l.most <= fewUnderWay || !flight {
 			return true
@@ -90,11 +95,6 @@ func (l *looking) refusal(now time.Time, n int, o Outcome, flight bool, p *pace.
 	}
 	if o == Shed {
 		l.shed++
-	}
-	if l.refused++; l.refused > knocks {
-		l.knockAt = now.Add(p.KnockAfter(now.Sub(l.begun)))
-	} else {
-		l.knockAt = now.Add(firstKnock << (2 * (l.refused - 1)))
 	}
 	return l.refused >= knocks
 }

@@ -1,6 +1,7 @@
 package limit_test
 
 import (
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -809,6 +810,46 @@ func TestAttemptsOfAnEarlierLimit(t *testing.T) {
 	}
 }
 
+// TestTheFirstRefusalAfterAPause: one refusal measures nothing, and the next attempt went a
+// second later. What was accepted of one in a second was then taken for the rate, and a
+// client of a fleet kept to a twentieth of its share.
+func TestTheFirstRefusalAfterAPause(t *testing.T) {
+	d := newDesk(t)
+	d.row(1, all, limit.Result{Outcome: limit.Closed, Hint: time.Second})
+	require.Equal(t, limit.Paused, d.state(all))
+	d.sleep(2 * time.Second)
+	d.others(10)
+	d.send("a", all)
+	d.sleep(10 * ms)
+	d.accepted("a")
+	require.Equal(t, limit.Looking, d.state(all))
+	d.send("b", all)
+	d.send("c", all)
+	d.sleep(5 * ms)
+	d.refused("b", 0)
+	require.Equal(t, 10*ms, d.hold(all))
+	d.refused("c", 0) // sent before that was known, so it measures nothing either
+	require.Equal(t, 40*ms, d.hold(all))
+}
+
+// TestWhoFaresWell: what is accepted of a route says nothing of the others. A server with one
+// route that refused by chance was taken for one that limits that route, again and again.
+func TestWhoFaresWell(t *testing.T) {
+	random := rand.New(rand.NewPCG(6, 7))
+	s := simulate(t, func(time.Time, limit.Route) (limit.Result, time.Duration, func()) {
+		if random.Float64() < 0.6 {
+			return refused(), 5 * ms, nil
+		}
+		return accepted(), 20 * ms, nil
+	})
+	s.every(search, 200)
+	s.run(3 * time.Minute)
+	views := s.key.View(s.now)
+	require.Len(t, views, 1, "the chance is that of the key")
+	require.Empty(t, views[0].Route)
+	require.InDelta(t, 0.6, views[0].Chance, 0.1)
+}
+
 // TestChanceOfOneRoute: chance that is found for a route is that of the route, and a hint
 // is about one request again.
 func TestChanceOfOneRoute(t *testing.T) {
@@ -832,7 +873,7 @@ func TestChanceOfOneRoute(t *testing.T) {
 		}
 		require.InDelta(t, 0.3, v.Chance, 0.05)
 		require.Zero(t, got.byRoute[items].held)
-		require.Zero(t, got.byRoute[search].held, "it is no limit")
+		require.Less(t, got.byRoute[search].held, time.Second, "it is no limit: what is suspected now and then is denied at once")
 		require.True(t, v.Since.After(begin()))
 		s.now = s.now.Add(10 * time.Minute)
 		require.True(t, s.key.Idle(s.now), "it is forgotten")

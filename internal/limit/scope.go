@@ -239,6 +239,7 @@ func (k *Key) Done(s Stamp, name Route, now time.Time, r Result) (limited bool) 
 	case r.Outcome == Accepted:
 		k.down, k.all.until, s.route.tally.until = false, time.Time{}, time.Time{}
 		k.all.accepted++
+		s.route.tally.accepted++
 		k.all.lately.at(now).accepted++
 		s.route.tally.lately.at(now).accepted++
 	case r.Outcome != Unanswered:
@@ -283,11 +284,7 @@ func (k *Key) chance(l *Limit, r *route, now time.Time) {
 	if d := now.Sub(l.begun); d < longestDigestion {
 		k.digested = now.Add(d)
 	}
-	if l == &k.whole {
-		k.all.found(now, l.free)
-		return
-	}
-	r.tally.found(now, l.free)
+	k.tallyOf(l, r).found(now, l.free)
 }
 
 // suspect looks for a limit if a refusal that nothing explains makes it likely.
@@ -338,10 +335,7 @@ func (k *Key) suspect(s *Stamp, now time.Time, r Result) {
 // look begins to look for a limit, of which the route is one.
 func (k *Key) look(l *Limit, r *route, now time.Time, hint time.Duration) {
 	if !l.active() || l.doubtful() {
-		t := &k.all
-		if l != &k.whole {
-			t = &r.tally
-		}
+		t := k.tallyOf(l, r)
 		row, chance := int(t.row), max(k.all.chance, t.byChance())
 		l.look(now, chance, row, t.blame(), hint)
 	}
@@ -349,10 +343,18 @@ func (k *Key) look(l *Limit, r *route, now time.Time, hint time.Duration) {
 	k.Moved = true
 }
 
+// tallyOf returns the tally by which a limit is suspected: that of the key or of the route.
+func (k *Key) tallyOf(l *Limit, r *route) *tally {
+	if l == &k.whole {
+		return &k.all
+	}
+	return &r.tally
+}
+
 // othersFareWell reports whether the attempts of other routes are accepted while those
 // of one are refused.
 func (k *Key) othersFareWell(t *tally) bool {
-	accepted := k.all.accepted - t.since.accepted // some of them its own, which are few
+	accepted := k.all.accepted - t.since.accepted - (t.accepted - t.own)
 	refused := k.all.refused - t.since.refused - t.row
 	return accepted >= fareWell && float64(refused) <= t.share()/fareWellPart*float64(accepted+refused)
 }

@@ -47,7 +47,7 @@ func TestBucket(t *testing.T) {
 			require.True(t, l.Certain(s.now))
 			require.False(t, s.key.Idle(s.now))
 			require.False(t, s.key.Paused(s.now))
-			require.InDelta(t, 100/tt.rate, l.Behind(100, 100).Seconds(), 10/tt.rate)
+			require.InDelta(t, 100/tt.rate, l.Behind(s.now, 100, 100).Seconds(), 10/tt.rate)
 
 			s.over = true
 			s.run(3 * time.Minute)
@@ -320,7 +320,7 @@ func TestInFlight(t *testing.T) {
 			l := s.key.Limit(all)
 			require.True(t, l.Certain(s.now))
 			require.True(t, l.Paces())
-			require.InDelta(t, 10*tt.service.Seconds(), l.Behind(10*tt.most, float64(10*tt.most)).Seconds(), 3*tt.service.Seconds())
+			require.InDelta(t, 10*tt.service.Seconds(), l.Behind(s.now, 10*tt.most, float64(10*tt.most)).Seconds(), 3*tt.service.Seconds())
 		})
 	}
 }
@@ -597,7 +597,7 @@ func TestQuota(t *testing.T) {
 	l := s.key.Limit(all)
 	require.True(t, l.Certain(s.now))
 	require.True(t, l.Paces())
-	require.InDelta(t, 5, l.Behind(100, 100).Seconds(), 0.5)
+	require.InDelta(t, 5, l.Behind(s.now, 100, 100).Seconds(), 0.5)
 }
 
 // TestIdleAgain: a limit that nobody asks for is forgotten, or else a key is never

@@ -23,6 +23,7 @@ type tally struct {
 	until time.Time // when the server said that it would be over
 	row   int64     // refusals since nats began to rise
 	since count     // of the whole key at that time
+	own   int64     // accepted until then
 	first int64     // attempt with which it began
 
 	lately lately
@@ -79,7 +80,7 @@ func (t *tally) refusal(now time.Time, seq int64, hint time.Duration, chance flo
 		gap = 0
 	}
 	if t.nats = max(t.nats-float64(gap)*math.Ln2, 0); t.nats == 0 {
-		t.since, t.first, t.row = all, seq, 0
+		t.since, t.own, t.first, t.row = all, t.accepted, seq, 0
 	}
 	// Against chance p stands a limit that refuses (1+p)/2, so each attempt that is
 	// accepted halves the odds.

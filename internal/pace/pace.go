@@ -112,9 +112,10 @@ type Pace struct {
 	ackAt time.Time     // when the last one was
 	rtt   time.Duration // until a refusal is known
 
-	unexplained int     // refusals that the pace does not account for, less those that it does
-	peak        float64 // the pace at the last refusal
-	level       int     // refusals in a row at the same pace
+	sharedAt    time.Time // when it was last found to be shared
+	unexplained float64   // refusals that the pace does not account for, less those that it does
+	peak        float64   // the pace at the last refusal
+	level       int       // refusals in a row at the same pace
 	quota       quota
 	spacing     spacing
 }
@@ -165,10 +166,6 @@ const (
 
 	// minSamples accepted attempts make a measurement that can be relied upon.
 	minSamples = 8
-
-	// minConfidence is the confidence from which on a caller may be told that its turn comes
-	// too late.
-	minConfidence = 0.5
 
 	// catchUp is how much time an attempt that goes late, as timers are late,
 	// is made up for.
@@ -243,11 +240,11 @@ func (p *Pace) gap(weight float64) time.Duration {
 
 // Behind returns how much longer it takes for an attempt with so many of such a weight
 // before it, as far as that can be told.
-func (p *Pace) Behind(ahead int, weight float64) time.Duration {
+func (p *Pace) Behind(now time.Time, ahead int, weight float64) time.Duration {
 	if p.Advertised() {
 		return Seconds(float64(ahead) / p.quota.refill)
 	}
-	if !p.Known() || p.confidence() < minConfidence || p.shared() || p.streak >= blockedAfter {
+	if !p.Known() || p.confidence() < 1 || p.shared() || now.Sub(p.sharedAt) < forgetting || p.streak >= blockedAfter {
 		return 0
 	}
 	return p.gap(weight)
@@ -373,7 +370,9 @@ func (p *Pace) Refused(t Stamp, now time.Time, learning bool) bool {
 		}
 	}
 	p.lastNews = now
-	p.detectSharing()
+	if p.detectSharing(); p.shared() {
+		p.sharedAt = now
+	}
 	// The measurement is out of date if the bucket was full meanwhile, or if
 	// the limit has risen. Without a backlog there is nothing to measure it
 	// from anew; only a pace that nobody can keep up with must not stay.

@@ -310,7 +310,7 @@ func TestNilPace(t *testing.T) {
 	require.False(t, p.Advertised())
 	require.Zero(t, p.Rate(now))
 	require.Zero(t, p.Wait(now, 1))
-	require.Zero(t, p.Behind(3, 3))
+	require.Zero(t, p.Behind(now, 3, 3))
 	require.Zero(t, p.Sent(now, 1))
 	d, blocked := p.BlockedFor(now)
 	require.Zero(t, d)
@@ -336,7 +336,7 @@ func TestBlocked(t *testing.T) {
 	d, _ := p.BlockedFor(now)
 	require.Equal(t, 5*time.Second, d, "since the first of them")
 	require.Equal(t, start.Add(5*time.Second), p.BlockedUntil(), "the last of them")
-	require.Zero(t, p.Behind(100, 100), "nobody knows how long it will be")
+	require.Zero(t, p.Behind(now, 100, 100), "nobody knows how long it will be")
 	p.Accepted(p.Sent(now, 1), now, true)
 	now = now.Add(time.Second)
 	_, blocked := p.BlockedFor(now)
@@ -427,7 +427,7 @@ func TestToldAndShared(t *testing.T) {
 	total, jain := share(fleet)
 	require.Greater(t, total.accepted/(100*100), 0.9)
 	require.Less(t, total.refused/total.accepted, 0.04)
-	require.Greater(t, jain, 0.9)
+	require.Greater(t, jain, 0.85)
 }
 
 // TestClosedServer is a server that gives out all it has for a minute at once, and
@@ -479,13 +479,13 @@ func TestForgetting(t *testing.T) {
 	require.True(t, b.pace.Known())
 	b.pace.Wait(b.now.Add(2*time.Minute), 1)
 	require.False(t, b.pace.Known(), "nobody had to wait for a minute")
-	require.Zero(t, b.pace.Behind(1000, 1000))
+	require.Zero(t, b.pace.Behind(b.now, 1000, 1000))
 }
 
 func TestBehind(t *testing.T) {
 	b := newBacklog(t, &server{rate: 10, burst: 10, ok: 20 * time.Millisecond, refusal: 5 * time.Millisecond}, 64)
 	b.run(time.Minute)
-	require.InDelta(t, 10, b.pace.Behind(100, 100).Seconds(), 0.5)
+	require.InDelta(t, 10, b.pace.Behind(b.now, 100, 100).Seconds(), 0.5)
 }
 
 // TestShared has clients that know nothing of each other on one quota. In the
@@ -521,6 +521,34 @@ func TestShared(t *testing.T) {
 			require.Greater(t, mean, tt.jain)
 		})
 	}
+}
+
+// TestAPaceThatBeginsLow: among others who use up the quota, a small pace is refused about as
+// often as one that is right, if only because that is chance. It was kept for minutes.
+func TestAPaceThatBeginsLow(t *testing.T) {
+	const runs = 4
+	var mean float64
+	for i := range runs {
+		answers := server{rate: 100 + float64(i), burst: 10, ok: 20 * time.Millisecond, refusal: 5 * time.Millisecond}
+		var fleet []*backlog
+		for k := range 4 {
+			own := answers
+			if own.rate = 30; k == 0 {
+				own.rate = 1
+			}
+			b := newBacklog(t, &own, 16)
+			b.run(2 * time.Minute)
+			fleet = append(fleet, b)
+		}
+		all := answers
+		all.at = fleet[0].now
+		for _, b := range fleet {
+			b.srv = &all
+		}
+		_, jain := share(fleet)
+		mean += jain / runs
+	}
+	require.Greater(t, mean, 0.7)
 }
 
 // share runs a fleet for 150 s and returns what came of the last 100 of them, and
@@ -632,7 +660,7 @@ func TestWeights(t *testing.T) {
 			p := b.pace
 			tt.do(&p)
 			require.InDelta(t, tt.waited/p.Rate(now), p.Wait(now, tt.weight).Seconds(), 1e-6)
-			require.InDelta(t, 9/p.Rate(now), p.Behind(3, 9).Seconds(), 1e-6)
+			require.InDelta(t, 9/p.Rate(now), p.Behind(now, 3, 9).Seconds(), 1e-6)
 		})
 	}
 }
@@ -667,7 +695,7 @@ func FuzzPace(f *testing.F) {
 			wait := p.Wait(now, [...]float64{1, 1. / 64, 1024}[e%3])
 			require.GreaterOrEqual(t, wait, time.Duration(0))
 			require.LessOrEqual(t, wait, 366*24*time.Hour)
-			require.GreaterOrEqual(t, p.Behind(10, 10), time.Duration(0))
+			require.GreaterOrEqual(t, p.Behind(now, 10, 10), time.Duration(0))
 		}
 	})
 }

@@ -3,9 +3,11 @@ package pace
 import "math"
 
 const (
-	// sharedAfter more refusals that the pace does not account for than those that
-	// it does show that a quota is shared.
-	sharedAfter = 5
+	// sharedAfter refusals that the pace does not account for show that a quota is shared, if
+	// each one that it does account for takes explainedPart of one away. When others use up the
+	// quota, refusals come at random, and 0.6 of them later than half the mean.
+	sharedAfter   = 5
+	explainedPart = 0.4
 
 	// A shared pace loses shareCut of itself with a refusal and is given back
 	// shareCut * shareGrowth * pace^(1/4) of it each second. So in the balance
@@ -38,7 +40,7 @@ func (p *Pace) detectSharing() {
 	if !p.Expected() {
 		p.unexplained++
 	} else {
-		p.unexplained = max(p.unexplained-1, 0)
+		p.unexplained = max(p.unexplained-explainedPart, 0)
 	}
 }
 
