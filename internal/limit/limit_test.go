@@ -182,7 +182,7 @@ func TestStates(t *testing.T) {
 		}, limit.Looking, "until it is known what it is"},
 		{"looking, and 503s", func(d *desk) {
 			d.row(3, all, refused())
-			for range 4 {
+			for range 5 {
 				d.wait(all)
 				d.row(1, all, shed)
 			}

@@ -39,8 +39,9 @@ const (
 	hanging = time.Second
 
 	// outage refusals that say nothing of a limit, with nothing accepted, are a server
-	// that is down.
-	outage = knocks
+	// that is down. By the last of them 0.85 s have passed, in which a limit of two a second
+	// would have let one through, and some servers refuse by 503.
+	outage = knocks + 1
 )
 
 func (l *looking) begin(now time.Time) {
@@ -96,7 +97,7 @@ func (l *looking) refusal(now time.Time, n int, o Outcome, flight bool, p *pace.
 	if o == Shed {
 		l.shed++
 	}
-	return l.refused >= knocks
+	return l.refused >= knocks && (l.shed < l.refused || l.shed >= outage)
 }
 
 // flight reports whether it is a limit on requests under way.

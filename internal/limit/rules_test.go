@@ -268,7 +268,7 @@ func TestDown(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			d := newDesk(t)
 			d.row(3, all, shed)
-			for range 4 {
+			for range 5 {
 				d.wait(all)
 				d.row(1, all, shed)
 			}
@@ -472,7 +472,7 @@ func TestADeadServerIsNotClosed(t *testing.T) {
 	d := newDesk(t)
 	d.row(3, all, refused())
 	l := d.key.Limit(all)
-	for range 4 {
+	for range 5 {
 		d.wait(all)
 		d.row(1, all, limit.Result{Outcome: limit.Shed})
 	}

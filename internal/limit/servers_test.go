@@ -56,6 +56,18 @@ func TestBucket(t *testing.T) {
 	}
 }
 
+// TestSlowBucketAs503: nginx says 503, and a limit of two a second was taken for an
+// outage, in which nobody is held back.
+func TestSlowBucketAs503(t *testing.T) {
+	for _, rate := range []float64{2, 3, 5} {
+		s := simulate(t, newBucket(rate, 10).server(limit.Shed))
+		s.workers(32, one)
+		got := s.run(10 * time.Second)
+		require.GreaterOrEqual(t, got.accepted, int(10+8*rate))
+		require.Less(t, got.refused, 60, "%v a second", rate)
+	}
+}
+
 // TestFewWorkers have nobody waiting for a trial, and get what the server gives.
 func TestFewWorkers(t *testing.T) {
 	for workers := range 4 {
