@@ -221,7 +221,7 @@ func TestLeastDoubt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := between(t, answers(503), during(5*time.Second, time.Hour, answers(503), answers(200)))
 		transport := w.over([]resilient.Option{resilient.WithMaxAttempts(1)})
-		traffic(t, transport, 10, 5100*ms)
+		traffic(t, transport, 10, 5300*ms)
 		w.forget()
 		_, _ = outcome(t, transport, get(t))
 		require.Equal(t, []string{"b", "a"}, w.asked(), "b has failed but once")

@@ -18,12 +18,12 @@
 //
 // Free becomes Looking by suspicion, see tally, or for a moment by a hint. Looking
 // becomes Rate if an attempt is refused with fewer under way than were accepted,
-// Flight if none is, Paused by hints, and Free if an attempt is accepted and nobody
-// waits. Paused becomes Looking when it is over, or Rate if the pace is known. Rate becomes
-// Flight if the number under way explains the refusals, see together, and Flight becomes
-// Rate again if that lets less through. Rate and Flight are tested, see trial, and given up
-// for Free if a trial finds chance, or if they hold nobody back. A limit and chance can be
-// there at once, see noise.
+// Flight if none is, Paused by hints, and Free if attempts are accepted and nobody
+// has waited for a second. Paused becomes Looking when it is over, or Rate if the pace is
+// known. Rate becomes Flight if the number under way explains the refusals, see together,
+// and Flight becomes Rate again if that lets less through. Rate and Flight are tested, see
+// trial, and given up for Free if a trial finds chance, or if they hold nobody back. A limit
+// and chance can be there at once, see noise.
 //
 // # Invariants
 //
@@ -316,8 +316,8 @@ func (l *Limit) acceptance(s *Stamp, now time.Time) {
 		l.noise.outcome(false)
 		l.looking.acceptance(min(s.underWay, l.underWay+1)) // those that were refused at the same time took no place
 		switch {
-		case l.Waiting == 0 && !l.pace.Reopened() || !l.looking.hinted.IsZero():
-			l.setState(Free, now) // nobody is left to hold back, and nothing to be counted
+		case l.Waiting == 0 && now.Sub(l.heldAt) > backoffs && !l.pace.Reopened() || !l.looking.hinted.IsZero():
+			l.setState(Free, now) // nobody is left to hold back, nor comes back
 		case l.looking.flight():
 			l.fly(now, l.looking.most)
 		}

@@ -72,6 +72,12 @@ func (d *desk) refused(name string, hint time.Duration) bool {
 
 func (d *desk) accepted(name string) { d.done(name, accepted()) }
 
+// over ends a look for the limit of a route: one is accepted, and nobody has waited for long.
+func (d *desk) over(r limit.Route) {
+	d.sleep(2 * time.Second)
+	d.row(1, r, accepted())
+}
+
 // row sends so many attempts, one after the other and 10 ms apart, that all have the
 // same outcome.
 func (d *desk) row(n int, r limit.Route, res limit.Result) {
@@ -174,6 +180,10 @@ func TestStates(t *testing.T) {
 		{"looking, and accepted", func(d *desk) {
 			d.row(3, all, refused())
 			d.row(1, all, accepted())
+		}, limit.Looking, "those who were refused come back"},
+		{"looking, and accepted for a while", func(d *desk) {
+			d.row(3, all, refused())
+			d.over(all)
 		}, limit.Free, "nobody waits"},
 		{"looking, and accepted while others wait", func(d *desk) {
 			d.row(3, all, refused())
@@ -236,6 +246,7 @@ func TestStates(t *testing.T) {
 			require.Less(d, d.wait(all), 10*time.Second)
 			d.send("probe", all)
 			d.accepted("probe")
+			d.over(all)
 		}, limit.Free, "hints are about the request they come with"},
 		{"a pause, and its probe accepted while others wait", func(d *desk) {
 			threeHints(d, 10*time.Second)
@@ -517,8 +528,7 @@ func TestABanIsForAll(t *testing.T) {
 	d.wait(search)
 	d.wait(search)
 	require.False(t, d.paused())
-	d.send("b", search)
-	d.accepted("b")
+	d.over(search)
 	require.Nil(t, d.key.Limit(items))
 }
 
@@ -612,7 +622,7 @@ func TestOwnLimit(t *testing.T) {
 		routes = append(routes, v.Route)
 	}
 	require.ElementsMatch(t, []limit.Route{search, items}, routes)
-	d.row(1, search, accepted())
+	d.over(search)
 	require.Nil(t, d.key.Limit(search))
 	require.NotNil(t, d.key.Limit(items))
 	require.True(t, d.key.Moved)

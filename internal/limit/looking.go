@@ -38,6 +38,11 @@ const (
 	// the slowest limits in use, one a second, since nothing else is known.
 	hanging = time.Second
 
+	// backoffs is about how long those stay away who were refused before. A look that ended as
+	// soon as nobody waited let all of them go together when they came back, and so it went
+	// on.
+	backoffs = time.Second
+
 	// outage refusals that say nothing of a limit, with nothing accepted, are a server
 	// that is down. By the last of them 0.85 s have passed, in which a limit of two a second
 	// would have let one through, and some servers refuse by 503.

@@ -72,14 +72,14 @@ func TestSuspicionOfSeveral(t *testing.T) {
 		}, []limit.Route{search}, []limit.Route{all, items}, "the limit is not the key's"},
 		{"a limit that is over, and another one", func(d *desk) {
 			d.row(3, search, refused())
-			d.row(1, search, accepted())
+			d.over(search)
 			d.row(3, items, refused())
 		}, []limit.Route{items}, []limit.Route{search}, "a route is not held for what was refused before"},
 		{"a limit for all that is over, and another one", func(d *desk) {
 			d.row(1, search, refused())
 			d.row(1, items, refused())
 			d.row(1, users, refused())
-			d.row(1, search, accepted())
+			d.over(search)
 			d.row(3, items, refused())
 		}, []limit.Route{items}, []limit.Route{search, users}, "nor are all routes"},
 		{"from before the first one, accepted between", func(d *desk) {
@@ -186,6 +186,7 @@ func TestOutcomesAfterALimit(t *testing.T) {
 	d.send("a", all)
 	d.send("b", all)
 	d.others(0)
+	d.sleep(2 * time.Second)
 	d.accepted("a")
 	require.Equal(t, limit.Free, d.state(all))
 	require.False(t, d.refused("b", 0), "no limit was known")
@@ -334,7 +335,7 @@ func TestMoved(t *testing.T) {
 	d = newDesk(t)
 	d.row(3, search, refused())
 	d.key.Moved = false
-	d.row(1, search, accepted())
+	d.over(search)
 	require.Nil(t, d.key.Limit(search))
 	require.True(t, d.key.Moved, "those who wait for it are free")
 }
@@ -378,6 +379,7 @@ func TestViewsOfRoutes(t *testing.T) {
 	t.Run("another one", func(t *testing.T) {
 		d := newDesk(t)
 		d.row(3, all, refused())
+		d.over(all)
 		d.row(20, all, accepted())
 		d.row(3, all, refused())
 		require.Zero(t, view(&d.key, d.now, all).Sent, "what was sent under an earlier one is not its own")
@@ -651,7 +653,7 @@ func TestRulesOfAPause(t *testing.T) {
 	t.Run("nothing accepted", func(t *testing.T) {
 		d := newDesk(t)
 		d.row(3, all, refused())
-		d.row(1, all, accepted())
+		d.over(all)
 		require.Equal(t, limit.Free, d.state(all))
 		d.row(2, all, refused())
 		d.row(1, all, refused())
@@ -854,10 +856,10 @@ func TestWhoFaresWell(t *testing.T) {
 // is about one request again.
 func TestChanceOfOneRoute(t *testing.T) {
 	for _, hint := range []time.Duration{0, 200 * ms} {
-		chance := byChance(0.3, hinted(hint))
-		s := simulate(t, func(now time.Time, r limit.Route) (limit.Result, time.Duration, func()) {
-			if r == search {
-				return chance(now, r)
+		random := rand.New(rand.NewPCG(1, 4))
+		s := simulate(t, func(_ time.Time, r limit.Route) (limit.Result, time.Duration, func()) {
+			if r == search && random.Float64() < 0.3 {
+				return hinted(hint), 5 * ms, nil
 			}
 			return accepted(), 20 * ms, nil
 		})
@@ -871,6 +873,7 @@ func TestChanceOfOneRoute(t *testing.T) {
 				v = view
 			}
 		}
+
 		require.InDelta(t, 0.3, v.Chance, 0.05)
 		require.Zero(t, got.byRoute[items].held)
 		require.Less(t, got.byRoute[search].held, time.Second, "it is no limit: what is suspected now and then is denied at once")

@@ -68,6 +68,34 @@ func TestSlowBucketAs503(t *testing.T) {
 	}
 }
 
+// TestAQueueThatIsTooLong: a server that has places for 8, and lets 8 more wait for a moment,
+// refuses those that come together. As soon as nobody waited all were free again, came
+// together again, and half of the places were empty.
+func TestAQueueThatIsTooLong(t *testing.T) {
+	serving, queued := 0, []time.Time(nil)
+	s := simulate(t, nil)
+	s.server = func(now time.Time, _ limit.Route) (limit.Result, time.Duration, func()) {
+		for len(queued) > 0 && !queued[0].After(now) {
+			queued = queued[1:]
+		}
+		end := now.Add(80 * ms)
+		if serving >= 8 {
+			if len(queued) < 8 { // the first that is free is its place
+				queued = append(queued, now.Add(100*ms))
+				return accepted(), 160 * ms, nil
+			}
+			return limit.Result{Outcome: limit.Shed}, 100 * ms, nil
+		}
+		serving++
+		return accepted(), end.Sub(now), func() { serving-- }
+	}
+	s.workers(32, one)
+	s.run(10 * time.Second)
+	got := s.run(time.Minute)
+	require.Less(t, float64(got.refused), 0.15*float64(got.accepted))
+	require.Greater(t, got.accepted, 60*90)
+}
+
 // TestFewWorkers have nobody waiting for a trial, and get what the server gives.
 func TestFewWorkers(t *testing.T) {
 	for workers := range 4 {
