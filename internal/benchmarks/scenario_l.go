@@ -29,7 +29,7 @@ func jobParams(n, workers int, latency time.Duration) params {
 // The costs of most jobs: those of language models, with a mean of 1,330 and a median of
 // 1,000, and small ones, with a mean of about 3.
 func modelCosts(most float64) func(*rand.Rand) float64 { return logNormal(1000, 0.75, most) }
-func smallCosts(most float64) func(*rand.Rand) float64 { return logNormal(2.25, 0.75, most) }
+func smallCosts() func(*rand.Rand) float64 { return logNormal(2.25, 0.75, 50) }
 
 func ofTokens(rate, burst float64) bounds { return bounds{buckets: []bound{{tokens, rate, burst}}} }
 
@@ -50,7 +50,7 @@ func weighed() []variant {
 	jittery.jitter, shaky.share = 10*ms, 0.05
 	return []variant{
 		job{bounds: ofTokens(1000, 10_000), cost: modelCosts(10_000)}.variant("l.tokens", models, modelParams(), w),
-		job{bounds: ofTokens(100, 50), cost: smallCosts(50)}.variant("l.tokens-small", smalls, smallParams(), w),
+		job{bounds: ofTokens(100, 50), cost: smallCosts()}.variant("l.tokens-small", smalls, smallParams(), w),
 		job{bounds: ofTokens(1000, 2000), cost: modelCosts(10_000)}.variant("l.tokens-over", "as l.tokens, burst 2,000: one that costs more passes when the bucket is full, and leaves it in debt", modelParams(), w),
 		job{bounds: ofTokens(1000, 10_000), cost: modelCosts(10_000)}.variant("l.tokens-jitter", "as l.tokens, each way takes up to 10 ms more", jittery, jobTargets{1.02, 8, 1.1, none()}),
 		job{bounds: ofTokens(1000, 10_000), cost: modelCosts(10_000)}.variant("l.tokens-chance", "as l.tokens, and 5 % of all requests are refused by chance", shaky, jobTargets{1.05, none(), none(), none()}),
@@ -69,7 +69,7 @@ func guessed() []variant {
 		return job{bounds: settled(model, c), cost: modelCosts(most), guess: guess}
 	}
 	small := func(c counting, guess func(*rand.Rand) float64) job {
-		return job{bounds: settled(few, c), cost: smallCosts(50), guess: guess}
+		return job{bounds: settled(few, c), cost: smallCosts(), guess: guess}
 	}
 	slow := jobParams(400, 32, 2*time.Second)
 	over := jobTargets{1.05, none(), none(), none()}
@@ -114,7 +114,7 @@ func fields() (all []variant) {
 			v.model+", and 500 requests a minute: every answer says so in the fields of OpenAI, and nothing but the cost is configured; otherwise as l.tokens", modelParams(), w))
 	}
 	few := bounds{buckets: []bound{{tokens, 100, 50}}, told: true}
-	all = append(all, job{bounds: few, cost: smallCosts(50)}.variant("l.told-small", "as l.tokens-small, told as in l.told", smallParams(), w))
+	all = append(all, job{bounds: few, cost: smallCosts()}.variant("l.told-small", "as l.tokens-small, told as in l.told", smallParams(), w))
 	guess := bounds{buckets: []bound{{tokens, 1000, 10_000}}, told: true}
 	settled := guess
 	settled.settles = true
@@ -147,10 +147,10 @@ func learned() (all []variant) {
 	return []variant{
 		job{bounds: of(1000, 10_000), cost: modelCosts(10_000)}.variant("l.learned", "as l.tokens"+unsaid, modelParams(), w),
 		job{bounds: of(10_000, 50_000), cost: modelCosts(10_000)}.variant("l.learned-fast", "as l.learned, 10,000 tokens a second, burst 50,000; 4,000 calls, 64 workers", jobParams(4000, 64, time.Second), w),
-		job{bounds: of(100, 50), cost: smallCosts(50)}.variant("l.learned-small", "as l.tokens-small"+unsaid, smallParams(), w),
-		job{bounds: of(100, 50), cost: smallCosts(50)}.variant("l.learned-jitter", "as l.learned-small, each way takes up to 10 ms more", jittery, w),
-		job{bounds: of(100, 50), cost: smallCosts(50)}.variant("l.learned-chance", "as l.learned-small, and 5 % of all requests are refused by chance", shaky, w),
-		job{bounds: of(1e9, 1e9), cost: smallCosts(50)}.variant("l.learned-free", "as l.learned-chance, without a limit", shaky, w),
+		job{bounds: of(100, 50), cost: smallCosts()}.variant("l.learned-small", "as l.tokens-small"+unsaid, smallParams(), w),
+		job{bounds: of(100, 50), cost: smallCosts()}.variant("l.learned-jitter", "as l.learned-small, each way takes up to 10 ms more", jittery, w),
+		job{bounds: of(100, 50), cost: smallCosts()}.variant("l.learned-chance", "as l.learned-small, and 5 % of all requests are refused by chance", shaky, w),
+		job{bounds: of(1e9, 1e9), cost: smallCosts()}.variant("l.learned-free", "as l.learned-chance, without a limit", shaky, w),
 		job{bounds: of(10_000, 20_000), cost: large}.variant("l.learned-mixed", "10,000 tokens a second, burst 20,000; one of 20 requests costs 10,000, the others 500, 1 s until an answer; 4,000 calls, 64 workers"+unsaid, jobParams(4000, 64, time.Second), w),
 		job{bounds: settled, cost: modelCosts(10_000), guess: times(0.5)}.variant("l.learned-half", "as l.learned, the guess is half, and settled", modelParams(), w),
 	}

@@ -182,8 +182,8 @@ func (l *Limit) told() bool { return l.state == Told && !l.pace.Advertised() }
 // known is a hint, or a quota.
 func (l *Limit) doubtful() bool { return l.told() || l.state == Looking && !l.looking.hinted.IsZero() }
 
-// Hold returns how long the next attempt is held back, if it costs so much. It is the one place that
-// knows: all else goes by it.
+// Hold returns how long the next attempt is held back, if it costs so much. It is the one
+// place that knows: all else goes by it.
 func (l *Limit) Hold(now time.Time, cost float64) time.Duration {
 	if l.trial.open(now) {
 		return 0
@@ -422,6 +422,8 @@ func (l *Limit) unitCost() float64 {
 	return l.unit
 }
 
+// Beyond these weights an attempt counts as if it had them. Nobody waits for a year
+// because of one number that is wrong, and none goes for nothing.
 const (
 	leastWeight = 1.0 / 64
 	mostWeight  = 1024
