@@ -29,7 +29,7 @@ func jobParams(n, workers int, latency time.Duration) params {
 // The costs of most jobs: those of language models, with a mean of 1,330 and a median of
 // 1,000, and small ones, with a mean of about 3.
 func modelCosts(most float64) func(*rand.Rand) float64 { return logNormal(1000, 0.75, most) }
-func smallCosts() func(*rand.Rand) float64 { return logNormal(2.25, 0.75, 50) }
+func smallCosts() func(*rand.Rand) float64             { return logNormal(2.25, 0.75, 50) }
 
 func ofTokens(rate, burst float64) bounds { return bounds{buckets: []bound{{tokens, rate, burst}}} }
 
