@@ -364,10 +364,10 @@ func WithRateLimit(limit rate.Limit, burst int) Option {
 //
 // A request that costs more than the burst waits for a full bucket and goes alone, and
 // those after it wait until that is made up for. One that costs 0 does not wait for the
-// limit. An attempt of which nothing was sent
-// gives everything back, and one that the server has refused for its rate what a cost
-// function has counted, except for what comes in 10 ms, if it is the first refusal of the call:
-// more of them mean that the server has less left than was thought. What a request has really taken may be told with [Settle].
+// limit. An attempt of which nothing was sent gives everything back. One that the server has
+// refused for its rate gives back what a cost function has counted, except for what comes in
+// 10 ms, if it is the first refusal of the call: more of them mean that the server has less
+// left than was thought. What a request has really taken may be told with [Settle].
 //
 // Each limit key has a bucket of its own for each name. Only the context bounds a wait for
 // it. WithLimit panics if limit is not above 0, burst is less than 1, name is empty, or

@@ -160,7 +160,7 @@ func TestNothingIsTold(t *testing.T) {
 
 // TestLearnedInTokens: nothing is configured but what a request costs, and the server says
 // nothing. Learned in requests, the limit was too fast for the large ones and too slow for the
-// small ones: a third was refused, and calls failed.
+// small ones.
 func TestLearnedInTokens(t *testing.T) {
 	for _, guess := range []float64{1, 0.5} {
 		synctest.Test(t, func(t *testing.T) {

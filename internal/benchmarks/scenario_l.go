@@ -126,7 +126,7 @@ func fields() (all []variant) {
 
 // learned are jobs of which the peers know nothing but the cost, and the server says
 // nothing.
-func learned() (all []variant) {
+func learned() []variant {
 	const unsaid = "; nothing but the cost is known, and the server says nothing"
 	w := jobTargets{1.05, none(), none(), none()}
 	of := func(rate, burst float64) bounds {

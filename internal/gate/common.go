@@ -35,9 +35,9 @@ func (l Limit) finite() bool { return !math.IsInf(l.Rate, 1) }
 // instant, or from none.
 type common struct {
 	buckets []*bucket.Bucket
-	learned int // as in Settings
-	usual   usual
-	guesses [MaxLimits]guesses
+	learned int              // as in Settings
+	usual   ratio            // of the squares of the costs to the costs
+	truth   [MaxLimits]ratio // of the costs to their estimates
 	slots   slots
 	told    told
 }
@@ -59,64 +59,30 @@ func (c *common) cost(n int, costs *Costs) float64 {
 	return costs[c.learned-1]
 }
 
-// usual is what attempts cost of late.
-type usual struct {
-	n            int64
-	mean, square float64 // of the cost
-}
+// unit returns the cost in which a rate is learned; 0: 1. As many attempts of this cost say as
+// much of a bucket as attempts of which few are large and many small.
+func (c *common) unit() float64 { return c.usual.value() }
 
-// usualOf attempts are the last ones that count.
-const usualOf = 256
-
-func (u *usual) add(cost float64) {
-	u.n++
-	part := 1 / float64(min(u.n, usualOf))
-	u.mean += (cost - u.mean) * part
-	u.square += (cost*cost - u.square) * part
-}
-
-// cost returns the cost in which a bucket is counted. As many attempts of this cost say as
-// much of it as attempts of which few are large and many small.
-func (u *usual) cost() float64 {
-	if u.mean == 0 {
-		return 0
+// likely returns what an attempt is likely to cost, by its estimate. Estimates that have been
+// too low are raised, or each attempt would be sent before the server has what it takes.
+// Those that have been too high stay, because some servers take them first, and give back the
+// rest.
+func (c *common) likely(estimate Costs) Costs {
+	for i := range c.buckets {
+		estimate[i] *= max(c.truth[i].value(), 1)
 	}
-	return u.square / u.mean
+	return estimate
 }
 
-// guesses are the estimates of what attempts cost, beside what they have cost.
-type guesses struct {
-	n              int64
-	guessed, truth float64 // means of late
-}
+// mostTruth is how many times its estimate an attempt counts as at most. One number gone
+// wrong must not stop all.
+const mostTruth = 16
 
-const (
-	// guessesOf settlements are the last ones that count.
-	guessesOf = 256
-
-	// mostTruth is how many times its estimate an attempt counts as at most. One number gone
-	// wrong must not stop all.
-	mostTruth = 16
-)
-
-func (g *guesses) settle(guess, truth float64) {
-	if guess <= 0 {
-		return
+// settle takes note of what an attempt has cost.
+func (c *common) settle(i int, estimate, used float64) {
+	if estimate > 0 {
+		c.truth[i].add(estimate, min(used, mostTruth*estimate))
 	}
-	g.n++
-	part := 1 / float64(min(g.n, guessesOf))
-	g.guessed += (guess - g.guessed) * part
-	g.truth += (min(truth, mostTruth*guess) - g.truth) * part
-}
-
-// likely returns what an attempt is likely to cost. An estimate that has been too low is
-// raised, or each attempt would be sent before the server has what it takes. One that has
-// been too high stays: some servers take it first, and give back the rest.
-func (g *guesses) likely(guess float64) float64 {
-	if g.truth <= g.guessed {
-		return guess
-	}
-	return guess * g.truth / g.guessed
 }
 
 // any reports whether the user has set a limit.
@@ -162,7 +128,8 @@ func (c *common) take(now time.Time, costs *Costs) (slot int, q Question) {
 		b.Take(now, costs[i])
 	}
 	if c.learned > 0 {
-		c.usual.add(c.cost(1, costs))
+		cost := c.cost(1, costs)
+		c.usual.add(cost, cost*cost)
 	}
 	return c.slots.take(now), c.told.take(now, costs)
 }

@@ -399,7 +399,7 @@ func (g *Gate) choose(now time.Time) (next *waiter, d time.Duration) {
 func (g *Gate) pass(now time.Time, l *limit.Limit, s *Stamp, a *Attempt, waited bool) {
 	s.Slot, s.Question = g.common.take(now, &a.Costs)
 	if g.key != nil {
-		g.key.Unit = g.common.usual.cost()
+		g.key.Unit = g.common.unit()
 		s.Stamp = g.key.Sent(now, a.Route, l, waited, g.common.cost(1, &a.Costs))
 	}
 }
@@ -437,10 +437,7 @@ func (g *Gate) GiveBack(costs *Costs, refused bool) {
 func (g *Gate) Likely(estimate Costs) Costs {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for i := range g.common.buckets {
-		estimate[i] = g.common.guesses[i].likely(estimate[i])
-	}
-	return estimate
+	return g.common.likely(estimate)
 }
 
 // Settle corrects what an attempt that was accepted has taken from a bucket, by an
@@ -449,7 +446,7 @@ func (g *Gate) Settle(s Stamp, i int, estimate, taken, used float64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now, more := time.Now(), used-taken
-	g.common.guesses[i].settle(estimate, used)
+	g.common.settle(i, estimate, used)
 	g.common.buckets[i].Settle(now, more)
 	if g.key != nil && i == g.common.learned-1 {
 		g.key.Settle(s.Stamp, more)

@@ -28,8 +28,8 @@ func fewLarge(large, small float64, oneIn int) func() float64 {
 	}
 }
 
-// ofCost refuses what costs more than is in the bucket, times true: what a request really
-// costs is so much of its guess.
+// ofCost refuses a request that costs more than is in the bucket. Its cost is truth times
+// the guess.
 func (s *sim) ofCost(b *bucket, took time.Duration, truth float64) {
 	s.server = func(now time.Time, _ limit.Route) (limit.Result, time.Duration, func()) {
 		b.tokens = min(b.tokens+b.rate*now.Sub(b.at).Seconds(), b.burst)
@@ -42,8 +42,8 @@ func (s *sim) ofCost(b *bucket, took time.Duration, truth float64) {
 	}
 }
 
-// TestCosts is a server that counts what its requests cost. Learned in requests, a third of
-// them was refused: the pace was right for the mean, and wrong for each.
+// TestCosts is a server that counts what its requests cost. Learned in requests, the
+// pace was right for the mean, and wrong for each of them.
 func TestCosts(t *testing.T) {
 	for _, tt := range []struct {
 		name        string
