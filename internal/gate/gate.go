@@ -362,22 +362,7 @@ func (g *Gate) lowest() int {
 func (g *Gate) choose(now time.Time) (next *waiter, d time.Duration) {
 	d = forever
 	for _, q := range g.lines {
-		w := q.first(q.limit != nil && q.limit.Blocked(now))
-		var hold time.Duration
-		if q.limit != nil {
-			hold = g.hold(now, q.limit, &w.Attempt)
-		}
-		if hold <= 0 && w.Last && q.limit != nil {
-			// The last attempt of a call is not spent on a server that refuses everything,
-			// as long as others can find out when that ends.
-			if d := min(w.queued.Add(w.maxWait).Sub(now), q.limit.Opens(now).Sub(now)); d > 0 {
-				if other := q.firstNotLast(); other != nil {
-					w = other
-				} else {
-					hold = d
-				}
-			}
-		}
+		w, hold := g.front(now, q)
 		switch {
 		case hold > 0:
 			d = min(d, hold)
@@ -393,6 +378,29 @@ func (g *Gate) choose(now time.Time) (next *waiter, d time.Duration) {
 		}
 	}
 	return next, d
+}
+
+// front returns the waiter of a line that goes next, and how long the limit of the server's
+// holds it back.
+func (g *Gate) front(now time.Time, q *line) (w *waiter, hold time.Duration) {
+	if q.limit == nil {
+		return q.first(false), 0
+	}
+	risk := q.limit.Risk(now)
+	w = q.first(risk == limit.Great)
+	if hold = g.hold(now, q.limit, &w.Attempt); hold > 0 || !w.Last {
+		return w, hold
+	}
+	// The last attempt of a call is not spent while refusals are likely, as long as others
+	// can find out when that ends.
+	longest := w.queued.Add(w.maxWait).Sub(now)
+	hold = min(longest, q.limit.Opens(now).Sub(now))
+	if hold > 0 || longest > 0 && risk > limit.Small {
+		if other := q.firstNotLast(); other != nil {
+			return other, g.hold(now, q.limit, &other.Attempt)
+		}
+	}
+	return w, hold
 }
 
 // pass counts an attempt that goes now, and fills in its stamp.

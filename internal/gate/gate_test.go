@@ -705,6 +705,82 @@ func TestFewestAttemptsGoFirst(t *testing.T) {
 	})
 }
 
+// TestLikelyRefusalsGoToThoseWhoHaveLostLeast: what a look and a trial cost was paid by the
+// few in front, who were refused before, and some of their calls failed.
+func TestLikelyRefusalsGoToThoseWhoHaveLostLeast(t *testing.T) {
+	wait := func(t *testing.T, p *passes) {
+		t.Helper()
+		for i, number := range []int{3, 2, 2, 1, 1, 1, 1, 1} {
+			p.admit(t.Context(), fmt.Sprintf("%d, of number %d", i, number), gate.Attempt{Number: number, Costs: gate.Costs{1}})
+		}
+	}
+	t.Run("look", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := suspect(t)
+			refuse(t, p.Gate, 0)
+			wait(t, p)
+			time.Sleep(10 * ms)
+			synctest.Wait()
+			require.Equal(t, []string{"3, of number 1"}, p.order())
+			p.accepted("3, of number 1")
+			require.Equal(t, []string{"0, of number 3", "1, of number 2", "3, of number 1"}, slices.Sorted(slices.Values(p.order())), "refusals are not likely any more")
+		})
+	})
+	t.Run("trial", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := suspect(t)
+			p.admit(t.Context(), "a", first)
+			p.accepted("a")
+			p.admit(t.Context(), "b", first)
+			wait(t, p)
+			require.Equal(t, []string{"0, of number 3", "a", "b"}, slices.Sorted(slices.Values(p.order())), "two follow")
+			p.refused("b", 0)
+			require.Equal(t, []string{"0, of number 3", "3, of number 1", "4, of number 1", "5, of number 1", "6, of number 1", "a", "b"},
+				slices.Sorted(slices.Values(p.order())), "a volley")
+		})
+	})
+}
+
+// TestLastAttemptsWaitForAPace: as long as a pace is hardly known it is wrong now and then,
+// and calls failed because it was their last attempt that showed it.
+func TestLastAttemptsWaitForAPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := suspect(t)
+		p.admit(t.Context(), "a", first)
+		time.Sleep(100 * ms)
+		p.accepted("a")
+		p.admit(t.Context(), "b", first)
+		p.refused("b", 0)
+		require.Equal(t, limit.Rate, p.Snapshot(time.Now()).Limits[0].State)
+		p.admit(t.Context(), "c", first)
+		p.admit(t.Context(), "last", gate.Attempt{Number: 4, Last: true, Costs: gate.Costs{1}})
+		for i := range 12 {
+			p.admit(t.Context(), fmt.Sprintf("first %02d", i), first)
+		}
+		for seen := 2; seen < 16; {
+			time.Sleep(10 * ms)
+			synctest.Wait()
+			for _, name := range p.order()[seen:] {
+				seen++
+				p.accepted(name)
+			}
+		}
+		place := slices.Index(p.order(), "last")
+		require.Equal(t, 9, place, "others find the pace, and it does not wait for all of them")
+	})
+}
+
+// suspect returns a gate that looks for a limit because of a row of refusals.
+func suspect(t *testing.T) *passes {
+	t.Helper()
+	p := watch(new(gate.Gate))
+	for range 3 {
+		refuse(t, p.Gate, 0)
+	}
+	require.Equal(t, limit.Looking, p.Snapshot(time.Now()).Limits[0].State)
+	return p
+}
+
 // TestLastAttempts: while everything is refused, the last attempt of a call is kept
 // until others have found out that this is over, or it can wait no longer.
 func TestLastAttempts(t *testing.T) {

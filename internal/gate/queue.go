@@ -191,9 +191,8 @@ func count(levels []*level) int {
 }
 
 // first returns the waiter that goes next, or nil. If fewest is true it is the
-// one with the fewest attempts behind it: while the server refuses everything,
-// the few in front would use up all their attempts to find out whether that is
-// over.
+// one with the fewest attempts behind it: while refusals are likely, the few in front would
+// use up all their attempts to find out when that is over.
 func (q *queue) first(fewest bool) *waiter {
 	for i, l := range q.levels {
 		if i == len(q.levels)-1 || !q.streaks.over(l.priority) {

@@ -135,7 +135,7 @@ func (p *play) check() {
 		require.GreaterOrEqual(p, l.ClosedFor(p.now), time.Duration(0))
 		require.GreaterOrEqual(p, l.Refused(p.now), time.Duration(0))
 		l.Opens(p.now)
-		l.Blocked(p.now)
+		l.Risk(p.now)
 		l.Certain(p.now)
 		l.Paces()
 	}

@@ -551,8 +551,29 @@ func (l *Limit) quota(s Stamp, now time.Time, q waithint.Quota) {
 	}
 }
 
-// Blocked reports whether everything is refused at this time.
-func (l *Limit) Blocked(now time.Time) bool {
+// Risk is how likely it is that an attempt is refused.
+type Risk uint8
+
+// The risks.
+const (
+	Small Risk = iota
+	Fair       // too much for the last attempt of a call, if another one can go
+	Great      // more likely than not, so one goes that has lost least
+)
+
+// Risk returns the risk of an attempt that goes now.
+func (l *Limit) Risk(now time.Time) Risk {
+	switch {
+	case l.blocked(now), l.trial.open(now), l.state == Looking && l.looking.refused > 0:
+		return Great
+	case l.state == Rate && !l.pace.Reliable():
+		return Fair
+	}
+	return Small
+}
+
+// blocked reports whether everything is refused, for longer than chance explains.
+func (l *Limit) blocked(now time.Time) bool {
 	_, blocked := l.pace.BlockedFor(now)
 	return blocked
 }
@@ -568,7 +589,7 @@ func (l *Limit) Opens(now time.Time) time.Time {
 	switch {
 	case !l.active() || !l.closed.now() || !l.seldom:
 		return time.Time{}
-	case l.Waiting > 1 && l.Blocked(now):
+	case l.Waiting > 1 && l.blocked(now):
 		return now.Add(forever)
 	}
 	return l.closed.opens()

@@ -365,7 +365,7 @@ func TestKnocks(t *testing.T) {
 	}
 	require.Less(t, knocks, 150)
 	l := d.key.Limit(all)
-	require.True(t, l.Blocked(d.now))
+	require.Equal(t, limit.Great, l.Risk(d.now))
 	require.InDelta(t, time.Hour, l.ClosedFor(d.now), float64(3*time.Minute))
 	require.LessOrEqual(t, last, time.Minute)
 	require.Zero(t, l.Refused(d.now), "it does not say for how long")
@@ -374,7 +374,7 @@ func TestKnocks(t *testing.T) {
 	d.others(2)
 	d.send("open", all)
 	d.accepted("open")
-	require.False(t, l.Blocked(d.now))
+	require.Equal(t, limit.Small, l.Risk(d.now))
 	require.Zero(t, l.ClosedFor(d.now))
 }
 

@@ -260,6 +260,27 @@ func TestALimitAndChance(t *testing.T) {
 	}
 }
 
+// TestALimitThatTrialsDeny: if a twentieth is refused by chance and the limit is kept to,
+// most refusals are by chance, and what is sent right after one of these is accepted. The
+// limit was given up after two of them, and everybody who waited was sent at once.
+func TestALimitThatTrialsDeny(t *testing.T) {
+	for seed := range uint64(8) {
+		chance, bucket := byChance(0.05, refused()), newBucket(50, 10).server(limit.Refused)
+		s := simulate(t, func(now time.Time, r limit.Route) (limit.Result, time.Duration, func()) {
+			if got, took, then := chance(now, r); got.Outcome == limit.Refused {
+				return got, took, then
+			}
+			return bucket(now, r)
+		})
+		s.random = rand.New(rand.NewPCG(seed, 1))
+		s.workers(64, one)
+		s.run(10 * time.Second)
+		got := s.run(3 * time.Minute)
+		require.Less(t, float64(got.refused), 0.145*float64(got.accepted), "seed %d", seed)
+		require.Greater(t, float64(got.accepted), 0.85*180*50, "seed %d", seed)
+	}
+}
+
 // TestChanceBesideALimitedRoute: where a part of everything is refused by chance, one
 // limited route must not slow the others. In one run of five it did: half of the calls
 // to a route without a limit failed.
@@ -585,7 +606,7 @@ func TestEverythingIsRefused(t *testing.T) {
 			got := s.run(9 * time.Minute)
 			if tt.held {
 				require.Less(t, got.refused, 100)
-				require.True(t, s.key.Limit(all).Blocked(s.now))
+				require.Equal(t, limit.Great, s.key.Limit(all).Risk(s.now))
 				require.Greater(t, s.key.Limit(all).ClosedFor(s.now), 9*time.Minute)
 				require.True(t, s.key.Limit(all).Opens(s.now).After(s.now.Add(time.Hour)), "others who wait find out")
 			} else {

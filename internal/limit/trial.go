@@ -17,15 +17,18 @@ import (
 // tokens that a bucket has gained meanwhile, and proves nothing.
 //
 // An attempt of a volley never lowers the limit. The outcomes of a volley are taken
-// together, because refusals come sooner than acceptances. A limit that was
-// confirmed is given up only after two denials in a row, because a limit and
-// chance can be there at once: after the first it is raised, see noise. One denial is
-// enough if much is refused although the limit is kept to.
+// together, because refusals come sooner than acceptances.
+//
+// A limit and chance can be there at once. Then most refusals are by chance if the limit
+// is kept to, and a volley after one of these is accepted. So a limit is given up only
+// after more denials in a row than there were confirmations: until then it is raised, see
+// noise. One denial is enough if much is refused although the limit is kept to.
 //
 // A limit is also tested when it has fallen by a third since it was confirmed. A pace that
 // gives way to refusals by chance falls and falls, and until the next test in its turn
 // there might be nothing left of it.
 type trial struct {
+	size     int       // of the next volley, without the gain; 0: volleySize
 	underWay int       // attempts of the volley
 	ahead    float64   // what may still go, by its weight
 	at       time.Time // when it may
@@ -48,6 +51,11 @@ const (
 	// chance. If fewer wait, there is no volley.
 	leastOver = 3
 
+	// Where requests cost more or less, a dear one is refused and some of the volley after it
+	// is not. So a volley after one of which some was accepted is twice as large, up to
+	// mostGrown times: a limit refuses more of that, and chance does not.
+	mostGrown = 8
+
 	// maxVolley bounds a volley. If a bucket gains more while a refusal is on its
 	// way, there is no trial.
 	maxVolley = 128
@@ -63,6 +71,10 @@ const (
 	chancePart    = 0.3
 	maxChancePart = 0.6
 	sureNats      = 3
+
+	// A limit refuses leastPart in any case. If less is refused of many, neither it nor
+	// chance explains that: fifty nodes have a limit each, which a volley meets.
+	leastPart = 0.6
 
 	// firstTrial is how long the first confirmation holds. Each one holds four
 	// times as long as that before it, up to lastTrial: a test costs about four
@@ -85,7 +97,7 @@ type verdict uint8
 const (
 	undecided verdict = iota
 	confirmed
-	denied // once, of a limit that was confirmed before
+	denied // but confirmed before
 	byChance
 	serverDown // everything fails, and it is no limit
 )
@@ -98,14 +110,15 @@ func (t *trial) begin(now time.Time, weight, gain float64, waiting int) {
 		t.underWay = 0 // of another time
 		t.clear()
 	}
-	size := min(volleySize*(weight+gain), float64(waiting))
-	if t.underWay > 0 || now.Before(t.next) || size < weight+leastOver*gain || size > maxVolley {
+	t.size = max(t.size, volleySize)
+	size := min(float64(t.size)*(weight+gain), maxVolley, float64(waiting))
+	if t.underWay > 0 || now.Before(t.next) || size < weight+leastOver*gain || volleySize*(weight+gain) > maxVolley {
 		return
 	}
 	t.ahead, t.at = math.Floor(size), now
 }
 
-func (t *trial) clear() { t.refused, t.known, t.squares = 0, 0, 0 }
+func (t *trial) clear() { t.refused, t.known, t.squares, t.size = 0, 0, 0, 0 }
 
 // soon lets a trial begin because of something else that is to be tested.
 func (t *trial) soon(now time.Time) {
@@ -145,17 +158,20 @@ func (t *trial) done(now time.Time, o Outcome, weight, chance float64) verdict {
 	limit := max(limitPart, (1+chance)/2+0.1*(chance-chancePart))
 	nats := n * (part*math.Log(limit/chance) + (1-part)*math.Log((1-limit)/(1-chance)))
 	switch {
-	case nats >= sureNats || n >= maxOutcomes && nats > 0:
+	case part >= leastPart && (nats >= sureNats || n >= maxOutcomes && nats > 0):
 		t.next = now.Add(min(firstTrial<<(2*min(t.confirmed, 4)), lastTrial))
 		t.confirmed, t.denied, t.confirmedAt = t.confirmed+1, 0, now
 		t.clear()
 		return confirmed
 	case nats <= -sureNats || n >= maxOutcomes:
-		if t.denied++; t.confirmed == 0 || t.denied == 2 {
+		if t.denied++; t.denied > t.confirmed {
 			return byChance
 		}
 		t.clear()
 		return denied
+	}
+	if part < 1 {
+		t.size = min(2*t.size, mostGrown*volleySize)
 	}
 	return undecided // the next refusal adds to it
 }

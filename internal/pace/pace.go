@@ -456,6 +456,10 @@ func (p *Pace) most() float64 {
 	return maxRate
 }
 
+// Reliable reports whether enough was accepted at the pace, or before, for it to be about
+// right.
+func (p *Pace) Reliable() bool { return p.Advertised() || p.proof+p.acks >= minSamples }
+
 // confidence is how well the pace is known, up to 1.
 func (p *Pace) confidence() float64 { return min((2*p.proof+4)/probeEvery, 1) }
 
