@@ -354,6 +354,25 @@ func TestChanceBeyondAHalf(t *testing.T) {
 	require.Greater(t, got.accepted, 300*50*8/10)
 }
 
+// TestChanceThatStays: chance was forgotten after five minutes though as much was refused
+// as before, and each trial that found it again held everybody back.
+func TestChanceThatStays(t *testing.T) {
+	s := simulate(t, byChance(0.4, refused()))
+	s.every(all, 5)
+	s.run(5 * time.Minute)
+	require.Equal(t, limit.Free, s.view(all).State)
+	held := 0
+	for range 60 * 60 {
+		if s.run(time.Second).held > 0 {
+			held++
+		}
+	}
+	require.Less(t, held, 20, "seconds in which somebody was held back")
+	s.server = byChance(0, refused())
+	s.run(10 * time.Minute)
+	require.Zero(t, s.view(all).Chance, "it is forgotten when it is over")
+}
+
 // TestInFlight is a server with a limit on the requests under way at one time.
 func TestInFlight(t *testing.T) {
 	for _, tt := range []struct {

@@ -51,17 +51,21 @@ const (
 	// outcome may take.
 	stale = time.Minute
 
-	// forgetChance is how long the chance that a trial found is believed.
+	// forgetChance is how long the chance that a trial found is believed, and as long again
+	// if about as much is refused then. Each trial more may be wrong.
 	forgetChance = 5 * time.Minute
 )
 
 // forget forgets what is out of date.
 func (t *tally) forget(now time.Time) {
-	if now.Sub(t.at) > stale && now.After(t.until) {
+	old := now.Sub(t.at) > stale
+	if old && now.After(t.until) {
 		t.nats = 0
 	}
 	if t.denials > 0 && now.Sub(t.denied) > forgetChance {
-		t.chance, t.denials = 0, 0
+		if t.denied = now; old || t.lately.refused() < t.chance/2 {
+			t.chance, t.denials = 0, 0
+		}
 	}
 }
 
