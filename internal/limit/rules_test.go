@@ -766,6 +766,53 @@ func TestAVolleyFindsTheServerOpen(t *testing.T) {
 	require.Zero(t, d.key.Limit(all).ClosedFor(d.now))
 }
 
+// TestVolleys: if all of a volley is refused, another one of that size decides. If some is
+// accepted, a larger one does.
+func TestVolleys(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		accepted int // of the first volley
+		next     int
+	}{{"refused", 0, 4}, {"one is accepted", 1, 8}, {"two are", 2, 8}} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := newDesk(t)
+			for d.key.Limit(all) == nil { // half is refused
+				d.row(1, all, refused())
+				d.row(1, all, accepted())
+			}
+			volley := func() (names []string) { // after a refusal
+				d.sleep(ms)
+				d.refused("last", 0)
+				for d.hold(all) == 0 {
+					names = append(names, strings.Repeat("v", len(names)+1))
+					d.send(names[len(names)-1], all)
+				}
+				return names
+			}
+			d.send("first", all)
+			d.sleep(100 * ms)
+			d.accepted("first")
+			d.send("last", all)
+			d.others(40)
+			names := volley()
+			require.Len(t, names, 4)
+			d.sleep(ms)
+			for i, name := range names {
+				if i < tt.accepted {
+					d.accepted(name)
+				} else {
+					d.refused(name, 0)
+				}
+			}
+			require.Zero(t, view(&d.key, d.now, all).Confirmed, "undecided")
+			require.Equal(t, limit.Rate, d.state(all))
+			d.wait(all)
+			d.send("last", all)
+			require.Len(t, volley(), tt.next)
+		})
+	}
+}
+
 // TestAttemptsOfAnEarlierLimit take no place of those that a later one lets go, and leave
 // none when they end.
 func TestAttemptsOfAnEarlierLimit(t *testing.T) {

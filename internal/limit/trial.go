@@ -37,8 +37,8 @@ type trial struct {
 	squares  float64   // sum of the squares of all
 
 	next        time.Time // when another trial may begin
-	confirmed   int       // trials in a row that found a limit
-	denied      int       // trials in a row that did not
+	confirmed   int       // trials that found the limit
+	denied      int       // trials that did not since
 	confirmedAt time.Time // when the last one did; zero: none has
 }
 
