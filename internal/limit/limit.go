@@ -563,8 +563,9 @@ const (
 
 // Risk returns the risk of an attempt that goes now.
 func (l *Limit) Risk(now time.Time) Risk {
+	l.resume(now)
 	switch {
-	case l.blocked(now), l.trial.open(now), l.state == Looking && l.looking.refused > 0:
+	case l.blocked(now), l.trial.open(now), l.state == Paused, l.state == Looking && l.looking.refused > 0:
 		return Great
 	case l.state == Rate && !l.pace.Reliable():
 		return Fair

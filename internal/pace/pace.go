@@ -373,7 +373,7 @@ func (p *Pace) Refused(t Stamp, now time.Time, learning bool) bool {
 	}
 	// The measurement is out of date if the bucket was full meanwhile, or if
 	// the limit has risen. Without a backlog there is nothing to measure it
-	// from anew; only a pace that nobody can keep up with must not stay.
+	// from anew.
 	if p.idle || p.rate > risen*p.base {
 		p.n, p.base = 0, p.rate
 	}
