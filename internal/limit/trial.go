@@ -54,7 +54,7 @@ const (
 	// Where requests cost more or less, a dear one is refused and some of the volley after it
 	// is not. So a volley after one of which some was accepted is twice as large, up to
 	// mostGrown times: a limit refuses more of that, and chance does not.
-	mostGrown = 8
+	mostGrown = 4
 
 	// maxVolley bounds a volley. If a bucket gains more while a refusal is on its
 	// way, there is no trial.
