@@ -484,6 +484,29 @@ func TestInFlightThatChanges(t *testing.T) {
 	}
 }
 
+// TestABoundFallsByAPart: if others take places, requests are refused with fewer under way
+// than the bound. It falls by a part of itself at a time, and not to one.
+func TestABoundFallsByAPart(t *testing.T) {
+	most := 16
+	s := simulate(t, inFlight(&most, limit.Refused, 100*ms))
+	s.workers(64, one)
+	s.run(30 * time.Second)
+	require.InDelta(t, 16, s.view(all).InFlight, 1)
+	s.over = true
+	s.run(10 * time.Second)
+	s.over = false
+	s.workers(8, one)
+	most = 6
+	least := 16
+	for range 500 {
+		s.run(10 * ms)
+		require.Equal(t, limit.Flight, s.view(all).State)
+		least = min(least, s.view(all).InFlight)
+	}
+	require.GreaterOrEqual(t, least, 5)
+	require.LessOrEqual(t, least, 6)
+}
+
 // TestInFlightThatBecomesARate: a bound of one that is refused all the same is none.
 func TestInFlightThatBecomesARate(t *testing.T) {
 	most := 10
