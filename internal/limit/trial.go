@@ -155,7 +155,7 @@ func (t *trial) done(now time.Time, o Outcome, weight, chance float64) verdict {
 	}
 	n, part := t.outcomes()
 	chance = min(max(chance, chancePart), maxChancePart)
-	limit := max(limitPart, (1+chance)/2)
+	limit := max(limitPart, (1+chance)/2+0.1*(chance-chancePart))
 	nats := n * (part*math.Log(limit/chance) + (1-part)*math.Log((1-limit)/(1-chance)))
 	switch {
 	case part >= leastPart && (nats >= sureNats || n >= maxOutcomes && nats > 0):

@@ -357,6 +357,8 @@ func (p *Pace) Refused(t Stamp, now time.Time, learning bool) bool {
 		p.quota.breach(t, now, p.streak+1)
 	}
 	m := mark{t.Sent, total{t.Seq, t.total}, p.refused}
+	lately := p.lastRefusal.accepted(m)
+	most := p.lastRefusal.rate(m, minSamples/2)
 	if p.streak++; m.sent.n-p.lastRefusal.sent.n != m.refused.n-p.lastRefusal.refused.n {
 		p.streak = 1 // others were sent between them, whose answers may take longer
 	}
@@ -373,9 +375,12 @@ func (p *Pace) Refused(t Stamp, now time.Time, learning bool) bool {
 	}
 	// The measurement is out of date if the bucket was full meanwhile, or if
 	// the limit has risen. Without a backlog there is nothing to measure it
-	// from anew.
+	// from anew; only a pace that nobody can keep up with must not stay.
 	if p.idle || p.rate > risen*p.base {
 		p.n, p.base = 0, p.rate
+	}
+	if p.idle && lately < minSamples {
+		p.base = min(p.base, most)
 	}
 	switch {
 	case p.spacing.on():
