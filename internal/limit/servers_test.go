@@ -329,7 +329,7 @@ func TestNodesFarAway(t *testing.T) {
 }
 
 // TestALimitThatBecomesChance: a limit that was confirmed is given up when trials find
-// chance twice.
+// chance more often than they found the limit.
 func TestALimitThatBecomesChance(t *testing.T) {
 	srv := newBucket(50, 10).server(limit.Refused)
 	s := simulate(t, func(now time.Time, r limit.Route) (limit.Result, time.Duration, func()) { return srv(now, r) })
