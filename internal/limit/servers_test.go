@@ -161,6 +161,38 @@ func TestWindowsOfASecond(t *testing.T) {
 	}
 }
 
+// TestWindowsOfWholeSeconds: a server said when its window ends in whole seconds, which was
+// too late, and each window was asked by all at once. All that it refused then was taken for
+// the work of other clients, and the pace stayed at 5 a second.
+func TestWindowsOfWholeSeconds(t *testing.T) {
+	total := 0
+	for window := range 10 {
+		for clock := range 10 {
+			t.Run(fmt.Sprint(window, " ", clock), func(t *testing.T) {
+				ends, left := begin().Add(time.Duration(window+1)*100*ms), 100
+				tell := func(at time.Time) time.Time { return at.Add(time.Duration(clock) * 100 * ms).Truncate(time.Second) }
+				s := simulate(t, func(now time.Time, _ limit.Route) (limit.Result, time.Duration, func()) {
+					if !now.Before(ends) { // it begins with a request
+						ends, left = now.Add(time.Second), 100
+					}
+					if left--; left < 0 {
+						r := refused()
+						r.Hint = tell(ends).Sub(tell(now))
+						return r, ms, nil
+					}
+					return accepted(), 11 * ms, nil
+				})
+				s.workers(32, one)
+				got := s.run(10 * time.Second)
+				total += got.accepted
+				require.Greater(t, got.accepted, 550)
+				require.Less(t, float64(got.refused), 0.4*float64(got.accepted))
+			})
+		}
+	}
+	require.Greater(t, total, 82_000, "of 100,000")
+}
+
 // TestKnocksAreSpread: whenever a window was used up, attempts asked for its end ten times a
 // second at first, and ever more seldom, as if nothing were known. Half as many as were
 // accepted were refused, and a few callers with four attempts each had none left after 2 s.

@@ -21,8 +21,9 @@ const (
 	shortCycle = 20 * time.Second
 	dear       = 0.02
 
-	// If nothing else is known, a server is also closed that refuses everything for longGap:
-	// a bucket of two a second and more has gained a token by then.
+	// If the rate is not known, a server is also closed that refuses everything for longGap:
+	// a bucket of two a second and more has gained a token by then. So is one of which
+	// nothing was accepted for as long after it had accepted much.
 	longGap = 500 * time.Millisecond
 
 	// minPerWindow attempts must fit a window for its blocked stretch to say by
@@ -91,24 +92,26 @@ func (p *Pace) before(t Stamp) mark {
 }
 
 // recover ends a blocked stretch of so many refusals, with the pace that fits a
-// window, or the rate of the long run, or if neither is known, with a few attempts
-// in the time the stretch took. A server that was closed is as if nothing were
+// window, or the rate of the long run, or what was accepted from one opening to the next, or
+// if none is known, with a few attempts in the time the stretch took. A server that was closed is as if nothing were
 // known, unless that was tried in vain.
 func (p *Pace) recover(t Stamp, now time.Time, refused int) {
 	took := t.Sent.Sub(p.firstRefusal.at)
 	good := p.sent.n - p.refused.n
-	wrong := p.recovered > 0 && good-p.recovered < 16 // the last time
+	since := good - p.recovered
+	wrong := p.recovered > 0 && since < 16 // the last time
 	if wrong {
 		p.longRunRate = 0
 	}
 	cycle := p.opened // from one opening to the next
 	p.opened = p.before(t)
 	p.recovered, p.recoveredAt = good, now
-	closed := refused > closedAfter && took >= p.longestBlock
-	if p.longRunRate == 0 && p.longestBlock == 0 {
-		closed = closed || p.lastRefusal.at.Sub(p.firstRefusal.at) > longGap
+	closed := refused > closedAfter
+	if p.longRunRate == 0 {
+		// Perhaps all who could ask had been refused, and stayed away.
+		closed = closed || p.lastRefusal.at.Sub(p.firstRefusal.at) > longGap || took > longGap && since >= minPerWindow
 	}
-	if closed && !wrong {
+	if closed && took >= p.longestBlock && !wrong {
 		p.closedFor = took
 		accepted, refused := cycle.accepted(p.opened), p.refused.weight-cycle.refused.weight
 		if whole := p.opened.at.Sub(cycle.at); whole <= shortCycle && accepted >= minSamples && refused > dear*accepted {
@@ -119,6 +122,9 @@ func (p *Pace) recover(t Stamp, now time.Time, refused int) {
 		}
 		p.Forget()
 		return
+	}
+	if p.longRunRate == 0 && !cycle.at.IsZero() && cycle.accepted(p.opened) >= minPerWindow {
+		p.longRunRate = cycle.rate(p.opened, 0)
 	}
 	rate, proof, length := p.longRunRate, float64(probeEvery), p.longestBlock.Seconds()
 	p.window = mark{} // the end of a long blocked stretch is not seen exactly, as it is seldom asked

@@ -66,6 +66,7 @@
 package pace
 
 import (
+	"cmp"
 	"math"
 	"time"
 )
@@ -369,8 +370,10 @@ func (p *Pace) Refused(t Stamp, now time.Time, learning bool) bool {
 			p.rateBefore = p.window.accepted(m) / d.Seconds()
 		}
 	}
-	p.lastNews = now
-	if p.detectSharing(); p.shared() {
+	if p.ackAt.After(p.lastNews) { // or else it is a part of what refused the one before
+		p.detectSharing()
+	}
+	if p.lastNews = now; p.shared() {
 		p.sharedAt = now
 	}
 	// The measurement is out of date if the bucket was full meanwhile, or if
@@ -496,7 +499,7 @@ func (p *Pace) Accepted(t Stamp, now time.Time, backlog bool) {
 		if p.acks += t.weight; p.acks > p.alone() {
 			p.unexplained = 0
 		}
-		growth := shareCut * min(shareGrowth*math.Sqrt(math.Sqrt(p.rate)), p.rate/10)
+		growth := shareCut * min(shareGrowth, p.rate/10)
 		p.rate = min(p.rate*math.Exp(growth*elapsed.Seconds()), p.most())
 		p.base = p.rate
 	default:
@@ -524,8 +527,12 @@ func later(t, u time.Time) time.Time {
 }
 
 // Stop says that nothing goes until then, and the server's bucket fills. That is no
-// stretch of the server's.
+// stretch of the server's, and ends the one that there may be: attempts that knock go at a
+// pace that is no measurement.
 func (p *Pace) Stop(until time.Time) {
+	if rate := cmp.Or(p.longRunRate, p.rateBefore); p.streak >= blockedAfter && rate > p.rate {
+		p.set(rate, until)
+	}
 	p.n, p.streak, p.next, p.opened = 0, 0, until, mark{}
 }
 

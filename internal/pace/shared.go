@@ -9,14 +9,13 @@ const (
 	sharedAfter   = 5
 	explainedPart = 0.4
 
-	// A shared pace loses shareCut of itself with a refusal and is given back
-	// shareCut * shareGrowth * pace^(1/4) of it each second. So in the balance
-	// shareGrowth / pace^(3/4) of the attempts are refused: 1.4 % at 18 a second.
-	// Of a large share that is less than of a small one, so they become alike,
-	// the faster the smaller the exponent; at 0 the figure would hold for one
-	// scale of limits only. The cut is how fast, and its cost to the quota.
+	// A shared pace loses shareCut of itself with a refusal, and each second is given back
+	// shareGrowth as much. So in the balance a pace of p has shareGrowth / p of its attempts
+	// refused: 1.4 % at 18 a second. A large share meets more refusals than a small one, so
+	// they become alike. They must not grow the faster the larger they are: refusals come
+	// when the server has nothing left, and then to all.
 	shareCut    = 0.2
-	shareGrowth = 0.12
+	shareGrowth = 0.25
 )
 
 // detectSharing tells refusals that the pace accounts for from others. A pace that is
@@ -24,7 +23,7 @@ const (
 // pace ends in refusals, and of several clients the one that took them for a sign of the
 // others would leave them its share.
 func (p *Pace) detectSharing() {
-	if p.rate == 0 || p.streak > 1 || p.windows {
+	if p.rate == 0 || p.windows {
 		return
 	}
 	if p.shared() {
@@ -51,5 +50,5 @@ func (p *Pace) shared() bool { return p.unexplained >= sharedAfter }
 // quota with nobody: several times as many as there are between two refusals.
 func (p *Pace) alone() float64 {
 	const times = 3
-	return min(times*math.Pow(p.rate, 0.75)/shareGrowth, 4*probeEvery)
+	return min(times*p.rate/shareGrowth, 8*probeEvery)
 }
