@@ -10,6 +10,7 @@ import (
 
 	"github.com/resilienthttp/resilient/internal/errorobject"
 	"github.com/resilienthttp/resilient/internal/gate"
+	"github.com/resilienthttp/resilient/internal/limit"
 	"github.com/resilienthttp/resilient/internal/peek"
 	"github.com/resilienthttp/resilient/internal/suspect"
 )
@@ -25,7 +26,7 @@ type attempt struct {
 	ended   time.Time      // if it failed, or times are kept
 	conn    net.Conn       // of HTTP/2, if WithIdleTimeout may come to suspect it
 	charged int            // tokens of the budget that it was charged ahead
-	limited bool           // it was refused by a limit that the gate knew of
+	cause   limit.Cause    // of a refusal, as far as the gate knows
 
 	errored  bool   // there is an error response, whose APIError may not have been made
 	attempts int    // made when that came, with those of a Transport below

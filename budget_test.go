@@ -5,11 +5,13 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/time/rate"
 
 	"github.com/resilienthttp/resilient"
 )
@@ -66,6 +68,44 @@ func TestRetryBudget(t *testing.T) {
 		})
 		run(t, resilient.NewTransport(base, every(0)), 1000, 0)
 		require.Equal(t, 3000, base.Count())
+	})
+	// While a limit was known, no failure was the budget's business, whatever it was.
+	t.Run("an outage behind a limit", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			start, limit := time.Now(), rate.NewLimiter(50, 5)
+			var calls, attempts atomic.Int32
+			transport := resilient.NewTransport(step(func(req *http.Request) (*http.Response, error) {
+				time.Sleep(5 * ms)
+				switch down := time.Since(start) > 20*time.Second; {
+				case down:
+					attempts.Add(1)
+					return answer(500)(req)
+				case !limit.Allow():
+					return answer(429)(req)
+				}
+				return answer(200)(req)
+			}))
+			var all sync.WaitGroup
+			for range 16 {
+				all.Go(func() {
+					for time.Since(start) < 50*time.Second {
+						if time.Since(start) > 20*time.Second {
+							calls.Add(1)
+						}
+						resp, err := transport.RoundTrip(get(t))
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						_ = resp.Body.Close()
+						time.Sleep(100 * ms)
+					}
+				})
+			}
+			all.Wait()
+			require.Greater(t, calls.Load(), int32(1000))
+			require.Less(t, attempts.Load(), calls.Load()*11/10)
+		})
 	})
 	t.Run("a burst of isolated failures is retried whole", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {

@@ -110,8 +110,8 @@ func (c *call) tellGate(a *attempt, n *news, now time.Time) {
 	if a.resp != nil {
 		n.result.Name = limitName(a.resp.Header)
 	}
-	a.limited = c.key.gate.Done(a.stamp, c.route(), now, n.result)
-	if (n.result.Outcome == limit.Refused || a.limited && n.result.Outcome == limit.Shed) && c.arrived.IsZero() {
+	a.cause = c.key.gate.Done(a.stamp, c.route(), now, n.result)
+	if (n.result.Outcome == limit.Refused || a.cause == limit.KnownLimit && n.result.Outcome == limit.Shed) && c.arrived.IsZero() {
 		if c.arrived = a.stamp.Arrived; c.arrived.IsZero() {
 			c.arrived = a.ended
 		}
@@ -134,7 +134,7 @@ func limitName(h http.Header) string {
 // gate's business, and a permanent error is no sign of the server's health.
 func (c *call) tellBudget(a *attempt, n *news, now time.Time) {
 	switch {
-	case n.limited || a.limited && n.temporary || a.Err != nil && !a.Verdict.Retry:
+	case n.limited || a.cause == limit.KnownLimit && n.temporary || a.Err != nil && !a.Verdict.Retry:
 		c.refund(a, now)
 	case n.temporary && a.Attempt > 1:
 		due := 0

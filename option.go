@@ -132,10 +132,12 @@ func WithMaxAttempts(n int) Option {
 //
 // As long as no retry fails, failures are isolated, and a first retry comes after
 // the smallest interval that a *backoff.ExponentialBackOff has: 250 to 275 ms by
-// default. Once a retry has failed, the policy's own intervals hold. The MaxInterval of
-// such a policy is never exceeded, jitter included. Both need the type of
-// cenkalti/backoff/v4, unwrapped: any other policy is asked for its interval, and no more
-// is known of it.
+// default. Once a retry has failed, the policy's own intervals hold. If it was found that
+// the server refuses by chance ([WithLearnedRate]), no wait makes the next attempt more
+// likely to be accepted: it comes after any part of the smallest interval, unless the
+// server has said when, and only the last one waits longer. The MaxInterval of such a policy
+// is never exceeded, jitter included. All of this needs the type of cenkalti/backoff/v4,
+// unwrapped: any other policy is asked for its interval, and no more is known of it.
 //
 // A random part of the interval is added to a hint of the server, as far as
 // WithMaxWait and the context's deadline have room.

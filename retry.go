@@ -309,7 +309,7 @@ func (c *call) next(a *attempt) (next attempt, wait time.Duration, why Reason) {
 		return next, 0, ReasonBodyError
 	}
 	charged := 0
-	if v.Kind != KindRateLimit && !a.limited {
+	if v.Kind != KindRateLimit && a.cause != limit.KnownLimit {
 		if ok, charged = c.key.budget.TryWithdraw(time.Now(), a.cost()); !ok {
 			closeBody(body)
 			return next, 0, ReasonBudget
@@ -359,24 +359,29 @@ func (c *call) backoff(a *attempt, now time.Time) (wait time.Duration, why Reaso
 	if c.policy == nil {
 		return 0, ReasonBackOffStopped
 	}
-	interval := c.policy.NextBackOff()
+	hint, interval := v.RetryAfter, c.policy.NextBackOff()
 	if interval < 0 { // Stop is -1
 		return 0, ReasonBackOffStopped
 	}
 	if e, ok := c.policy.(*backoff.ExponentialBackOff); ok {
 		spread := min(e.RandomizationFactor, 1)
+		smallest := float64(e.InitialInterval) * (1 - spread)
 		switch {
+		case a.cause == limit.Chance && hint == 0 && a.Attempt+1 < c.cfg.maxAttempts:
+			// The next one is as likely to be refused whenever it goes. It is spread out
+			// because that may depend on the load. The last one waits, in case that all are
+			// refused now.
+			interval = time.Duration(rand.Float64() * smallest)
 		case a.Attempt == 1 && (c.key == nil || !c.key.budget.Correlated(now)):
 			// Nobody else fails, so there is nothing to spread out: the smallest
 			// interval the policy has, and a tenth of the jitter.
-			interval = time.Duration(float64(e.InitialInterval) * (1 - spread + 0.1*spread*rand.Float64()))
+			interval = time.Duration(smallest + 0.1*rand.Float64()*spread*float64(e.InitialInterval))
 		case e.MaxInterval > 0 && interval > e.MaxInterval:
 			// It adds its jitter after the cap. Cut off there, half of all
 			// clients would come back in the same instant, so it is drawn anew.
 			interval = e.MaxInterval - time.Duration(rand.Float64()*spread*float64(e.MaxInterval))
 		}
 	}
-	hint := v.RetryAfter
 	if hint > c.cfg.maxWait || interval > 0 && c.cfg.maxWait == 0 {
 		return 0, ReasonMaxWait
 	}

@@ -12,6 +12,7 @@ import (
 	"net/http/httptrace"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -135,6 +136,68 @@ func TestIsolatedFailureIsRetriedSoon(t *testing.T) {
 		}
 		require.Greater(t, longest, 275*ms, "once a retry has failed, the intervals are what the policy says")
 	})
+}
+
+// TestRefusalByChanceIsRetriedAtOnce: one of four backends refuses everything. The retry of
+// such a refusal waited for 500 ms and then 1 s, so 32 callers got two thirds of what they
+// get with a loop that begins at 250 ms. It is as likely to be accepted whenever it goes.
+func TestRefusalByChanceIsRetriedAtOnce(t *testing.T) {
+	for _, status := range []int{429, 503} {
+		synctest.Test(t, func(t *testing.T) {
+			var n atomic.Int32
+			backends := step(func(req *http.Request) (*http.Response, error) {
+				time.Sleep(10 * ms)
+				if n.Add(1)%4 == 0 {
+					return answer(status)(req)
+				}
+				return answer(200)(req)
+			})
+			base := http.RoundTripper(backends)
+			transport := resilient.NewTransport(step(func(req *http.Request) (*http.Response, error) { return base.RoundTrip(req) }))
+			call := func() {
+				resp, err := transport.RoundTrip(get(t))
+				require.NoError(t, err)
+				require.NoError(t, resp.Body.Close())
+			}
+			busy := func(calls int) {
+				base = backends
+				var all sync.WaitGroup
+				for range 32 {
+					all.Go(func() {
+						for range calls {
+							call()
+						}
+					})
+				}
+				all.Wait()
+			}
+			busy(50)
+			limits := transport.Snapshot().Keys[0].Limits
+			require.Len(t, limits, 1)
+			require.NotZero(t, limits[0].Chance, "a trial has found it")
+
+			gaps := func(steps ...step) []time.Duration {
+				script := newScript(steps...)
+				base = script
+				call()
+				return script.Gaps()
+			}
+			refuses := answer(status)
+			var sum time.Duration
+			const calls = 20
+			for range calls {
+				waits := gaps(refuses, refuses, refuses, answer(200))
+				require.Len(t, waits, 3)
+				require.Less(t, max(waits[0], waits[1]), 250*ms, "any part of the smallest interval")
+				require.GreaterOrEqual(t, waits[2], time.Second, "the last one, in case that all are refused now")
+				sum += waits[0] + waits[1]
+				busy(10)
+			}
+			require.InDelta(t, 125*ms, sum/(2*calls), float64(50*ms), "in the mean")
+			require.GreaterOrEqual(t, gaps(answer(500), answer(200))[0], 250*ms, "of a 500 nothing is known")
+			require.GreaterOrEqual(t, gaps(answer(status, "Retry-After", "2"), answer(200))[0], 2*time.Second, "the server has said when")
+		})
+	}
 }
 
 func TestBackOffStops(t *testing.T) {

@@ -50,7 +50,7 @@
 // response at once, hint included. Retries are bounded by [WithMaxAttempts] and by
 // a budget ([WithRetryBudget]), so that an outage is not amplified. As long as no
 // retry fails, failures are isolated, and the first retry comes after the smallest
-// interval there is.
+// interval there is. One of a refusal by chance comes sooner.
 //
 // # Rate limits
 //

@@ -527,20 +527,19 @@ func (g *Gate) closedFor(now time.Time, route limit.Route) time.Duration {
 	return l.ClosedFor(now) * 9 / 10
 }
 
-// Done tells the gate of the outcome of an attempt, and reports whether it was refused
-// by a limit that was known before.
-func (g *Gate) Done(s Stamp, route limit.Route, now time.Time, r limit.Result) (limited bool) {
+// Done tells the gate of the outcome of an attempt, and returns what refused it.
+func (g *Gate) Done(s Stamp, route limit.Route, now time.Time, r limit.Result) limit.Cause {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.key == nil {
 		if (r.Outcome <= limit.Accepted || r.Outcome == limit.Closed && r.Hint <= 0) && !r.Told {
-			return false
+			return limit.Unknown
 		}
 		g.key = new(limit.Key)
 	}
-	limited = g.key.Done(s.Stamp, route, now, r)
+	cause := g.key.Done(s.Stamp, route, now, r)
 	g.serve(now)
-	return limited
+	return cause
 }
 
 // TryOne lets one attempt go, and more as they are accepted, because another gate

@@ -963,7 +963,7 @@ func TestSnapshotAndIdle(t *testing.T) {
 		require.Equal(t, gate.Snapshot{Tokens: gate.Costs{2}, Rates: gate.Costs{1}, Bursts: gate.Costs{2}}, g.Snapshot(now))
 		var s gate.Stamp
 		require.True(t, g.TryAdmit(&s, first))
-		require.False(t, g.Done(s, limit.Route{}, now, limit.Result{Outcome: limit.Accepted}), "nothing to learn")
+		require.Equal(t, limit.Unknown, g.Done(s, limit.Route{}, now, limit.Result{Outcome: limit.Accepted}), "nothing to learn")
 		require.False(t, g.Idle(now), "its bucket is not full")
 		require.Equal(t, gate.Snapshot{Tokens: gate.Costs{1}, Rates: gate.Costs{1}, Bursts: gate.Costs{2}}, g.Snapshot(now))
 		require.True(t, g.Idle(now.Add(time.Second)))

@@ -59,14 +59,14 @@ func (d *desk) send(name string, r limit.Route) {
 	d.attempts[name] = attempt{r, d.key.Sent(d.now, r, d.key.Limit(r), false, 1)}
 }
 
-func (d *desk) done(name string, r limit.Result) (limited bool) {
+func (d *desk) done(name string, r limit.Result) limit.Cause {
 	a, ok := d.attempts[name]
 	require.True(d, ok)
 	r.MaxWait = maxWait
 	return d.key.Done(a.stamp, a.route, d.now, r)
 }
 
-func (d *desk) refused(name string, hint time.Duration) bool {
+func (d *desk) refused(name string, hint time.Duration) limit.Cause {
 	return d.done(name, limit.Result{Outcome: limit.Refused, Hint: hint})
 }
 
@@ -360,7 +360,7 @@ func TestKnocks(t *testing.T) {
 		last = hold
 		d.send("", all)
 		d.sleep(ms)
-		require.Equal(t, knocks >= 4, d.refused("", 0), "it is known once it is no suspicion")
+		require.Equal(t, knocks >= 4, d.refused("", 0) == limit.KnownLimit, "it is known once it is no suspicion")
 		knocks++
 	}
 	require.Less(t, knocks, 150)
@@ -659,7 +659,7 @@ func TestStaleOutcomes(t *testing.T) {
 	require.Nil(t, d.key.Limit(all))
 	d.row(3, all, refused())
 	d.others(5)
-	require.False(t, d.refused("old", 0))
+	require.Equal(t, limit.Unknown, d.refused("old", 0))
 	d.accepted("old")
 	d.wait(all)
 	d.send("a", all)

@@ -189,7 +189,7 @@ func TestOutcomesAfterALimit(t *testing.T) {
 	d.sleep(2 * time.Second)
 	d.accepted("a")
 	require.Equal(t, limit.Free, d.state(all))
-	require.False(t, d.refused("b", 0), "no limit was known")
+	require.Equal(t, limit.Unknown, d.refused("b", 0), "no limit was known")
 	d.row(2, all, refused())
 	require.Equal(t, limit.Looking, d.state(all), "three in a row")
 }
@@ -925,6 +925,8 @@ func TestChanceOfOneRoute(t *testing.T) {
 		require.Zero(t, got.byRoute[items].held)
 		require.Less(t, got.byRoute[search].held, time.Second, "it is no limit: what is suspected now and then is denied at once")
 		require.True(t, v.Since.After(begin()))
+		stamp := s.key.Sent(s.now, search, nil, false, 1)
+		require.Equal(t, limit.Chance, s.key.Done(stamp, search, s.now, hinted(hint)))
 		s.now = s.now.Add(10 * time.Minute)
 		require.True(t, s.key.Idle(s.now), "it is forgotten")
 	}

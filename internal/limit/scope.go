@@ -75,6 +75,16 @@ type Result struct {
 	Name    string // that the server gives to what it limits; "": none
 }
 
+// Cause is what refused an attempt, as far as is known.
+type Cause uint8
+
+// The causes.
+const (
+	Unknown    Cause = iota // or none has
+	KnownLimit              // one that was known before
+	Chance                  // by which as much is refused whatever is done, as a trial found
+)
+
 const (
 	// maxRoutes routes of a key are known apart.
 	maxRoutes = 64
@@ -222,9 +232,8 @@ func (k *Key) Settle(s Stamp, more float64) {
 	}
 }
 
-// Done takes the outcome of an attempt of a route. It reports whether it was refused
-// by a limit that was known.
-func (k *Key) Done(s Stamp, name Route, now time.Time, r Result) (limited bool) {
+// Done takes the outcome of an attempt of a route, and returns what refused it.
+func (k *Key) Done(s Stamp, name Route, now time.Time, r Result) Cause {
 	if s.route == nil {
 		s.route = k.of(name)
 	}
@@ -261,8 +270,12 @@ func (k *Key) Done(s Stamp, name Route, now time.Time, r Result) (limited bool) 
 		case undecided, confirmed, denied:
 		}
 		k.Moved = k.Moved || !l.active()
-		if !l.doubtful() {
-			return before != Looking
+		switch {
+		case l.doubtful():
+		case r.Outcome.refused() && before != Looking:
+			return KnownLimit
+		default:
+			return Unknown
 		}
 	}
 	l := k.limitOf(s.route)
@@ -275,8 +288,11 @@ func (k *Key) Done(s Stamp, name Route, now time.Time, r Result) (limited bool) 
 	case r.Outcome == Shed && k.down: // the retry budget is what protects it
 	case r.Outcome.refused():
 		k.suspect(&s, now, r)
+		if l := k.limitOf(s.route); (l == nil || l.doubtful()) && max(k.all.chance, s.route.tally.chance) > 0 {
+			return Chance
+		}
 	}
-	return false
+	return Unknown
 }
 
 // chance takes note of refusals by chance.
