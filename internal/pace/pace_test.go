@@ -624,6 +624,29 @@ func TestSpacing(t *testing.T) {
 	}
 }
 
+// TestGapsThatAreTooSmall: a way that takes now more and now less time makes gaps smaller. The
+// refusals after these came too early for a pace that was right, and were taken for the work
+// of other clients.
+func TestGapsThatAreTooSmall(t *testing.T) {
+	for gap, shared := range map[time.Duration]bool{9 * time.Millisecond: false, 10 * time.Millisecond: true} {
+		var p pace.Pace
+		now := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+		send := func(after time.Duration) pace.Stamp {
+			now = now.Add(after)
+			return p.Sent(now, 1)
+		}
+		for range 10 {
+			for range 20 {
+				s := send(10 * time.Millisecond)
+				p.Accepted(s, now.Add(time.Millisecond), true)
+			}
+			s := send(gap)
+			p.Refused(s, now.Add(time.Millisecond), true)
+		}
+		require.Equal(t, shared, p.Shared(), "refused after %v", gap)
+	}
+}
+
 // late lets nothing go for a second, of a copy. Then one goes, and the next one a gap
 // later.
 func late(t *testing.T, b *backlog) {

@@ -36,7 +36,7 @@ func (p *Pace) detectSharing() {
 		}
 		return
 	}
-	if !p.Expected() {
+	if !p.Expected() && p.spacing.streak == 0 {
 		p.unexplained++
 	} else {
 		p.unexplained = max(p.unexplained-explainedPart, 0)
