@@ -92,9 +92,9 @@ func (p *Pace) before(t Stamp) mark {
 }
 
 // recover ends a blocked stretch of so many refusals, with the pace that fits a
-// window, or the rate of the long run, or what was accepted from one opening to the next, or
-// if none is known, with a few attempts in the time the stretch took. A server that was closed is as if nothing were
-// known, unless that was tried in vain.
+// window, or the rate of the long run, or what was accepted from one opening to the
+// next, or if none of these is known, with a few attempts in the time the stretch took.
+// A server that was closed is as if nothing were known, unless that was tried in vain.
 func (p *Pace) recover(t Stamp, now time.Time, refused int) {
 	took := t.Sent.Sub(p.firstRefusal.at)
 	good := p.sent.n - p.refused.n

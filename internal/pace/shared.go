@@ -9,17 +9,18 @@ const (
 	sharedAfter   = 5
 	explainedPart = 0.4
 
-	// A shared pace loses shareCut of itself with a refusal, and each second is given back
-	// shareGrowth as much. So in the balance a pace of p has shareGrowth / p of its attempts
-	// refused: 1.4 % at 18 a second. A large share meets more refusals than a small one, so
-	// they become alike. They must not grow the faster the larger they are: refusals come
-	// when the server has nothing left, and then to all.
+	// A shared pace loses shareCut of itself with a refusal, and is given back shareGrowth
+	// times that each second. So in the balance a pace of p has shareGrowth / p of its
+	// attempts refused: 1.4 % at 18 a second. Of a large share that is less than of a small
+	// one, so they become alike. If a large one grew faster too, by the fourth root of itself
+	// for instance, the two might stay as they are: when the server has nothing left it
+	// refuses both.
 	shareCut    = 0.2
 	shareGrowth = 0.25
 )
 
-// detectSharing tells refusals that the pace accounts for from others. A pace that is
-// one's own is refused at about the same height each time. In windows that are known every
+// detectSharing tells refusals that the pace, or a gap that was too small, accounts for from
+// others. A pace that is one's own is refused at about the same height each time. In windows that are known every
 // pace ends in refusals, and of several clients the one that took them for a sign of the
 // others would leave them its share.
 func (p *Pace) detectSharing() {
