@@ -19,10 +19,10 @@ const (
 	shareGrowth = 0.25
 )
 
-// detectSharing tells refusals that the pace, or a gap that was too small, accounts for from
-// others. A pace that is one's own is refused at about the same height each time. In windows that are known every
-// pace ends in refusals, and of several clients the one that took them for a sign of the
-// others would leave them its share.
+// detectSharing tells refusals that the pace, or a gap that was too small, accounts for
+// from others. A pace that is one's own is refused at about the same height each time. In
+// windows that are known every pace ends in refusals, and of several clients the one that
+// took them for a sign of the others would leave them its share.
 func (p *Pace) detectSharing() {
 	if p.rate == 0 || p.windows {
 		return
