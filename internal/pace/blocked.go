@@ -117,7 +117,7 @@ func (p *Pace) recover(t Stamp, now time.Time, refused int) {
 		if whole := p.opened.at.Sub(cycle.at); whole <= shortCycle && accepted >= minSamples && refused > dear*accepted {
 			p.n, p.proof = 0, accepted
 			p.longestBlock, p.window, p.windows = whole, p.opened, true
-			p.set(accepted/whole.Seconds(), now)
+			p.set(cycle.rate(p.opened, 0), now)
 			return
 		}
 		p.Forget()
