@@ -365,7 +365,11 @@ func (c *call) backoff(a *attempt, now time.Time) (wait time.Duration, why Reaso
 	}
 	if e, ok := c.policy.(*backoff.ExponentialBackOff); ok {
 		spread := min(e.RandomizationFactor, 1)
-		smallest := float64(e.InitialInterval) * (1 - spread)
+		initial := e.InitialInterval
+		if e.MaxInterval > 0 {
+			initial = min(initial, e.MaxInterval)
+		}
+		smallest := float64(initial) * (1 - spread)
 		switch {
 		case a.cause == limit.Chance && hint == 0 && a.Attempt+1 < c.cfg.maxAttempts:
 			// The next one is as likely to be refused whenever it goes. It is spread out
@@ -375,7 +379,7 @@ func (c *call) backoff(a *attempt, now time.Time) (wait time.Duration, why Reaso
 		case a.Attempt == 1 && (c.key == nil || !c.key.budget.Correlated(now)):
 			// Nobody else fails, so there is nothing to spread out: the smallest
 			// interval the policy has, and a tenth of the jitter.
-			interval = time.Duration(smallest + 0.1*rand.Float64()*spread*float64(e.InitialInterval))
+			interval = time.Duration(smallest + 0.1*rand.Float64()*spread*float64(initial))
 		case e.MaxInterval > 0 && interval > e.MaxInterval:
 			// It adds its jitter after the cap. Cut off there, half of all
 			// clients would come back in the same instant, so it is drawn anew.

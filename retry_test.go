@@ -93,6 +93,25 @@ func TestBackOffMaxIntervalIncludesJitter(t *testing.T) {
 	})
 }
 
+// TestBackOffMaxIntervalBeforeInitial: an isolated failure came back after the smallest
+// interval of the initial one, 5 s, though no wait may be above 1 s.
+func TestBackOffMaxIntervalBeforeInitial(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		policy := resilient.WithBackOff(func() backoff.BackOff {
+			return backoff.NewExponentialBackOff(backoff.WithInitialInterval(10*time.Second), backoff.WithMaxInterval(time.Second))
+		})
+		base := newScript(answer(500))
+		resp, err := resilient.NewTransport(base, policy).RoundTrip(get(t))
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		require.Len(t, base.Gaps(), 3)
+		for i, gap := range base.Gaps() {
+			require.LessOrEqual(t, gap, time.Second, "retry %d", i+1)
+			require.GreaterOrEqual(t, gap, time.Second/2, "retry %d", i+1)
+		}
+	})
+}
+
 // TestDefaultBackOff: the wait after a 429 without a hint is within the jitter
 // of the default policy, and never zero.
 func TestDefaultBackOff(t *testing.T) {
