@@ -15,11 +15,13 @@ const (
 	mostKnock     = time.Minute
 	longestWindow = time.Minute
 
-	// What a server accepts from one opening to the next is a window's if that is short,
-	// and this part of it would be refused otherwise. In a long one, such as a minute, most
-	// callers are served sooner if it is not spread.
+	// What a server accepts from one opening to the next is a window's if that is short, or if
+	// it is closed most of the time, and this part of it would be refused otherwise. In a long
+	// one the pace is not less than the mostFall-th part of what was accepted while it was open:
+	// a window that is used up early loses nothing, and a ban is avoided after two or three.
 	shortCycle = 20 * time.Second
 	dear       = 0.02
+	mostFall   = 4
 
 	// If the rate is not known, a server is also closed that refuses everything for longGap:
 	// a bucket of two a second and more has gained a token by then. So is one of which
@@ -111,33 +113,38 @@ func (p *Pace) recover(t Stamp, now time.Time, refused int) {
 		// Perhaps all who could ask had been refused, and stayed away.
 		closed = closed || p.lastRefusal.at.Sub(p.firstRefusal.at) > longGap || took > longGap && since >= minPerWindow
 	}
-	if closed && took >= p.longestBlock && !wrong {
+	accepted, whole := cycle.accepted(p.opened), p.opened.at.Sub(cycle.at)
+	var rate, fastest float64 // what fits, and what was accepted before the stretch
+	proof, length := float64(probeEvery), p.longestBlock.Seconds()
+	p.window = mark{} // the end of a long blocked stretch is not seen exactly, as it is seldom asked
+	switch {
+	case closed && took >= p.longestBlock && !wrong:
 		p.closedFor = took
-		accepted, refused := cycle.accepted(p.opened), p.refused.weight-cycle.refused.weight
-		if whole := p.opened.at.Sub(cycle.at); whole <= shortCycle && accepted >= minSamples && refused > dear*accepted {
-			p.n, p.proof = 0, accepted
-			p.longestBlock, p.window, p.windows = whole, p.opened, true
-			p.set(cycle.rate(p.opened, 0), now)
+		refused := p.refused.weight - cycle.refused.weight
+		if whole > max(shortCycle, 2*took) || accepted < minSamples || refused <= dear*accepted {
+			p.Forget()
 			return
 		}
-		p.Forget()
-		return
-	}
-	if p.longRunRate == 0 && !cycle.at.IsZero() && cycle.accepted(p.opened) >= minPerWindow {
-		p.longRunRate = cycle.rate(p.opened, 0)
-	}
-	rate, proof, length := p.longRunRate, float64(probeEvery), p.longestBlock.Seconds()
-	p.window = mark{} // the end of a long blocked stretch is not seen exactly, as it is seldom asked
-	if took < p.longestBlock && !wrong && p.rateBefore*length >= minPerWindow {
+		rate, proof, fastest = cycle.rate(p.opened, 0), accepted, accepted/(whole-took).Seconds()
+		p.n, p.longestBlock, p.window, p.windows = 0, whole, p.opened, true
+	case took < p.longestBlock && !wrong && p.rateBefore*length >= minPerWindow:
 		lost := took - t.Sent.Sub(p.lastRefusal.at)/2 // it ended somewhere between these two
 		rate = max(p.rateBefore*(1-lost.Seconds()/length), initialPerWindow/length)
 		if n := rate * length; n < 2*minSamples {
 			proof = n // a limit that fell so far is not known well
 		}
-		p.window = p.before(t)
+		fastest, p.window = p.rateBefore, p.before(t)
+	default:
+		if p.longRunRate == 0 && !cycle.at.IsZero() && accepted >= minPerWindow {
+			p.longRunRate = cycle.rate(p.opened, 0)
+		}
+		rate = p.longRunRate
 	}
 	p.longestBlock = max(p.longestBlock, took-8*p.rtt)
 	if rate > 0 {
+		if p.longestBlock > shortCycle {
+			rate = max(rate, fastest/mostFall)
+		}
 		p.proof = proof
 		p.set(rate, now)
 		return

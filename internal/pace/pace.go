@@ -22,7 +22,9 @@
 // rate of the long run again. If that ends in a blocked stretch at once, everything
 // learned before is forgotten. A server that blocks for many refusals is closed,
 // because it has given out all there was for this minute. It is asked now and
-// then, and when it opens, learning begins anew.
+// then, and when it opens, learning begins anew. If that closes it again at once, for
+// longer than it was open, the pace is a quarter of what was accepted in that time:
+// perhaps it bans whoever was too fast. In the end it stays open, or its minute lasts.
 //
 // # A limit that counts in windows
 //
@@ -144,6 +146,12 @@ const (
 	// within 10 s that a limit of 20 a second has become one of 200.
 	probeEvery = 120
 
+	// A small pace that does not account for its refusals is tried after probeAfter, but after
+	// leastProbe attempts at least. If others use the quota too, it is refused by chance before
+	// it has been accepted 120 times, and with 1 a second would stay there for minutes.
+	probeAfter = 20 * time.Second
+	leastProbe = 3 * minSamples
+
 	// doubling is how fast the pace grows when a limit has risen. Much faster,
 	// and it would overshoot while a server's burst hides the limit.
 	doubling = 500 * time.Millisecond
@@ -245,7 +253,7 @@ func (p *Pace) Behind(now time.Time, ahead int, weight float64) time.Duration {
 	if p.Advertised() {
 		return Seconds(float64(ahead) / p.quota.refill)
 	}
-	if !p.Known() || p.confidence() < 1 || p.shared() || now.Sub(p.sharedAt) < forgetting || p.streak >= blockedAfter {
+	if !p.Known() || p.confidence() < 1 || p.unexplained >= 1 || now.Sub(p.sharedAt) < forgetting || p.streak >= blockedAfter {
 		return 0
 	}
 	return p.gap(weight)
@@ -470,11 +478,21 @@ func (p *Pace) confidence() float64 { return min((2*p.proof+4)/probeEvery, 1) }
 // limit stays. Over a long way many are under way before a refusal is known, so
 // it takes several times that.
 func (p *Pace) every() float64 {
-	return max(probeEvery*p.confidence(), 8*p.base*p.rtt.Seconds(), 2*p.base*p.slack())
+	every := probeEvery * p.confidence()
+	if p.unexplained >= 2 {
+		every = min(every, max(p.base*probeAfter.Seconds(), leastProbe))
+	}
+	return max(every, 8*p.base*p.rtt.Seconds(), 2*p.base*p.slack())
 }
 
-// slack is for how long, in seconds, a window may hide that the pace is too fast.
-func (p *Pace) slack() float64 { return min(p.longestBlock, maxSlack).Seconds() }
+// slack is for how long, in seconds, a window may hide that the pace is too fast. If it is
+// long, so is what follows.
+func (p *Pace) slack() float64 {
+	if p.longestBlock > shortCycle {
+		return min(p.longestBlock, longestWindow).Seconds()
+	}
+	return min(p.longestBlock, maxSlack).Seconds()
+}
 
 // Accepted takes note of an attempt that was accepted.
 func (p *Pace) Accepted(t Stamp, now time.Time, backlog bool) {
@@ -497,9 +515,9 @@ func (p *Pace) Accepted(t Stamp, now time.Time, backlog bool) {
 	case !backlog: // it says nothing of a faster pace
 	case p.shared():
 		if p.acks += t.weight; p.acks > p.alone() {
-			p.unexplained = 0
+			p.unexplained, p.n = 0, 0 // what was measured is out of date
 		}
-		growth := shareCut * min(shareGrowth, p.rate/10)
+		growth := shareCut * min(shareGrowth, p.rate/4)
 		p.rate = min(p.rate*math.Exp(growth*elapsed.Seconds()), p.most())
 		p.base = p.rate
 	default:

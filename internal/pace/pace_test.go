@@ -19,11 +19,16 @@ type server struct {
 	ok, refusal time.Duration // until an answer is known
 	tokens      float64
 	at          time.Time
-	costly      bool // a refusal takes what there is of a token
-	strict      bool // it accepts an attempt if there was enough time since the last one, and keeps no token
+	costly      bool          // a refusal takes what there is of a token
+	strict      bool          // it accepts an attempt if there was enough time since the last one, and keeps no token
+	ban         time.Duration // for how long it refuses everything after a refusal
+	banned      time.Time     // until then
 }
 
 func (s *server) take(now time.Time) bool {
+	if now.Before(s.banned) {
+		return false
+	}
 	if s.window > 0 {
 		for !now.Before(s.at.Add(s.window)) {
 			s.tokens, s.at = s.rate*s.window.Seconds(), s.at.Add(s.window)
@@ -41,6 +46,7 @@ func (s *server) take(now time.Time) bool {
 	if s.costly {
 		s.tokens = 0
 	}
+	s.banned = now.Add(s.ban)
 	return false
 }
 
@@ -432,17 +438,37 @@ func TestToldAndShared(t *testing.T) {
 
 // TestClosedServer is a server that gives out all it has for a minute at once, and
 // then refuses everything until the minute is over. It is asked now and then, and
-// when it opens, all that waited goes as fast as it can.
+// when it opens, all that waited goes as fast as it can. Only when that was in vain twice
+// is the pace less, and less again, until what it has lasts. That was never so: each minute
+// refused as many as it took to find its end.
 func TestClosedServer(t *testing.T) {
 	b := newBacklog(t, &server{rate: 10, window: time.Minute, ok: 20 * time.Millisecond, refusal: 5 * time.Millisecond}, 64)
 	b.run(59 * time.Second)
-	for range 5 {
+	for _, least := range []float64{595, 595, 200, 30, 30} {
 		b.run(7 * time.Second)
-		require.Greater(t, b.in.accepted, 100.0, "it opened six seconds ago")
+		require.Greater(t, b.in.accepted, least, "it opened six seconds ago")
 		b.run(53 * time.Second)
 		require.Less(t, b.in.refused, 100.0)
 	}
 	require.Zero(t, b.srv.tokens, "and it is used up")
+	b.run(10 * time.Minute)
+	require.Greater(t, b.used(10*time.Minute), 0.97)
+	require.Less(t, b.refusedPerSuccess(), 0.02)
+}
+
+// TestBan is a server that refuses everything for a minute when there was more than it
+// allows. After each of these minutes everybody went at once, and so to the next one: of what
+// it would have taken in half an hour, it took a twenty-fifth.
+func TestBan(t *testing.T) {
+	for _, rate := range []float64{5, 20, 100} {
+		t.Run(fmt.Sprint(rate), func(t *testing.T) {
+			b := newBacklog(t, &server{rate: rate, burst: 2 * rate, ban: time.Minute, ok: 50 * time.Millisecond, refusal: 5 * time.Millisecond}, 32)
+			b.run(5 * time.Minute)
+			b.run(25 * time.Minute)
+			require.Greater(t, b.used(25*time.Minute), 0.12)
+			require.Less(t, b.refusedPerSuccess(), 0.05)
+		})
+	}
 }
 
 // TestOldRefusalsAreNoNews has a burst that was under way when its first refusal
@@ -486,6 +512,20 @@ func TestBehind(t *testing.T) {
 	b := newBacklog(t, &server{rate: 10, burst: 10, ok: 20 * time.Millisecond, refusal: 5 * time.Millisecond}, 64)
 	b.run(time.Minute)
 	require.InDelta(t, 10, b.pace.Behind(b.now, 100, 100).Seconds(), 0.5)
+
+	// Others may use the quota too.
+	for _, accepted := range []bool{true, false, true, false} {
+		b.now = b.now.Add(b.pace.Wait(b.now, 1))
+		at := b.pace.Sent(b.now, 1)
+		b.now = b.now.Add(20 * time.Millisecond)
+		if accepted {
+			b.pace.Accepted(at, b.now, true)
+		} else {
+			b.pace.Refused(at, b.now, true)
+		}
+	}
+	require.Zero(t, b.pace.Behind(b.now, 100, 100))
+	require.True(t, b.pace.Known())
 }
 
 // TestShared has clients that know nothing of each other on one quota. In the
@@ -503,7 +543,7 @@ func TestShared(t *testing.T) {
 		{"window", server{rate: 400, window: time.Second}, 0.95},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			const runs = 4 // one alone is chance
+			const runs = 10 // one alone is chance
 			var mean float64
 			for i := range runs {
 				srv := tt.srv
@@ -526,7 +566,8 @@ func TestShared(t *testing.T) {
 // TestAPaceThatBeginsLow: among others who use up the quota, a small pace is refused about as
 // often as one that is right, if only because that is chance. It was kept for minutes.
 func TestAPaceThatBeginsLow(t *testing.T) {
-	require.Greater(t, jainAfter(t, 1, 30, 30, 30), 0.7)
+	require.Greater(t, jainAfter(t, 1, 30, 30, 30), 0.94)
+	require.Greater(t, jainAfter(t, 1, 1, 45, 45), 0.9)
 }
 
 // TestALargePaceAndASmallOne: whenever the large one has used up the quota, the small one is

@@ -48,8 +48,9 @@ func (p *Pace) detectSharing() {
 func (p *Pace) shared() bool { return p.unexplained >= sharedAfter }
 
 // alone returns how many attempts are accepted in a row only by a client that shares the
-// quota with nobody: several times as many as there are between two refusals.
+// quota with nobody: several times as many as there are between two refusals. A small share
+// is refused as seldom as the large ones, and not as its own pace would have it.
 func (p *Pace) alone() float64 {
 	const times = 3
-	return min(times*p.rate/shareGrowth, 8*probeEvery)
+	return min(max(times*p.rate/shareGrowth, probeEvery), 8*probeEvery)
 }
