@@ -515,9 +515,9 @@ func (p *Pace) Accepted(t Stamp, now time.Time, backlog bool) {
 	case !backlog: // it says nothing of a faster pace
 	case p.shared():
 		if p.acks += t.weight; p.acks > p.alone() {
-			p.unexplained, p.n = 0, 0 // what was measured is out of date
+			p.unexplained = 0
 		}
-		growth := shareCut * min(shareGrowth, p.rate/4)
+		growth := shareCut * min(shareGrowth, p.rate/perRefusal)
 		p.rate = min(p.rate*math.Exp(growth*elapsed.Seconds()), p.most())
 		p.base = p.rate
 	default:

@@ -17,6 +17,11 @@ const (
 	// refuses both.
 	shareCut    = 0.2
 	shareGrowth = 0.25
+
+	// perRefusal attempts are accepted in the balance to one that is refused. With four, twice
+	// as many calls failed behind a limit of one in two seconds, and with ten, it took a small
+	// share minutes to grow.
+	perRefusal = 7
 )
 
 // detectSharing tells refusals that the pace, or a gap that was too small, accounts for
