@@ -19,7 +19,7 @@ const (
 	shareGrowth = 0.25
 
 	// perRefusal attempts are accepted in the balance to one that is refused. With four, twice
-	// as many calls failed behind a limit of one in two seconds, and with ten, it took a small
+	// as many calls failed behind a limit of three in four seconds, and with ten, it took a small
 	// share minutes to grow.
 	perRefusal = 7
 )
