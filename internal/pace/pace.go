@@ -164,9 +164,9 @@ const (
 	// maxRate is as good as no limit.
 	maxRate = 1e6
 
-	// maxSlack is the blocked stretch that slows the pace's growth most: twice as
-	// long has to pass before a window of the server's can be told from a new
-	// limit.
+	// maxSlack is the blocked stretch that slows the pace's growth most, of those up to
+	// shortCycle: twice as long has to pass before a window of the server's can be told
+	// from a new limit.
 	maxSlack = 2 * time.Second
 
 	// risen is how much above the last measurement the pace must be for that to
@@ -253,7 +253,7 @@ func (p *Pace) Behind(now time.Time, ahead int, weight float64) time.Duration {
 	if p.Advertised() {
 		return Seconds(float64(ahead) / p.quota.refill)
 	}
-	if !p.Known() || p.confidence() < 1 || p.unexplained >= 1 || now.Sub(p.sharedAt) < forgetting || p.streak >= blockedAfter {
+	if !p.Known() || p.confidence() < 1 || p.unexplained >= untoldAfter || now.Sub(p.sharedAt) < forgetting || p.streak >= blockedAfter {
 		return 0
 	}
 	return p.gap(weight)
@@ -479,14 +479,14 @@ func (p *Pace) confidence() float64 { return min((2*p.proof+4)/probeEvery, 1) }
 // it takes several times that.
 func (p *Pace) every() float64 {
 	every := probeEvery * p.confidence()
-	if p.unexplained >= 2 {
+	if p.unexplained >= triedAfter {
 		every = min(every, max(p.base*probeAfter.Seconds(), leastProbe))
 	}
 	return max(every, 8*p.base*p.rtt.Seconds(), 2*p.base*p.slack())
 }
 
-// slack is for how long, in seconds, a window may hide that the pace is too fast. If it is
-// long, so is what follows.
+// slack is for how long, in seconds, a window may hide that the pace is too fast. A long one
+// is waited out, because everything is refused for as long again if it is.
 func (p *Pace) slack() float64 {
 	if p.longestBlock > shortCycle {
 		return min(p.longestBlock, longestWindow).Seconds()

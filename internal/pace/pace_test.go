@@ -458,7 +458,7 @@ func TestClosedServer(t *testing.T) {
 
 // TestBan is a server that refuses everything for a minute when there was more than it
 // allows. After each of these minutes everybody went at once, and so to the next one: of what
-// it would have taken in half an hour, it took a twenty-fifth.
+// it would have taken, it took about a twenty-fifth.
 func TestBan(t *testing.T) {
 	for _, rate := range []float64{5, 20, 100} {
 		t.Run(fmt.Sprint(rate), func(t *testing.T) {

@@ -9,6 +9,11 @@ const (
 	sharedAfter   = 5
 	explainedPart = 0.4
 
+	// Until then it is not known. After untoldAfter of them nobody is told when his turn
+	// comes, and after triedAfter a small pace is tried sooner.
+	untoldAfter = 1
+	triedAfter  = 2
+
 	// A shared pace loses shareCut of itself with a refusal, and is given back shareGrowth
 	// times that each second. So in the balance a pace of p has shareGrowth / p of its
 	// attempts refused: 1.4 % at 18 a second. Of a large share that is less than of a small
