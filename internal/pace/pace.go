@@ -101,6 +101,7 @@ type Pace struct {
 	streak        int       // refusals since an attempt was accepted
 	firstRefusal  mark      // of the streak
 	lastRefusal   mark
+	between       float64       // accepted a second between the last two streaks; 0: too few
 	recovered     int64         // attempts accepted when the last blocked stretch ended
 	recoveredAt   time.Time     // when that was
 	closedFor     time.Duration // how long it took until then
@@ -170,7 +171,8 @@ const (
 	maxSlack = 2 * time.Second
 
 	// risen is how much above the last measurement the pace must be for that to
-	// be out of date.
+	// be out of date, and how alike two numbers of accepted attempts a second are
+	// that are of one limit.
 	risen = 1.25
 
 	// minSamples accepted attempts make a measurement that can be relied upon.
@@ -366,8 +368,8 @@ func (p *Pace) Refused(t Stamp, now time.Time, learning bool) bool {
 		p.quota.breach(t, now, p.streak+1)
 	}
 	m := mark{t.Sent, total{t.Seq, t.total}, p.refused}
-	lately := p.lastRefusal.accepted(m)
-	most := p.lastRefusal.rate(m, minSamples/2)
+	last := p.lastRefusal
+	lately := last.accepted(m)
 	if p.streak++; m.sent.n-p.lastRefusal.sent.n != m.refused.n-p.lastRefusal.refused.n {
 		p.streak = 1 // others were sent between them, whose answers may take longer
 	}
@@ -387,11 +389,16 @@ func (p *Pace) Refused(t Stamp, now time.Time, learning bool) bool {
 	// The measurement is out of date if the bucket was full meanwhile, or if
 	// the limit has risen. Without a backlog there is nothing to measure it
 	// from anew; only a pace that nobody can keep up with must not stay.
+	// As long as little is known, a limit that has risen must show in what is
+	// accepted, too. If that is as much as the time before, only the pace has risen.
+	again := p.streak == 1 && p.again(last, m)
 	if p.idle || p.rate > risen*p.base {
-		p.n, p.base = 0, p.rate
+		if p.n, p.base = 0, p.rate; again && p.proof < minSamples {
+			p.marks[0], p.n = last, 1
+		}
 	}
 	if p.idle && lately < minSamples {
-		p.base = min(p.base, most)
+		p.base = min(p.base, last.rate(m, minSamples/2))
 	}
 	switch {
 	case p.spacing.on():
@@ -419,6 +426,17 @@ func (p *Pace) Refused(t Stamp, now time.Time, learning bool) bool {
 	p.set(p.base, now)
 	p.acks, p.ackAt, p.idle = 0, now, false
 	return true
+}
+
+// again reports whether about as much was accepted a second since the last refusal as
+// between that and the one before it.
+func (p *Pace) again(last, m mark) bool {
+	before := p.between
+	p.between = 0
+	if !p.idle && last.accepted(m) >= minSamples {
+		p.between = last.rate(m, 1)
+	}
+	return min(before, p.between) > 0 && max(before, p.between) < risen*min(before, p.between)
 }
 
 // accepted returns how many attempts were accepted from mark o to mark m.

@@ -250,14 +250,22 @@ func TestFixedWindowThatChanges(t *testing.T) {
 	}
 }
 
-// TestRefusalsThatCost are no livelock: the pace falls until an attempt is
-// accepted. After a refusal the server has no token, as one that keeps none.
+// TestRefusalsThatCost are no livelock: the pace falls until an attempt is accepted. After
+// a refusal the server has no token, as one that keeps none, and refuses everything until
+// the pace has fallen far below the limit. Then a pace of which little is known grew to
+// four times the limit, and what had been accepted meanwhile was taken for out of date: of
+// each nine attempts four were refused, and so on for ever.
 func TestRefusalsThatCost(t *testing.T) {
-	b := newBacklog(t, &server{rate: 100, burst: 10, costly: true, ok: 20 * time.Millisecond, refusal: 5 * time.Millisecond}, 64)
-	b.run(time.Minute)
-	b.run(time.Minute)
-	require.Greater(t, b.used(time.Minute), 0.85)
-	require.Less(t, b.refusedPerSuccess(), 0.35)
+	for _, tt := range []struct {
+		rate, burst float64
+		ok          time.Duration
+	}{{50, 5, 5}, {100, 10, 5}, {100, 20, 5}, {100, 10, 20}, {200, 5, 5}, {200, 5, 10}, {200, 10, 10}, {200, 10, 20}, {200, 20, 10}, {200, 20, 50}} {
+		b := newBacklog(t, &server{rate: tt.rate, burst: tt.burst, costly: true, ok: tt.ok * time.Millisecond, refusal: 5 * time.Millisecond}, 64)
+		b.run(10 * time.Second)
+		b.run(time.Minute)
+		require.Greater(t, b.used(time.Minute), 0.9, "%v", tt)
+		require.Less(t, b.refusedPerSuccess(), 0.12, "%v", tt)
+	}
 }
 
 // TestTold is a server that says what is left: then next to nothing is refused,
