@@ -353,7 +353,7 @@ func (l *Limit) refusal(s *Stamp, now time.Time, r Result) verdict {
 	case l.closed.now():
 	case l.noise.useless():
 		l.trial.again(now)
-	case l.height(now) < retested*l.noise.height:
+	case l.fallen(now):
 		l.trial.soon(now)
 	}
 	if d, blocked := l.pace.BlockedFor(now); blocked && d >= r.Hint/probePart {
@@ -452,6 +452,10 @@ func (l *Limit) height(now time.Time) float64 {
 	}
 	return l.pace.Rate(now)
 }
+
+// fallen reports whether it is so much lower than what was confirmed that it is to be tested
+// again.
+func (l *Limit) fallen(now time.Time) bool { return l.height(now) < retested*l.noise.height }
 
 // chance gives the limit up, because a part is refused whatever it does.
 func (l *Limit) chance(now time.Time, share float64) verdict {
@@ -617,13 +621,13 @@ func (l *Limit) Refused(now time.Time) time.Duration {
 }
 
 // Certain reports whether there is more than a belief that an attempt would be refused:
-// the server's word, or a trial of late.
+// the server's word, or a trial of late of a limit that has not fallen since.
 func (l *Limit) Certain(now time.Time) bool {
 	switch l.state {
 	case Free, Looking:
 		return false
 	case Rate, Flight:
-		return !l.trial.confirmedAt.IsZero() && now.Sub(l.trial.confirmedAt) < lastTrial+stale
+		return !l.trial.confirmedAt.IsZero() && now.Sub(l.trial.confirmedAt) < lastTrial+stale && !l.fallen(now)
 	case Paused, Told:
 	}
 	return true

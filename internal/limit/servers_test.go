@@ -437,6 +437,43 @@ func TestInFlight(t *testing.T) {
 	}
 }
 
+// TestALimitThatHasFallen is not certain until it is confirmed again. Requests of different
+// cost, each of which takes a second, were taken for a limit on requests under way. That fell
+// to one, and as its higher value had been confirmed, 89 % of the calls were told that it
+// would take too long, where the server would have taken them.
+func TestALimitThatHasFallen(t *testing.T) {
+	eight, part := 8, 0.0
+	server, random := inFlight(&eight, limit.Refused, time.Second), rand.New(rand.NewPCG(1, 1))
+	s := simulate(t, func(now time.Time, r limit.Route) (limit.Result, time.Duration, func()) {
+		if random.Float64() < part {
+			return refused(), 5 * ms, nil
+		}
+		return server(now, r)
+	})
+	s.workers(32, one)
+	s.run(time.Minute)
+	require.Equal(t, limit.Flight, s.view(all).State)
+	require.True(t, s.key.Limit(all).Certain(s.now))
+
+	part = 0.5
+	confirmed, height, fallen := s.view(all).Confirmed, s.view(all).InFlight, 0
+	for range 600 {
+		s.run(100 * ms)
+		v := s.view(all)
+		if v.State != limit.Flight {
+			break
+		}
+		if v.Confirmed != confirmed {
+			confirmed, height = v.Confirmed, v.InFlight
+		}
+		if float64(v.InFlight) <= 0.7*float64(height)-1 {
+			fallen++
+			require.False(t, s.key.Limit(all).Certain(s.now), "%d of %d", v.InFlight, height)
+		}
+	}
+	require.Positive(t, fallen)
+}
+
 // TestInFlightIsNotARate: one refusal with as many under way as were accepted made a
 // limit on requests under way a rate, and it stayed one. Only four refusals in a row with
 // more under way than any of the last 128 accepted were taken for the opposite, and only
