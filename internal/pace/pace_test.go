@@ -256,11 +256,15 @@ func TestFixedWindowThatChanges(t *testing.T) {
 // four times the limit, and what had been accepted meanwhile was taken for out of date: of
 // each nine attempts four were refused, and so on for ever.
 func TestRefusalsThatCost(t *testing.T) {
+	const ms = time.Millisecond
 	for _, tt := range []struct {
 		rate, burst float64
 		ok          time.Duration
-	}{{50, 5, 5}, {100, 10, 5}, {100, 20, 5}, {100, 10, 20}, {200, 5, 5}, {200, 5, 10}, {200, 10, 10}, {200, 10, 20}, {200, 20, 10}, {200, 20, 50}} {
-		b := newBacklog(t, &server{rate: tt.rate, burst: tt.burst, costly: true, ok: tt.ok * time.Millisecond, refusal: 5 * time.Millisecond}, 64)
+	}{
+		{50, 5, 5 * ms}, {100, 10, 5 * ms}, {100, 20, 5 * ms}, {100, 10, 20 * ms}, {200, 5, 5 * ms},
+		{200, 5, 10 * ms}, {200, 10, 10 * ms}, {200, 10, 20 * ms}, {200, 20, 10 * ms}, {200, 20, 50 * ms},
+	} {
+		b := newBacklog(t, &server{rate: tt.rate, burst: tt.burst, costly: true, ok: tt.ok, refusal: 5 * ms}, 64)
 		b.run(10 * time.Second)
 		b.run(time.Minute)
 		require.Greater(t, b.used(time.Minute), 0.9, "%v", tt)
