@@ -261,8 +261,16 @@ func TestRefusalsThatCost(t *testing.T) {
 		rate, burst float64
 		ok          time.Duration
 	}{
-		{50, 5, 5 * ms}, {100, 10, 5 * ms}, {100, 20, 5 * ms}, {100, 10, 20 * ms}, {200, 5, 5 * ms},
-		{200, 5, 10 * ms}, {200, 10, 10 * ms}, {200, 10, 20 * ms}, {200, 20, 10 * ms}, {200, 20, 50 * ms},
+		{50, 5, 5 * ms},
+		{100, 10, 5 * ms},
+		{100, 20, 5 * ms},
+		{100, 10, 20 * ms},
+		{200, 5, 5 * ms},
+		{200, 5, 10 * ms},
+		{200, 10, 10 * ms},
+		{200, 10, 20 * ms},
+		{200, 20, 10 * ms},
+		{200, 20, 50 * ms},
 	} {
 		b := newBacklog(t, &server{rate: tt.rate, burst: tt.burst, costly: true, ok: tt.ok, refusal: 5 * ms}, 64)
 		b.run(10 * time.Second)
