@@ -71,6 +71,9 @@ func (o Outcome) refused() bool { return o == Refused || o == Shed }
 // forever is how long an attempt is held back that waits for another one to end.
 const forever = 365 * 24 * time.Hour
 
+// lastAnswers are about as many as the time until an attempt is accepted is the mean of.
+const lastAnswers = 8
+
 // Limit is one limit of a server's, or what is believed to be one. Its zero value
 // holds nothing back.
 type Limit struct {
@@ -94,6 +97,7 @@ type Limit struct {
 	flight   flight
 	pause    pause
 	service  time.Duration // until an attempt is accepted, about
+	answers  int           // of which that is the mean, up to lastAnswers
 	together together
 	noise    noise
 
@@ -304,7 +308,8 @@ func (l *Limit) acceptance(s *Stamp, now time.Time) {
 		l.pace.Stop(now)
 		l.lookFrom(now, s.Sent)
 	}
-	l.service += (now.Sub(s.Sent) - l.service) / 8
+	l.answers = min(l.answers+1, lastAnswers)
+	l.service += (now.Sub(s.Sent) - l.service) / time.Duration(l.answers)
 	whole := l.together.acceptance(s.underWay, now)
 	known := l.pace.Known()
 	l.pace.Accepted(s.pace, now, l.Waiting > 0)

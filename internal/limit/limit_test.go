@@ -314,6 +314,35 @@ func quota(left, rate float64) limit.Result {
 	return limit.Result{Outcome: limit.Accepted, Told: true, Quota: waithint.Quota{Remaining: left, Rate: rate}}
 }
 
+// TestService: the time until an answer is that of the first one, and not an eighth of it. As
+// long as it was too short, attempts went whose callers gave up just before the answer. So
+// none was accepted, and nothing more was known of the time.
+func TestService(t *testing.T) {
+	d := newDesk(t)
+	d.row(3, all, refused())
+	l := d.key.Limit(all)
+	require.Zero(t, l.Service())
+	for i, tt := range []struct{ took, want time.Duration }{
+		{40 * ms, 40 * ms},
+		{20 * ms, 30 * ms},
+		{30 * ms, 30 * ms},
+		{30 * ms, 30 * ms},
+		{30 * ms, 30 * ms},
+		{30 * ms, 30 * ms},
+		{30 * ms, 30 * ms},
+		{30 * ms, 30 * ms},
+		{70 * ms, 35 * ms}, // an eighth, from here on
+		{75 * ms, 40 * ms},
+	} {
+		d.others(1)
+		d.wait(all)
+		d.send("a", all)
+		d.sleep(tt.took)
+		d.accepted("a")
+		require.Equal(t, tt.want, l.Service(), "%d", i)
+	}
+}
+
 // TestLooking: one goes, and each that is accepted lets two follow.
 func TestLooking(t *testing.T) {
 	d := newDesk(t)
