@@ -16,7 +16,9 @@
 //
 // A limit that rises shows in refusals that do not come. The pace grows with every
 // attempt that is accepted, so that one in probeEvery is refused as long as the
-// limit stays. Without a refusal after so many it doubles again and again. A limit
+// limit stays. Without a refusal after so many it doubles again and again. So does one of
+// which little is known, after a few; then the limit is what is accepted from one
+// refusal to the next, if it is the same twice. A limit
 // that falls shows in a blocked stretch: refusals with no attempt accepted between
 // them. The pace is halved with each, until one is accepted, and then it is the
 // rate of the long run again. If that ends in a blocked stretch at once, everything
@@ -393,7 +395,8 @@ func (p *Pace) Refused(t Stamp, now time.Time, learning bool) bool {
 	// accepted, too. If that is as much as the time before, only the pace has risen.
 	again := p.streak == 1 && p.again(last, m)
 	if p.idle || p.rate > risen*p.base {
-		if p.n, p.base = 0, p.rate; again && p.proof < minSamples {
+		p.n, p.base = 0, p.rate
+		if again && p.proof < minSamples {
 			p.marks[0], p.n = last, 1
 		}
 	}
@@ -428,8 +431,8 @@ func (p *Pace) Refused(t Stamp, now time.Time, learning bool) bool {
 	return true
 }
 
-// again reports whether about as much was accepted a second since the last refusal as
-// between that and the one before it.
+// again notes how much was accepted a second since the last refusal, and reports whether it
+// was about as much between that and the one before it.
 func (p *Pace) again(last, m mark) bool {
 	before := p.between
 	p.between = 0
