@@ -318,7 +318,6 @@ func (l *Limit) acceptance(s *Stamp, now time.Time) {
 		if s.Sent.Before(l.looking.begun) {
 			return
 		}
-		l.noise.outcome(false)
 		l.looking.acceptance(min(s.underWay, l.underWay+1)) // those that were refused at the same time took no place
 		switch {
 		case l.Waiting == 0 && now.Sub(l.heldAt) > backoffs && !l.pace.Reopened() || !l.looking.hinted.IsZero():
@@ -365,16 +364,13 @@ func (l *Limit) refusal(s *Stamp, now time.Time, r Result) verdict {
 		l.pause.perRequest = 0
 	}
 	l.closed.refusal(s)
-	if l.hinted(now, r) {
-		return undecided
-	}
+	l.hinted(now, r)
 	gain := 0.0
 	switch l.state {
 	case Looking:
 		if s.Sent.Before(l.looking.begun) {
 			return undecided
 		}
-		l.noise.outcome(true)
 		if !l.looking.refusal(now, s.underWay, r.Outcome, l.mayBeFlight(now), &l.pace) {
 			return undecided
 		}
@@ -495,18 +491,16 @@ func (l *Limit) fly(now time.Time, bound int) {
 	l.setState(Flight, now)
 }
 
-// hinted begins a pause if everything is refused, with a hint, and reports whether it
-// is.
-func (l *Limit) hinted(now time.Time, r Result) bool {
+// hinted begins a pause if everything is refused, with a hint.
+func (l *Limit) hinted(now time.Time, r Result) {
 	if r.Hint <= l.pause.perRequest || !l.closed.now() {
-		return false
+		return
 	}
 	l.stop(now, r.Hint, r.MaxWait)
 	if l.settled {
 		l.trial.begin(now, 1, 0, l.Waiting)
 	}
 	l.settled = false
-	return true
 }
 
 // shut begins a pause because of a hint for everybody that is no rate limit's: a ban, for

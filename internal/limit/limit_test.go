@@ -676,6 +676,20 @@ func TestRoutesAreBounded(t *testing.T) {
 	require.Greater(t, len(views), 32, "and it is 64")
 }
 
+// TestALimitedRouteStays: as long as there are routes without a limit, one of these is
+// forgotten for a new one, and not one whose limit would have to be found again.
+func TestALimitedRouteStays(t *testing.T) {
+	d := newDesk(t)
+	d.row(20, items, accepted())
+	d.row(3, search, refused())
+	require.NotNil(t, d.key.Limit(search))
+	require.Nil(t, d.key.Limit(items))
+	for i := range 26 * 26 {
+		d.row(1, limit.Route{Method: "GET", Path: "/" + name(i)}, accepted())
+		require.NotNil(t, d.key.Limit(search), "after %d others", i+1)
+	}
+}
+
 // TestStaleOutcomes: an attempt of an earlier time says nothing of the limit that there
 // is now.
 func TestStaleOutcomes(t *testing.T) {
