@@ -690,6 +690,25 @@ func TestALimitedRouteStays(t *testing.T) {
 	}
 }
 
+// TestCounts: what is shown is how many were sent since there is a limit, and refused of these.
+func TestCounts(t *testing.T) {
+	d := newDesk(t)
+	d.row(10, all, accepted())
+	d.row(3, all, refused())
+	d.others(5)
+	for i, r := range []limit.Result{accepted(), accepted(), refused(), accepted()} {
+		d.wait(all)
+		d.send("", all)
+		d.done("", r)
+		refused := int64(0)
+		if i >= 2 {
+			refused = 1
+		}
+		v := view(&d.key, d.now, all)
+		require.Equal(t, []int64{int64(i) + 1, refused}, []int64{v.Sent, v.Refused}, "%d", i)
+	}
+}
+
 // TestStaleOutcomes: an attempt of an earlier time says nothing of the limit that there
 // is now.
 func TestStaleOutcomes(t *testing.T) {
