@@ -438,9 +438,9 @@ func TestInFlight(t *testing.T) {
 }
 
 // TestALimitThatHasFallen is not certain until it is confirmed again. Requests of different
-// cost, each of which takes a second, were taken for a limit on requests under way. That fell
-// to one, and as its higher value had been confirmed, 89 % of the calls were told that it
-// would take too long, where the server would have taken them.
+// cost, each of which takes a second, were taken for a limit on requests under way. That may
+// fall to one, and as its higher value had been confirmed, calls were told that it would take
+// too long, where the server would have taken them.
 func TestALimitThatHasFallen(t *testing.T) {
 	eight, part := 8, 0.0
 	server, random := inFlight(&eight, limit.Refused, time.Second), rand.New(rand.NewPCG(1, 1))

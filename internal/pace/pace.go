@@ -371,8 +371,7 @@ func (p *Pace) Refused(t Stamp, now time.Time, learning bool) bool {
 	}
 	m := mark{t.Sent, total{t.Seq, t.total}, p.refused}
 	last := p.lastRefusal
-	lately := last.accepted(m)
-	if p.streak++; m.sent.n-p.lastRefusal.sent.n != m.refused.n-p.lastRefusal.refused.n {
+	if p.streak++; m.sent.n-last.sent.n != m.refused.n-last.refused.n {
 		p.streak = 1 // others were sent between them, whose answers may take longer
 	}
 	if p.lastRefusal = m; p.streak == 1 {
@@ -400,7 +399,7 @@ func (p *Pace) Refused(t Stamp, now time.Time, learning bool) bool {
 			p.marks[0], p.n = last, 1
 		}
 	}
-	if p.idle && lately < minSamples {
+	if p.idle && last.accepted(m) < minSamples {
 		p.base = min(p.base, last.rate(m, minSamples/2))
 	}
 	switch {
@@ -415,7 +414,7 @@ func (p *Pace) Refused(t Stamp, now time.Time, learning bool) bool {
 			floor = min(floor, p.marks[0].rate(m, 0))
 		}
 		p.base = max(p.rate*(1-shareCut), floor)
-	case p.n > 0 && !p.shared():
+	case p.n > 0:
 		p.proof = p.marks[0].accepted(m)
 		p.base = p.marks[0].rate(m, t.weight)
 	}

@@ -254,7 +254,7 @@ func TestFixedWindowThatChanges(t *testing.T) {
 // a refusal the server has no token, as one that keeps none, and refuses everything until
 // the pace has fallen far below the limit. Then a pace of which little is known grew to
 // four times the limit, and what had been accepted meanwhile was taken for out of date: of
-// each nine attempts four were refused, and so on for ever.
+// nine attempts up to four were refused, and so on for ever.
 func TestRefusalsThatCost(t *testing.T) {
 	const ms = time.Millisecond
 	for _, tt := range []struct {
