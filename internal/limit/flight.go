@@ -123,15 +123,12 @@ const (
 // begin begins a sample.
 func (t *together) begin(now time.Time) { t.accepted, t.nats, t.since = 0, 0, now }
 
-// acceptance notes that an attempt was accepted with so many under way, and reports
-// whether that makes the sample whole.
-func (t *together) acceptance(n int, now time.Time) (whole bool) {
+// acceptance notes that an attempt was accepted with so many under way.
+func (t *together) acceptance(n int, now time.Time) {
 	t.last[t.accepted%len(t.last)] = uint16(min(n, math.MaxUint16))
-	if t.accepted++; t.accepted%len(t.last) > 0 {
-		return false
+	if t.accepted++; t.accepted%len(t.last) == 0 {
+		t.took, t.since = now.Sub(t.since), now
 	}
-	t.took, t.since = now.Sub(t.since), now
-	return true
 }
 
 // refusal notes that an attempt was refused with so many under way, and reports whether

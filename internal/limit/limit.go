@@ -101,8 +101,7 @@ type Limit struct {
 	together together
 	noise    noise
 
-	noFlight    time.Time     // until when it is taken for no limit on requests under way
-	noFlightFor time.Duration // how long that was
+	noFlight time.Time // until when it is taken for no limit on requests under way
 
 	paced   bool // it was a rate before it was Paused
 	settled bool // an attempt was accepted since the last pause began
@@ -282,7 +281,6 @@ func (l *Limit) tested(s *Stamp, now time.Time, r Result) verdict {
 	case r.Outcome.refused():
 		l.pace.Tested(s.pace)
 	case r.Outcome == Accepted:
-		l.settled = true
 		l.closed.acceptance(s)
 		l.pace.Accepted(s.pace, now, l.Waiting > 0)
 	}
@@ -310,7 +308,7 @@ func (l *Limit) acceptance(s *Stamp, now time.Time) {
 	}
 	l.answers = min(l.answers+1, lastAnswers)
 	l.service += (now.Sub(s.Sent) - l.service) / time.Duration(l.answers)
-	whole := l.together.acceptance(s.underWay, now)
+	l.together.acceptance(s.underWay, now)
 	known := l.pace.Known()
 	l.pace.Accepted(s.pace, now, l.Waiting > 0)
 	switch l.state {
@@ -333,7 +331,7 @@ func (l *Limit) acceptance(s *Stamp, now time.Time) {
 	case Flight:
 		l.noise.outcome(false)
 		l.flight.acceptance(s.underWay, l.service)
-		if whole && l.flight.slower(&l.together) {
+		if l.flight.slower(&l.together) {
 			l.notFlight(now)
 			l.setState(Rate, now)
 		}
@@ -399,14 +397,11 @@ func (l *Limit) refusal(s *Stamp, now time.Time, r Result) verdict {
 			return undecided
 		}
 		l.noise.outcome(true)
-		news = true
 		gain = l.flight.bound * now.Sub(s.Sent).Seconds() / max(l.service.Seconds(), 1e-6)
 	case Free, Paused, Told:
 		return undecided
 	}
-	if news && !l.pace.Advertised() {
-		l.trial.begin(now, max(s.weight, 1), gain, l.Waiting)
-	}
+	l.trial.begin(now, max(s.weight, 1), gain, l.Waiting)
 	return undecided
 }
 
@@ -468,11 +463,10 @@ func (l *Limit) chance(now time.Time, share float64) verdict {
 // fewUnderWay attempts under way may be what a rate that keeps no token lets through.
 const fewUnderWay = 3
 
-// notFlight notes that it is no limit on requests under way. That holds as long as a
-// confirmation does, and the next time longer.
+// notFlight notes that it is no limit on requests under way. That holds as long as the longest
+// confirmation does.
 func (l *Limit) notFlight(now time.Time) {
-	l.noFlightFor = min(max(4*l.noFlightFor, firstTrial), lastTrial)
-	l.noFlight = now.Add(l.noFlightFor)
+	l.noFlight = now.Add(lastTrial)
 	l.together.begin(now)
 }
 

@@ -98,10 +98,9 @@ const (
 	// refuses, and not one route's.
 	severalRefused = 2
 
-	// fareWell attempts of other routes that were accepted, three times as well as those
-	// of a route, show that its limit is not theirs.
-	fareWell     = 4
-	fareWellPart = 3
+	// fareWell attempts of other routes that were accepted show that the limit of a route is
+	// not theirs. If it is, they are refused as well, see severalRefused.
+	fareWell = 4
 )
 
 // row counts refusals in a row, as all of the key's, by their routes.
@@ -244,17 +243,14 @@ func (k *Key) Done(s Stamp, name Route, now time.Time, r Result) Cause {
 	if r.Told {
 		k.quota(s, now, r.Quota)
 	}
-	switch {
-	case r.Outcome == Accepted:
+	if r.Outcome == Accepted {
 		k.down, k.all.until, s.route.tally.until = false, time.Time{}, time.Time{}
 		k.all.accepted++
 		s.route.tally.accepted++
-		k.all.lately.at(now).accepted++
-		s.route.tally.lately.at(now).accepted++
-	case r.Outcome != Unanswered:
-		k.all.refused++
-		k.all.lately.at(now).refused++
-		s.route.tally.lately.at(now).refused++
+	}
+	if r.Outcome != Unanswered {
+		k.all.lately.outcome(now, r.Outcome != Accepted)
+		s.route.tally.lately.outcome(now, r.Outcome != Accepted)
 	}
 	if r.Outcome == Closed && r.Hint > 0 { // whatever held it, it binds all routes
 		k.whole.shut(now, r)
@@ -306,9 +302,8 @@ func (k *Key) chance(l *Limit, r *route, now time.Time) {
 // suspect looks for a limit if a refusal that nothing explains makes it likely.
 func (k *Key) suspect(s *Stamp, now time.Time, r Result) {
 	t := &s.route.tally
-	outcomes := count{k.all.accepted, k.all.refused}
-	byRoute := t.refusal(now, s.seq, r.Hint, k.all.chance, outcomes)
-	byKey := k.all.refusal(now, s.all, r.Hint, k.all.usual(), outcomes)
+	byRoute := t.refusal(now, s.seq, r.Hint, k.all.chance, k.all.accepted)
+	byKey := k.all.refusal(now, s.all, r.Hint, k.all.chance, k.all.accepted)
 	if k.all.row == 1 {
 		k.row = row{}
 	}
@@ -370,9 +365,7 @@ func (k *Key) tallyOf(l *Limit, r *route) *tally {
 // othersFareWell reports whether the attempts of other routes are accepted while those
 // of one are refused.
 func (k *Key) othersFareWell(t *tally) bool {
-	accepted := k.all.accepted - t.since.accepted - (t.accepted - t.own)
-	refused := k.all.refused - t.since.refused - t.row
-	return accepted >= fareWell && float64(refused) <= t.share()/fareWellPart*float64(accepted+refused)
+	return k.all.accepted-t.accepted-t.others >= fareWell
 }
 
 // quota takes note of the server's word about a quota, with an answer.

@@ -14,17 +14,16 @@ import (
 // of sending, although refusals arrive long before acceptances, and an attempt
 // that is accepted costs nothing.
 type tally struct {
-	sent, accepted, refused int64
-	passed, stray           int64 // of those that no limit held: accepted, and refused by none
+	sent, accepted int64
+	passed, stray  int64 // of those that no limit held: accepted, and refused by none
 
-	nats  float64   // for a limit
-	last  int64     // attempt that was refused last
-	at    time.Time // when that was known
-	until time.Time // when the server said that it would be over
-	row   int64     // refusals since nats began to rise
-	since count     // of the whole key at that time
-	own   int64     // accepted until then
-	first int64     // attempt with which it began
+	nats   float64   // for a limit
+	last   int64     // attempt that was refused last
+	at     time.Time // when that was known
+	until  time.Time // when the server said that it would be over
+	row    int64     // refusals since nats began to rise
+	others int64     // accepted of other routes until then
+	first  int64     // attempt with which it began
 
 	lately lately
 
@@ -32,9 +31,6 @@ type tally struct {
 	denials int     // trials that found chance
 	denied  time.Time
 }
-
-// count is a number of outcomes.
-type count struct{ accepted, refused int64 }
 
 const (
 	// leastChance is the part of attempts that is taken to be refused by chance as
@@ -46,6 +42,9 @@ const (
 	// forgotten.
 	suspicion  = 7.0
 	denialNats = 2.0
+
+	// strayMemory attempts or so say what is refused beside a limit.
+	strayMemory = 200
 
 	// stale is how long chance is remembered without a refusal, and how long an
 	// outcome may take.
@@ -71,9 +70,9 @@ func (t *tally) forget(now time.Time) {
 
 // refusal notes a refusal of the attempt with the given number, and reports whether
 // there are more of them than by chance. The number of an attempt from before there
-// was a tally is 0. The chance is that of the whole key, and so is the count of all
-// outcomes so far.
-func (t *tally) refusal(now time.Time, seq int64, hint time.Duration, chance float64, all count) bool {
+// was a tally is 0. The chance is that of the whole key, and so is the number of all that
+// were accepted so far.
+func (t *tally) refusal(now time.Time, seq int64, hint time.Duration, chance float64, accepted int64) bool {
 	t.forget(now)
 	if until := now.Add(hint); hint > 0 && until.After(t.until) {
 		t.until = until
@@ -84,14 +83,16 @@ func (t *tally) refusal(now time.Time, seq int64, hint time.Duration, chance flo
 		gap = 0
 	}
 	if t.nats = max(t.nats-float64(gap)*math.Ln2, 0); t.nats == 0 {
-		t.since, t.own, t.first, t.row = all, t.accepted, seq, 0
+		t.others, t.first, t.row = accepted-t.accepted, seq, 0
 	}
 	// Against chance p stands a limit that refuses (1+p)/2, so each attempt that is
 	// accepted halves the odds.
 	t.nats += math.Log((1 + chance) / (2 * chance))
 	t.last, t.at = max(seq, t.last), now
 	t.row++
-	t.stray++
+	if t.stray++; t.passed+t.stray > strayMemory {
+		t.passed, t.stray = t.passed/2, t.stray/2
+	}
 	return t.nats >= suspicion+denialNats*float64(t.denials)
 }
 
@@ -119,23 +120,10 @@ func (t *tally) byChance() float64 {
 	return t.chance
 }
 
-// usual returns the part that is refused apart from what is suspicious now.
-func (t *tally) usual() float64 {
-	const few, many = 20, 200
-	if t.passed+t.stray > many {
-		t.passed, t.stray = t.passed/2, t.stray/2
-	}
-	if n := t.passed + t.stray - t.row; n >= few {
-		return float64(max(t.stray-t.row, 0)) / float64(n)
-	}
-	return 0
-}
-
 // blame takes the refusals that are suspicious now for those of a limit, and reports
 // whether next to nothing else was refused.
 func (t *tally) blame() (seldom bool) {
-	t.stray -= t.row
-	t.row = 0
+	t.stray, t.row = max(t.stray-t.row, 0), 0
 	return float64(t.stray) <= 2*leastChance*float64(t.passed+t.stray)
 }
 
@@ -154,9 +142,12 @@ func (t *tally) found(now time.Time, chance float64) {
 // refusals arrive first. So they are forgotten by time, long after all that was sent at
 // one time has been answered.
 type lately struct {
-	count, before count
-	since         time.Time
+	sample, before sample
+	since          time.Time
 }
+
+// sample is some attempts that were answered, and how many of them were refused.
+type sample struct{ answered, refused int64 }
 
 const (
 	// So long, and so many, make a part known to a few percent.
@@ -164,16 +155,18 @@ const (
 	sampleSize = 100
 )
 
-// at returns where an outcome that is known now is to be counted.
-func (l *lately) at(now time.Time) *count {
-	if l.count.accepted+l.count.refused >= sampleSize && now.Sub(l.since) >= sampleTime {
-		l.before, l.count, l.since = l.count, count{}, now
+// outcome counts an outcome that is known now.
+func (l *lately) outcome(now time.Time, refused bool) {
+	if l.sample.answered >= sampleSize && now.Sub(l.since) >= sampleTime {
+		l.before, l.sample, l.since = l.sample, sample{}, now
 	}
-	return &l.count
+	l.sample.answered++
+	if refused {
+		l.sample.refused++
+	}
 }
 
 // refused returns the part that was refused.
 func (l *lately) refused() float64 {
-	refused := l.count.refused + l.before.refused
-	return float64(refused) / float64(max(refused+l.count.accepted+l.before.accepted, 1))
+	return float64(l.sample.refused+l.before.refused) / float64(max(l.sample.answered+l.before.answered, 1))
 }

@@ -60,7 +60,8 @@ const (
 	// way, there is no trial.
 	maxVolley = 128
 
-	// maxOutcomes ends a trial that stays undecided: then the sign decides.
+	// maxOutcomes ends a trial that stays undecided: what predicts no better than chance is
+	// no limit.
 	maxOutcomes = 12 * volleySize
 
 	// A limit refuses limitPart of a volley, some of which a bucket may gain
@@ -158,7 +159,7 @@ func (t *trial) done(now time.Time, o Outcome, weight, chance float64) verdict {
 	limit := max(limitPart, (1+chance)/2+0.1*(chance-chancePart))
 	nats := n * (part*math.Log(limit/chance) + (1-part)*math.Log((1-limit)/(1-chance)))
 	switch {
-	case part >= leastPart && (nats >= sureNats || n >= maxOutcomes && nats > 0):
+	case part >= leastPart && nats >= sureNats:
 		t.next = now.Add(min(firstTrial<<(2*min(t.confirmed, 4)), lastTrial))
 		t.confirmed, t.denied, t.confirmedAt = t.confirmed+1, 0, now
 		t.clear()
