@@ -106,6 +106,56 @@ func TestALimitOnRequestsInFlight(t *testing.T) {
 	}
 }
 
+// TestASlowLimitForFewCallers: a few callers of a server that takes one request a second, and
+// keeps none for later, may have one attempt left each before that second is over. Then each
+// of them waited for the others to find out, for a minute, and so again: in one run of forty
+// a minute and more was lost, and in the worst one a twentieth of the limit used.
+func TestASlowLimitForFewCallers(t *testing.T) {
+	for range 100 {
+		synctest.Test(t, func(t *testing.T) {
+			var mu sync.Mutex
+			accepted, refused, last := 0, 0, time.Time{}
+			takes := func() bool {
+				mu.Lock()
+				defer mu.Unlock()
+				if now := time.Now(); now.Sub(last) >= time.Second {
+					accepted, last = accepted+1, now
+					return true
+				}
+				refused++
+				return false
+			}
+			base := step(func(req *http.Request) (*http.Response, error) {
+				time.Sleep(22 * ms)
+				if !takes() {
+					return answer(429)(req)
+				}
+				time.Sleep(22 * ms)
+				return answer(200)(req)
+			})
+			transport := resilient.NewTransport(base, unbounded())
+			end := time.Now().Add(3 * time.Minute)
+			var workers sync.WaitGroup
+			for range 5 {
+				workers.Go(func() {
+					for time.Now().Before(end) {
+						resp, err := transport.RoundTrip(newRequest(t, http.MethodGet, "http://api.test", ""))
+						if err == nil {
+							_ = resp.Body.Close()
+						}
+						if err != nil || resp.StatusCode != http.StatusOK {
+							time.Sleep(100 * ms)
+						}
+					}
+				})
+			}
+			workers.Wait()
+			require.Greater(t, accepted, 125, "of 180")
+			require.Less(t, float64(refused), 0.6*float64(accepted))
+		})
+	}
+}
+
 // TestNamesOfLimits: the server says which of its limits a request counts for.
 func TestNamesOfLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

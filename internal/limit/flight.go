@@ -133,12 +133,11 @@ func (t *together) acceptance(n int, now time.Time) {
 
 // refusal notes that an attempt was refused with so many under way, and reports whether
 // it is their number that is limited. With few under way, a pace that goes up and down
-// lets now one go and now two: then a refusal that the pace expects says nothing, and any
-// that was accepted with as many is against it.
-func (t *together) refusal(n int, expected bool) bool {
+// lets now one go and now two: then any that was accepted with as many is against it.
+func (t *together) refusal(n int) bool {
 	sample := t.last[:min(t.accepted, len(t.last))]
 	few := n <= fewUnderWay
-	if len(sample) < fewAccepted || few && expected {
+	if len(sample) < fewAccepted {
 		return false
 	}
 	fewer := 0

@@ -349,7 +349,6 @@ func (l *Limit) refusal(s *Stamp, now time.Time, r Result) verdict {
 	if l.state == Rate && l.noise.outcome(true) && !l.closed.now() {
 		return undecided
 	}
-	expected := l.pace.Expected()
 	news := l.pace.Refused(s.pace, now, true)
 	switch {
 	case l.closed.now():
@@ -385,7 +384,7 @@ func (l *Limit) refusal(s *Stamp, now time.Time, r Result) verdict {
 		l.setState(Rate, now)
 		gain = l.pace.Rate(now) * now.Sub(s.Sent).Seconds()
 	case Rate:
-		if news && l.together.refusal(s.underWay, expected) && l.mayBeFlight(now) {
+		if news && l.together.refusal(s.underWay) && l.mayBeFlight(now) {
 			l.fly(now, max(s.underWay-1, 1))
 			return undecided
 		}
@@ -582,12 +581,13 @@ func (l *Limit) Service() time.Duration { return l.service }
 
 // Opens returns when the last attempt of a call is worth sending while everything is
 // refused: not while others wait who can find out when that ends, and not before that is
-// likely. The zero time: at once.
+// likely. The zero time: at once. The others may have one attempt left each, too, and
+// then nobody finds out before the first has waited for the longest time.
 func (l *Limit) Opens(now time.Time) time.Time {
 	switch {
 	case !l.active() || !l.closed.now() || !l.seldom:
 		return time.Time{}
-	case l.Waiting > 1 && l.blocked(now):
+	case l.Waiting > 1 && l.closed.last.Sub(l.closed.at) >= hanging: // until then it may be one a second
 		return now.Add(forever)
 	}
 	return l.closed.opens()

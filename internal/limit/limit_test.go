@@ -443,6 +443,18 @@ func TestLastAttempts(t *testing.T) {
 	require.True(t, l.Opens(d.now).After(d.now.Add(time.Hour)), "the other one finds out")
 
 	d = newDesk(t)
+	d.row(3, all, refused())
+	first := d.now.Add(-20 * ms)
+	d.others(5)
+	for d.now.Sub(first) < 800*ms {
+		d.wait(all)
+		d.send("", all)
+		d.sleep(ms)
+		d.refused("", 0)
+		require.Less(t, d.key.Limit(all).Opens(d.now).Sub(first), 2*time.Second, "a limit of one a second, of which the others know no more")
+	}
+
+	d = newDesk(t)
 	for range 300 {
 		d.row(1, all, refused())
 		d.row(4, all, accepted())
