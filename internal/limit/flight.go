@@ -10,11 +10,11 @@ import (
 // server takes for each, so a pace gives much of it away. A bound on what is under
 // way does not.
 //
-// The bound rises a little with every attempt that is accepted, and falls by one when
-// the last one that it lets go is refused, so one in mostBetween is refused as long
-// as the limit stays. If one is refused with fewer under way, the limit has fallen, or
-// others take a part of it: then the bound falls by a part of itself. A bound of one
-// that is refused all the same is no limit of this kind.
+// The bound rises a little with every attempt that is accepted, and falls by one with every
+// one that is refused, so one in mostBetween is refused as long as the limit stays. If the
+// limit has fallen, or others take a part of it, all that are too many are refused, and
+// take their places with them. A bound of one that is refused all the same is no limit of
+// this kind.
 type flight struct {
 	bound   float64       // attempts under way
 	between float64       // accepted attempts until the bound has risen by one
@@ -34,9 +34,6 @@ const (
 	// Attempts go at least a part of the time apart that would spread them evenly: some
 	// servers refuse what comes at once.
 	apart = 2
-
-	// fallenBy is the part of itself that a bound falls by if the limit has fallen.
-	fallenBy = 8
 
 	// maxWrong refusals at a bound of one show that it is none.
 	maxWrong = 3
@@ -75,15 +72,13 @@ func (f *flight) acceptance(n int, service time.Duration) {
 // bound may stay.
 func (f *flight) refusal(n int) bool {
 	f.between = mostBetween
-	switch bound := float64(int(f.bound)); {
-	case n > int(bound): // it went ahead, or before the bound fell
+	switch bound := int(f.bound); {
+	case n > bound: // it went ahead, or before the bound fell
 	case bound == 1:
 		f.wrong++
 		f.bound = 1
-	case n == int(bound):
-		f.bound = bound - 1
 	default:
-		f.bound = max(bound-max(bound/fallenBy, 1), 1)
+		f.bound = float64(bound - 1)
 	}
 	return f.wrong < maxWrong
 }

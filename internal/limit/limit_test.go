@@ -466,6 +466,18 @@ func TestLastAttempts(t *testing.T) {
 	}
 	d.others(2)
 	require.True(t, d.key.Limit(all).Opens(d.now).IsZero(), "where much is refused anyway, nobody knows what is over")
+
+	d = newDesk(t)
+	for range 20 {
+		d.row(1, all, refused())
+		d.row(19, all, accepted())
+	}
+	d.row(3, all, refused())
+	for range 10 {
+		d.wait(all)
+		d.row(1, all, refused())
+	}
+	require.False(t, d.key.Limit(all).Opens(d.now).IsZero(), "where one of twenty is, somebody does")
 }
 
 // TestPause has the times of a pause.

@@ -22,7 +22,6 @@ type looking struct {
 
 	most     int       // most attempts under way of which one was accepted
 	bounded  bool      // one was refused with more under way
-	held     bool      // the bound held somebody back
 	accepted int       // since bounded
 	hinted   time.Time // until when, if only a hint is the reason to look
 }
@@ -56,7 +55,6 @@ func (l *looking) begin(now time.Time) {
 // wait returns how long the next attempt is held back.
 func (l *looking) wait(now time.Time, underWay int) time.Duration {
 	if l.bounded && underWay >= l.most {
-		l.held = true
 		return forever
 	}
 	if l.credit > 0 {
@@ -108,5 +106,5 @@ func (l *looking) refusal(now time.Time, n int, o Outcome, flight bool, p *pace.
 // flight reports whether it is a limit on requests under way.
 func (l *looking) flight() bool {
 	const margin = 2
-	return l.bounded && l.held && l.accepted >= 2*l.most+margin
+	return l.bounded && l.accepted >= 2*l.most+margin
 }

@@ -2,6 +2,7 @@ package limit_test
 
 import (
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -67,6 +68,10 @@ func TestSuspicionOfSeveral(t *testing.T) {
 		{"a route, and none", func(d *desk) {
 			d.row(3, search, refused())
 		}, []limit.Route{search, all}, []limit.Route{items}, "the zero Route stands for all requests of the key"},
+		{"a route, others accepted long before", func(d *desk) {
+			d.row(100, items, accepted())
+			d.row(3, search, refused())
+		}, []limit.Route{search, all}, []limit.Route{items}, "that was no better a time for search"},
 		{"a route that fares worse, and none", func(d *desk) {
 			d.ownLimit(search)
 		}, []limit.Route{search}, []limit.Route{all, items}, "the limit is not the key's"},
@@ -945,4 +950,168 @@ func TestAQuotaAfterALimit(t *testing.T) {
 	d.done("late", limit.Result{Outcome: limit.Accepted, Told: true, Quota: waithint.Quota{Remaining: 0, Rate: 10, Reset: time.Second}})
 	require.NotNil(t, d.key.Limit(search))
 	require.Equal(t, limit.Told, d.state(all))
+}
+
+// inFlightByHand looks at a limit of eight under way until it is taken for one, and returns
+// how many were accepted since one was refused, and how many there may be.
+func (d *desk) inFlightByHand() (accepted int) {
+	d.row(3, all, refused())
+	d.others(100)
+	underWay := 0
+	var sent []string
+	send := func() {
+		for d.hold(all) == 0 {
+			underWay++
+			sent = append(sent, strconv.Itoa(len(d.attempts)))
+			d.send(sent[len(sent)-1], all)
+		}
+	}
+	bounded := false
+	for n := 0; d.state(all) == limit.Looking; n++ {
+		require.Less(d, n, 100)
+		send()
+		d.sleep(10 * ms)
+		if last := sent[len(sent)-1]; len(sent) > 8 { // the ninth and later ones
+			d.refused(last, 0)
+			sent, bounded, accepted = sent[:len(sent)-1], true, 0
+			continue
+		}
+		d.done(sent[0], limit.Result{Outcome: limit.Accepted})
+		sent = sent[1:]
+		if bounded {
+			accepted++
+		}
+	}
+	return accepted
+}
+
+// TestLookingFindsInFlight: once one was refused with more under way than were accepted, it
+// takes twice as many accepted at that bound, and one that the bound holds back. Whatever is
+// refused by chance looks like that for a moment.
+func TestLookingFindsInFlight(t *testing.T) {
+	d := newDesk(t)
+	accepted := d.inFlightByHand()
+	v := view(&d.key, d.now, all)
+	require.Equal(t, limit.Flight, v.State, "at once, and not by way of a rate")
+	require.InDelta(t, 7, v.InFlight, 1)
+	require.GreaterOrEqual(t, accepted, 2*v.InFlight+2)
+	require.Less(t, accepted, 40)
+}
+
+// TestNoVolley has refusals after which none goes ahead.
+func TestNoVolley(t *testing.T) {
+	// paced has a pace of about 100 a second, and one refusal on its way.
+	paced := func(t *testing.T) *desk {
+		t.Helper()
+		d := newDesk(t)
+		d.row(3, all, refused())
+		d.others(100)
+		for range 5 {
+			d.wait(all)
+			d.row(1, all, accepted())
+		}
+		d.row(1, all, refused())
+		require.Equal(t, limit.Rate, d.state(all))
+		return d
+	}
+	for _, tt := range []struct {
+		name    string
+		waiting int
+		way     time.Duration
+		volley  bool
+		why     string
+	}{
+		{"enough wait", 100, 5 * ms, true, "four of them"},
+		{"few wait", 3, 30 * ms, false, "a bucket may have gained as much"},
+		{"far away", 1000, time.Second, false, "it gains more than a volley is"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := paced(t)
+			for n := 0; d.hold(all) == 0; n++ { // the volley after the first refusal
+				d.send(strconv.Itoa(n), all)
+			}
+			d.sleep(ms)
+			for name := range d.attempts {
+				if name != "" {
+					d.done(name, limit.Result{})
+				}
+			}
+			d.wait(all)
+			d.send("next", all)
+			d.sleep(tt.way)
+			d.others(tt.waiting)
+			d.refused("next", 0)
+			sent := 0
+			for ; d.hold(all) == 0; sent++ {
+				d.send("ahead", all)
+			}
+			require.Equal(t, tt.volley, sent > 1, tt.why)
+		})
+	}
+}
+
+// TestAQuotaCountsAttempts, whatever a request costs.
+func TestAQuotaCountsAttempts(t *testing.T) {
+	d := newDesk(t)
+	d.key.Unit = 1000
+	d.row(3, all, refused())
+	d.others(5)
+	d.row(41, all, quota(7, 100))
+	v := view(&d.key, d.now, all)
+	require.Equal(t, limit.Told, v.State)
+	require.InDelta(t, 100, v.Rate, 1)
+	require.False(t, v.OfCost)
+}
+
+// TestShortHintsBesideAQuota are about the request they come with: until there is one left
+// for it, in whole seconds.
+func TestShortHintsBesideAQuota(t *testing.T) {
+	for _, tt := range []struct {
+		hint   time.Duration
+		paused bool
+	}{{2 * time.Second, false}, {3 * time.Second, true}} {
+		d := newDesk(t)
+		d.row(5, all, quota(900, 1))
+		threeHints(d, tt.hint)
+		require.Equal(t, tt.paused, d.paused(), "%s", tt.hint)
+	}
+}
+
+// TestADenialIsFollowedUp only when the limit has used up what a bucket has gained.
+func TestADenialIsFollowedUp(t *testing.T) {
+	d := newDesk(t)
+	d.row(3, all, refused())
+	d.others(100)
+	for range 5 {
+		d.wait(all)
+		d.row(1, all, accepted())
+	}
+	// next has an attempt refused, and all that go ahead of the limit then have the outcome.
+	next := func(o limit.Outcome) (ahead int) {
+		d.wait(all)
+		d.send("next", all)
+		d.sleep(ms)
+		d.refused("next", 0)
+		for ; d.hold(all) == 0; ahead++ {
+			d.send(strconv.Itoa(ahead), all)
+		}
+		d.sleep(ms)
+		for i := range ahead {
+			d.done(strconv.Itoa(i), limit.Result{Outcome: o})
+		}
+		return ahead
+	}
+	for view(&d.key, d.now, all).Confirmed.IsZero() {
+		require.Positive(t, next(limit.Refused))
+	}
+	for d.sleep(10 * time.Second); next(limit.Accepted) == 0; {
+		require.Less(t, d.now.Sub(begin()), time.Minute)
+	}
+	require.Equal(t, limit.Rate, d.state(all), "denied once, and confirmed once")
+	denied := d.now
+	for next(limit.Accepted) == 0 {
+		require.Less(t, d.now.Sub(denied), time.Minute)
+	}
+	require.Greater(t, d.now.Sub(denied), 2*time.Second)
+	require.Equal(t, limit.Free, d.state(all))
 }

@@ -376,6 +376,25 @@ func TestALimitThatBecomesChance(t *testing.T) {
 	require.Greater(t, got.accepted, 60*400)
 }
 
+// TestALimitAfterChance: a limit that held for long was taken for one with reason, so what is
+// refused after it is no crowd of our own making.
+func TestALimitAfterChance(t *testing.T) {
+	srv := newBucket(50, 10).server(limit.Refused)
+	s := simulate(t, func(now time.Time, r limit.Route) (limit.Result, time.Duration, func()) { return srv(now, r) })
+	s.workers(64, one)
+	s.run(30 * time.Second)
+	srv = byChance(0.3, refused())
+	for n := 0; s.view(all).State != limit.Free; n++ {
+		require.Less(t, n, 1200)
+		s.run(100 * ms)
+	}
+	b := newBucket(50, 1)
+	b.at = s.now
+	srv = b.server(limit.Refused)
+	s.run(2 * time.Second)
+	require.NotEqual(t, limit.Free, s.view(all).State)
+}
+
 // TestChanceBeyondAHalf is a server that refuses so much by chance that a trial takes
 // it for a limit. But a lower pace does not help.
 func TestChanceBeyondAHalf(t *testing.T) {
@@ -403,6 +422,28 @@ func TestChanceThatStays(t *testing.T) {
 	s.server = byChance(0, refused())
 	s.run(10 * time.Minute)
 	require.Zero(t, s.view(all).Chance, "it is forgotten when it is over")
+}
+
+// TestChanceIsKnown: the second trial that finds chance takes all that was refused lately, and
+// what was long ago is forgotten.
+func TestChanceIsKnown(t *testing.T) {
+	for seed := range uint64(5) {
+		part, random := 0.5, rand.New(rand.NewPCG(seed, 4))
+		s := simulate(t, func(time.Time, limit.Route) (limit.Result, time.Duration, func()) {
+			if random.Float64() < part {
+				return refused(), 5 * ms, nil
+			}
+			return accepted(), 20 * ms, nil
+		})
+		s.every(all, 100)
+		s.run(5 * time.Minute)
+		require.InDelta(t, 0.5, s.view(all).Chance, 0.07, "seed %d", seed)
+		part = 0
+		s.run(20 * time.Minute)
+		part = 0.25
+		s.run(5 * time.Minute)
+		require.InDelta(t, 0.25, s.view(all).Chance, 0.07, "seed %d", seed)
+	}
 }
 
 // TestInFlight is a server with a limit on the requests under way at one time.
@@ -539,6 +580,27 @@ func TestARateIsNotInFlight(t *testing.T) {
 	}
 }
 
+// TestARateFarAwayIsNotInFlight: many are under way at any time, and what a rate refuses is no
+// sign of their number.
+func TestARateFarAwayIsNotInFlight(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	random := func(most time.Duration) time.Duration { return time.Duration(rng.Float64() * float64(most)) }
+	s := simulate(t, func(b *bucket) server {
+		return func(now time.Time, _ limit.Route) (limit.Result, time.Duration, func()) {
+			if b.allow(now) {
+				return accepted(), 100*ms + random(200*ms), nil
+			}
+			return refused(), 100*ms + random(100*ms), nil
+		}
+	}(newBucket(100, 10)))
+	s.workers(200, one)
+	s.run(10 * time.Second)
+	for range 1200 {
+		s.run(100 * ms)
+		require.Equal(t, limit.Rate, s.view(all).State)
+	}
+}
+
 // TestInFlightThatChanges: the bound follows a limit that falls and rises.
 func TestInFlightThatChanges(t *testing.T) {
 	most := 30
@@ -553,9 +615,9 @@ func TestInFlightThatChanges(t *testing.T) {
 	}
 }
 
-// TestABoundFallsByAPart: if others take places, requests are refused with fewer under way
-// than the bound. It falls by a part of itself at a time, and not to one.
-func TestABoundFallsByAPart(t *testing.T) {
+// TestABoundThatFalls: if others take places, requests are refused with fewer under way than
+// the bound. It falls by as many, and not to one.
+func TestABoundThatFalls(t *testing.T) {
 	most := 16
 	s := simulate(t, inFlight(&most, limit.Refused, 100*ms))
 	s.workers(64, one)
@@ -574,6 +636,102 @@ func TestABoundFallsByAPart(t *testing.T) {
 	}
 	require.GreaterOrEqual(t, least, 5)
 	require.LessOrEqual(t, least, 6)
+}
+
+// TestABoundOfMany: a large bound stays where it is while the limit does, and follows it.
+func TestABoundOfMany(t *testing.T) {
+	most := 64
+	s := simulate(t, inFlight(&most, limit.Refused, 200*ms))
+	s.workers(256, one)
+	s.run(time.Minute)
+	for range 600 {
+		s.run(100 * ms)
+		require.InDelta(t, 64, s.view(all).InFlight, 2)
+	}
+	most = 16
+	require.Less(t, s.run(5*time.Second).refused, 90, "those under way, and a few")
+	require.InDelta(t, 16, s.view(all).InFlight, 3)
+	most = 64
+	highest := 0
+	for range 600 {
+		s.run(100 * ms)
+		highest = max(highest, s.view(all).InFlight)
+	}
+	require.InDelta(t, 66, highest, 3, "it does not overshoot")
+}
+
+// TestARateThatBecomesInFlight is found, however long it was a rate.
+func TestARateThatBecomesInFlight(t *testing.T) {
+	most, service := 20, 100*ms
+	rate, flight := newBucket(50, 10).server(limit.Refused), inFlight(&most, limit.Refused, service)
+	var until time.Time
+	s := simulate(t, func(now time.Time, r limit.Route) (limit.Result, time.Duration, func()) {
+		if now.Before(until) {
+			return rate(now, r)
+		}
+		return flight(now, r)
+	})
+	until = s.now.Add(10 * time.Minute)
+	s.workers(60, one)
+	s.run(10 * time.Minute)
+	require.Equal(t, limit.Rate, s.view(all).State)
+	s.run(time.Minute)
+	require.Equal(t, limit.Flight, s.view(all).State)
+	require.Greater(t, s.run(10*time.Second).accepted, 10*200*85/100)
+}
+
+// TestASlowServerInFlight: a bound is compared with the pace that was before it as soon as it
+// is there. A server that is slower later says nothing.
+func TestASlowServerInFlight(t *testing.T) {
+	byRate := 0 // seeds in which it was taken for a rate at first
+	for seed := range uint64(10) {
+		random, underWay, service := rand.New(rand.NewPCG(seed, 7)), 0, 25*ms
+		s := simulate(t, func(time.Time, limit.Route) (limit.Result, time.Duration, func()) {
+			if underWay >= 4 {
+				return refused(), 5 * ms, nil
+			}
+			underWay++
+			return accepted(), time.Duration(random.ExpFloat64() * float64(service)), func() { underWay-- }
+		})
+		s.workers(20, one)
+		for range 600 {
+			if s.run(100 * ms); s.view(all).State == limit.Rate {
+				byRate++
+				s.run(time.Minute)
+				break
+			}
+		}
+		require.Equal(t, limit.Flight, s.view(all).State)
+		service = 200 * ms
+		for range 300 {
+			s.run(100 * ms)
+			require.Equal(t, limit.Flight, s.view(all).State, "seed %d", seed)
+		}
+	}
+	require.Positive(t, byRate)
+}
+
+// TestInFlightAfterARate begins with what was under way.
+func TestInFlightAfterARate(t *testing.T) {
+	most := 20
+	rate, flight := newBucket(100, 10).server(limit.Refused), inFlight(&most, limit.Refused, 100*ms)
+	var until time.Time
+	s := simulate(t, func(now time.Time, r limit.Route) (limit.Result, time.Duration, func()) {
+		if now.Before(until) {
+			return rate(now, r)
+		}
+		return flight(now, r)
+	})
+	until = s.now.Add(time.Minute)
+	s.workers(60, one)
+	s.run(time.Minute)
+	require.Equal(t, limit.Rate, s.view(all).State)
+	for n := 0; s.view(all).State == limit.Rate; n++ {
+		require.Less(t, n, 60_000)
+		s.run(ms)
+	}
+	require.Equal(t, limit.Flight, s.view(all).State)
+	require.Greater(t, s.view(all).InFlight, 10)
 }
 
 // TestInFlightThatBecomesARate: a bound of one that is refused all the same is none.
@@ -745,6 +903,19 @@ func TestABusyKeyThatIsClosed(t *testing.T) {
 	s.run(time.Second)
 	got := s.run(time.Second)
 	require.Less(t, got.refused, 60, "of 2,000")
+}
+
+// TestALostNetwork: an attempt without an answer took a token as far as is known. If each let
+// another one go, a network that is gone would be asked as fast as that can be found out.
+func TestALostNetwork(t *testing.T) {
+	srv := newBucket(50, 10).server(limit.Refused)
+	s := simulate(t, func(now time.Time, r limit.Route) (limit.Result, time.Duration, func()) { return srv(now, r) })
+	s.workers(500, one)
+	s.run(30 * time.Second)
+	srv = func(time.Time, limit.Route) (limit.Result, time.Duration, func()) { return limit.Result{}, ms, nil }
+	got := s.run(10 * time.Second)
+	require.Less(t, got.sent, 600)
+	require.Greater(t, got.sent, 400)
 }
 
 // TestQuota is a server that says what is left of its quota.

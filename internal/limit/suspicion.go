@@ -149,15 +149,12 @@ type lately struct {
 // sample is some attempts that were answered, and how many of them were refused.
 type sample struct{ answered, refused int64 }
 
-const (
-	// So long, and so many, make a part known to a few percent.
-	sampleTime = 10 * time.Second
-	sampleSize = 100
-)
+// sampleTime is how long a sample takes. It makes a part known to a few percent where it matters.
+const sampleTime = 10 * time.Second
 
 // outcome counts an outcome that is known now.
 func (l *lately) outcome(now time.Time, refused bool) {
-	if l.sample.answered >= sampleSize && now.Sub(l.since) >= sampleTime {
+	if now.Sub(l.since) >= sampleTime {
 		l.before, l.sample, l.since = l.sample, sample{}, now
 	}
 	l.sample.answered++
