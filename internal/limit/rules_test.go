@@ -952,45 +952,32 @@ func TestAQuotaAfterALimit(t *testing.T) {
 	require.Equal(t, limit.Told, d.state(all))
 }
 
-// inFlightByHand looks at a limit of eight under way until it is taken for one, and returns
-// how many were accepted since one was refused, and how many there may be.
-func (d *desk) inFlightByHand() (accepted int) {
-	d.row(3, all, refused())
-	d.others(100)
-	underWay := 0
-	var sent []string
-	send := func() {
-		for d.hold(all) == 0 {
-			underWay++
-			sent = append(sent, strconv.Itoa(len(d.attempts)))
-			d.send(sent[len(sent)-1], all)
-		}
-	}
-	bounded := false
-	for n := 0; d.state(all) == limit.Looking; n++ {
-		require.Less(d, n, 100)
-		send()
-		d.sleep(10 * ms)
-		if last := sent[len(sent)-1]; len(sent) > 8 { // the ninth and later ones
-			d.refused(last, 0)
-			sent, bounded, accepted = sent[:len(sent)-1], true, 0
-			continue
-		}
-		d.done(sent[0], limit.Result{Outcome: limit.Accepted})
-		sent = sent[1:]
-		if bounded {
-			accepted++
-		}
-	}
-	return accepted
-}
-
-// TestLookingFindsInFlight: once one was refused with more under way than were accepted, it
-// takes twice as many accepted at that bound, and one that the bound holds back. Whatever is
-// refused by chance looks like that for a moment.
+// TestLookingFindsInFlight: once one was refused with more under way than were accepted, twice
+// as many have to be accepted at that bound. What is refused by chance looks like one for a
+// moment.
 func TestLookingFindsInFlight(t *testing.T) {
 	d := newDesk(t)
-	accepted := d.inFlightByHand()
+	d.row(3, all, refused())
+	d.others(100)
+	var underWay []string
+	accepted, bounded := 0, false
+	for n := 0; d.state(all) == limit.Looking; n++ {
+		require.Less(t, n, 100)
+		for d.hold(all) == 0 {
+			underWay = append(underWay, strconv.Itoa(len(d.attempts)))
+			d.send(underWay[len(underWay)-1], all)
+		}
+		d.sleep(10 * ms)
+		if last := len(underWay) - 1; last >= 8 { // there are eight places
+			d.refused(underWay[last], 0)
+			underWay, accepted, bounded = underWay[:last], 0, true
+			continue
+		}
+		d.accepted(underWay[0])
+		underWay = underWay[1:]
+		accepted++
+	}
+	require.True(t, bounded)
 	v := view(&d.key, d.now, all)
 	require.Equal(t, limit.Flight, v.State, "at once, and not by way of a rate")
 	require.InDelta(t, 7, v.InFlight, 1)

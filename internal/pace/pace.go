@@ -202,9 +202,9 @@ func (p *Pace) Blank() bool { return p.rate == 0 && p.quota == quota{} }
 // Advertised reports whether the pace is the one that the server says of its quota.
 func (p *Pace) Advertised() bool { return p != nil && p.quota.alone }
 
-// Expected reports whether a refusal is due: as many attempts were accepted since the
+// expected reports whether a refusal is due: as many attempts were accepted since the
 // last one as are when the pace is right.
-func (p *Pace) Expected() bool { return !p.idle && p.acks >= p.every()/2 }
+func (p *Pace) expected() bool { return !p.idle && p.acks >= p.every()/2 }
 
 // Scarce reports whether the server says that little is left of a quota.
 func (p *Pace) Scarce() bool { return p.quota.rate > 0 && p.quota.scarce() }

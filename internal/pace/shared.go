@@ -47,7 +47,7 @@ func (p *Pace) detectSharing() {
 		}
 		return
 	}
-	if !p.Expected() && p.spacing.streak == 0 {
+	if !p.expected() && p.spacing.streak == 0 {
 		p.unexplained++
 	} else {
 		p.unexplained = max(p.unexplained-explainedPart, 0)
