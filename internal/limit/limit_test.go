@@ -78,6 +78,27 @@ func (d *desk) over(r limit.Route) {
 	d.row(1, r, accepted())
 }
 
+// pace has the key's limit paced, at about 100 a second, with so many waiting. The last
+// attempt was refused just now.
+func (d *desk) pace(waiting int) {
+	d.row(3, all, refused())
+	d.others(waiting)
+	for range 5 {
+		d.wait(all)
+		d.row(1, all, accepted())
+	}
+	d.row(1, all, refused())
+	require.Equal(d, limit.Rate, d.state(all))
+}
+
+// rush sends all attempts that may go at this instant, named by their numbers from 0.
+func (d *desk) rush() (n int) {
+	for ; d.hold(all) == 0; n++ {
+		d.send(strconv.Itoa(n), all)
+	}
+	return n
+}
+
 // row sends so many attempts, one after the other and 10 ms apart, that all have the
 // same outcome.
 func (d *desk) row(n int, r limit.Route, res limit.Result) {
@@ -589,14 +610,7 @@ func TestABanIsForAll(t *testing.T) {
 // for acceptances, so the limit was taken for chance, and everything was let go.
 func TestABanInAVolley(t *testing.T) {
 	d := newDesk(t)
-	d.row(3, all, refused())
-	d.others(100)
-	for range 5 {
-		d.wait(all)
-		d.row(1, all, accepted())
-	}
-	d.row(1, all, refused())
-	require.Equal(t, limit.Rate, d.state(all))
+	d.pace(100)
 	for _, name := range []string{"a", "b", "c", "d"} {
 		d.send(name, all) // at the instant of the refusal
 	}

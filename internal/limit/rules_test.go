@@ -505,14 +505,7 @@ func TestRulesOfAPause(t *testing.T) {
 	})
 	t.Run("a pace", func(t *testing.T) {
 		d := newDesk(t)
-		d.row(3, all, refused())
-		d.others(1)
-		for range 5 {
-			d.wait(all)
-			d.row(1, all, accepted())
-		}
-		d.row(1, all, refused())
-		require.Equal(t, limit.Rate, d.state(all))
+		d.pace(1)
 		for n := 0; !d.paused(); n++ {
 			require.Less(t, n, 10)
 			d.wait(all)
@@ -987,20 +980,6 @@ func TestLookingFindsInFlight(t *testing.T) {
 
 // TestNoVolley has refusals after which none goes ahead.
 func TestNoVolley(t *testing.T) {
-	// paced has a pace of about 100 a second, and one refusal on its way.
-	paced := func(t *testing.T) *desk {
-		t.Helper()
-		d := newDesk(t)
-		d.row(3, all, refused())
-		d.others(100)
-		for range 5 {
-			d.wait(all)
-			d.row(1, all, accepted())
-		}
-		d.row(1, all, refused())
-		require.Equal(t, limit.Rate, d.state(all))
-		return d
-	}
 	for _, tt := range []struct {
 		name    string
 		waiting int
@@ -1013,26 +992,19 @@ func TestNoVolley(t *testing.T) {
 		{"far away", 1000, time.Second, false, "it gains more than a volley is"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			d := paced(t)
-			for n := 0; d.hold(all) == 0; n++ { // the volley after the first refusal
-				d.send(strconv.Itoa(n), all)
-			}
+			d := newDesk(t)
+			d.pace(100)
+			ahead := d.rush() // the volley after that, of which nothing is heard
 			d.sleep(ms)
-			for name := range d.attempts {
-				if name != "" {
-					d.done(name, limit.Result{})
-				}
+			for n := range ahead {
+				d.done(strconv.Itoa(n), limit.Result{})
 			}
 			d.wait(all)
 			d.send("next", all)
 			d.sleep(tt.way)
 			d.others(tt.waiting)
 			d.refused("next", 0)
-			sent := 0
-			for ; d.hold(all) == 0; sent++ {
-				d.send("ahead", all)
-			}
-			require.Equal(t, tt.volley, sent > 1, tt.why)
+			require.Equal(t, tt.volley, d.rush() > 1, tt.why)
 		})
 	}
 }
@@ -1067,11 +1039,11 @@ func TestShortHintsBesideAQuota(t *testing.T) {
 // TestADenialIsFollowedUp only when the limit has used up what a bucket has gained.
 func TestADenialIsFollowedUp(t *testing.T) {
 	d := newDesk(t)
-	d.row(3, all, refused())
-	d.others(100)
-	for range 5 {
-		d.wait(all)
-		d.row(1, all, accepted())
+	d.pace(100)
+	ahead := d.rush() // the volley after that, of which nothing is heard
+	d.sleep(ms)
+	for n := range ahead {
+		d.done(strconv.Itoa(n), limit.Result{})
 	}
 	// next has an attempt refused, and all that go ahead of the limit then have the outcome.
 	next := func(o limit.Outcome) (ahead int) {
@@ -1079,9 +1051,7 @@ func TestADenialIsFollowedUp(t *testing.T) {
 		d.send("next", all)
 		d.sleep(ms)
 		d.refused("next", 0)
-		for ; d.hold(all) == 0; ahead++ {
-			d.send(strconv.Itoa(ahead), all)
-		}
+		ahead = d.rush()
 		d.sleep(ms)
 		for i := range ahead {
 			d.done(strconv.Itoa(i), limit.Result{Outcome: o})
