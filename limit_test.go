@@ -113,23 +113,15 @@ func TestALimitOnRequestsInFlight(t *testing.T) {
 func TestASlowLimitForFewCallers(t *testing.T) {
 	for range 100 {
 		synctest.Test(t, func(t *testing.T) {
-			var mu sync.Mutex
-			accepted, refused, last := 0, 0, time.Time{}
-			takes := func() bool {
-				mu.Lock()
-				defer mu.Unlock()
-				if now := time.Now(); now.Sub(last) >= time.Second {
-					accepted, last = accepted+1, now
-					return true
-				}
-				refused++
-				return false
-			}
+			server := rate.NewLimiter(1, 1)
+			var accepted, refused atomic.Int32
 			base := step(func(req *http.Request) (*http.Response, error) {
 				time.Sleep(22 * ms)
-				if !takes() {
+				if !server.Allow() {
+					refused.Add(1)
 					return answer(429)(req)
 				}
+				accepted.Add(1)
 				time.Sleep(22 * ms)
 				return answer(200)(req)
 			})
@@ -150,8 +142,8 @@ func TestASlowLimitForFewCallers(t *testing.T) {
 				})
 			}
 			workers.Wait()
-			require.Greater(t, accepted, 125, "of 180")
-			require.Less(t, float64(refused), 0.6*float64(accepted))
+			require.Greater(t, accepted.Load(), int32(125), "of 180")
+			require.Less(t, float64(refused.Load()), 0.6*float64(accepted.Load()))
 		})
 	}
 }

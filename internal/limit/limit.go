@@ -104,7 +104,7 @@ type Limit struct {
 	noFlight time.Time // until when it is taken for no limit on requests under way
 
 	paced   bool // it was a rate before it was Paused
-	settled bool // an attempt was accepted since the last pause began
+	settled bool // an attempt that was not tested was accepted since the last pause began
 }
 
 func (l *Limit) active() bool { return l.state != Free }
@@ -587,7 +587,7 @@ func (l *Limit) Opens(now time.Time) time.Time {
 	switch {
 	case !l.active() || !l.closed.now() || !l.seldom:
 		return time.Time{}
-	case l.Waiting > 1 && l.closed.last.Sub(l.closed.at) >= hanging: // until then it may be one a second
+	case l.Waiting > 1 && l.closed.last.Sub(l.closed.at) >= hanging: // before that, it may be a limit of one a second
 		return now.Add(forever)
 	}
 	return l.closed.opens()

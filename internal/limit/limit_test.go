@@ -99,6 +99,25 @@ func (d *desk) rush() (n int) {
 	return n
 }
 
+// volley sends all attempts that may go at this instant, and gives them an outcome.
+func (d *desk) volley(o limit.Outcome) (n int) {
+	n = d.rush()
+	d.sleep(ms)
+	for i := range n {
+		d.done(strconv.Itoa(i), limit.Result{Outcome: o})
+	}
+	return n
+}
+
+// shut has everything refused: three in a row, and ten that knock.
+func (d *desk) shut() {
+	d.row(3, all, refused())
+	for range 10 {
+		d.wait(all)
+		d.row(1, all, refused())
+	}
+}
+
 // row sends so many attempts, one after the other and 10 ms apart, that all have the
 // same outcome.
 func (d *desk) row(n int, r limit.Route, res limit.Result) {
@@ -450,11 +469,7 @@ func TestKnocksBecomeFewer(t *testing.T) {
 // that sends them one after the other.
 func TestLastAttempts(t *testing.T) {
 	d := newDesk(t)
-	d.row(3, all, refused())
-	for range 10 {
-		d.wait(all)
-		d.row(1, all, refused())
-	}
+	d.shut()
 	l := d.key.Limit(all)
 	opens := l.Opens(d.now)
 	require.True(t, opens.After(d.now), "it is alone, and waits as long again as all was refused")
@@ -480,11 +495,7 @@ func TestLastAttempts(t *testing.T) {
 		d.row(1, all, refused())
 		d.row(4, all, accepted())
 	}
-	d.row(3, all, refused())
-	for range 10 {
-		d.wait(all)
-		d.row(1, all, refused())
-	}
+	d.shut()
 	d.others(2)
 	require.True(t, d.key.Limit(all).Opens(d.now).IsZero(), "where much is refused anyway, nobody knows what is over")
 
@@ -493,11 +504,7 @@ func TestLastAttempts(t *testing.T) {
 		d.row(1, all, refused())
 		d.row(19, all, accepted())
 	}
-	d.row(3, all, refused())
-	for range 10 {
-		d.wait(all)
-		d.row(1, all, refused())
-	}
+	d.shut()
 	require.False(t, d.key.Limit(all).Opens(d.now).IsZero(), "where one of twenty is, somebody does")
 }
 

@@ -994,11 +994,7 @@ func TestNoVolley(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			d := newDesk(t)
 			d.pace(100)
-			ahead := d.rush() // the volley after that, of which nothing is heard
-			d.sleep(ms)
-			for n := range ahead {
-				d.done(strconv.Itoa(n), limit.Result{})
-			}
+			d.volley(limit.Unanswered)
 			d.wait(all)
 			d.send("next", all)
 			d.sleep(tt.way)
@@ -1040,23 +1036,14 @@ func TestShortHintsBesideAQuota(t *testing.T) {
 func TestADenialIsFollowedUp(t *testing.T) {
 	d := newDesk(t)
 	d.pace(100)
-	ahead := d.rush() // the volley after that, of which nothing is heard
-	d.sleep(ms)
-	for n := range ahead {
-		d.done(strconv.Itoa(n), limit.Result{})
-	}
+	d.volley(limit.Unanswered)
 	// next has an attempt refused, and all that go ahead of the limit then have the outcome.
 	next := func(o limit.Outcome) (ahead int) {
 		d.wait(all)
 		d.send("next", all)
 		d.sleep(ms)
 		d.refused("next", 0)
-		ahead = d.rush()
-		d.sleep(ms)
-		for i := range ahead {
-			d.done(strconv.Itoa(i), limit.Result{Outcome: o})
-		}
-		return ahead
+		return d.volley(o)
 	}
 	for view(&d.key, d.now, all).Confirmed.IsZero() {
 		require.Positive(t, next(limit.Refused))

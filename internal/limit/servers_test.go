@@ -379,18 +379,17 @@ func TestALimitThatBecomesChance(t *testing.T) {
 // TestALimitAfterChance: a limit that held for long was taken for one with reason, so what is
 // refused after it is no crowd of our own making.
 func TestALimitAfterChance(t *testing.T) {
-	srv := newBucket(50, 10).server(limit.Refused)
-	s := simulate(t, func(now time.Time, r limit.Route) (limit.Result, time.Duration, func()) { return srv(now, r) })
+	s := simulate(t, newBucket(50, 10).server(limit.Refused))
 	s.workers(64, one)
 	s.run(30 * time.Second)
-	srv = byChance(0.3, refused())
+	s.server = byChance(0.3, refused())
 	for n := 0; s.view(all).State != limit.Free; n++ {
 		require.Less(t, n, 1200)
 		s.run(100 * ms)
 	}
 	b := newBucket(50, 1)
 	b.at = s.now
-	srv = b.server(limit.Refused)
+	s.server = b.server(limit.Refused)
 	s.run(2 * time.Second)
 	require.NotEqual(t, limit.Free, s.view(all).State)
 }
@@ -585,14 +584,13 @@ func TestARateIsNotInFlight(t *testing.T) {
 func TestARateFarAwayIsNotInFlight(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	random := func(most time.Duration) time.Duration { return time.Duration(rng.Float64() * float64(most)) }
-	s := simulate(t, func(b *bucket) server {
-		return func(now time.Time, _ limit.Route) (limit.Result, time.Duration, func()) {
-			if b.allow(now) {
-				return accepted(), 100*ms + random(200*ms), nil
-			}
-			return refused(), 100*ms + random(100*ms), nil
+	b := newBucket(100, 10)
+	s := simulate(t, func(now time.Time, _ limit.Route) (limit.Result, time.Duration, func()) {
+		if b.allow(now) {
+			return accepted(), 100*ms + random(200*ms), nil
 		}
-	}(newBucket(100, 10)))
+		return refused(), 100*ms + random(100*ms), nil
+	})
 	s.workers(200, one)
 	s.run(10 * time.Second)
 	for range 1200 {
@@ -660,21 +658,21 @@ func TestABoundOfMany(t *testing.T) {
 	require.InDelta(t, 66, highest, 3, "it does not overshoot")
 }
 
-// TestARateThatBecomesInFlight is found, however long it was a rate.
+// TestARateThatBecomesInFlight is found, however long it was a rate, and begins with what was
+// under way.
 func TestARateThatBecomesInFlight(t *testing.T) {
-	most, service := 20, 100*ms
-	rate, flight := newBucket(50, 10).server(limit.Refused), inFlight(&most, limit.Refused, service)
-	var until time.Time
-	s := simulate(t, func(now time.Time, r limit.Route) (limit.Result, time.Duration, func()) {
-		if now.Before(until) {
-			return rate(now, r)
-		}
-		return flight(now, r)
-	})
-	until = s.now.Add(10 * time.Minute)
+	most := 20
+	s := simulate(t, newBucket(100, 10).server(limit.Refused))
 	s.workers(60, one)
 	s.run(10 * time.Minute)
 	require.Equal(t, limit.Rate, s.view(all).State)
+	s.server = inFlight(&most, limit.Refused, 100*ms)
+	for n := 0; s.view(all).State == limit.Rate; n++ {
+		require.Less(t, n, 60_000)
+		s.run(ms)
+	}
+	require.Equal(t, limit.Flight, s.view(all).State)
+	require.Greater(t, s.view(all).InFlight, 10)
 	s.run(time.Minute)
 	require.Equal(t, limit.Flight, s.view(all).State)
 	require.Greater(t, s.run(10*time.Second).accepted, 10*200*85/100)
@@ -709,29 +707,6 @@ func TestASlowServerInFlight(t *testing.T) {
 		}
 	}
 	require.Positive(t, byRate)
-}
-
-// TestInFlightAfterARate begins with what was under way.
-func TestInFlightAfterARate(t *testing.T) {
-	most := 20
-	rate, flight := newBucket(100, 10).server(limit.Refused), inFlight(&most, limit.Refused, 100*ms)
-	var until time.Time
-	s := simulate(t, func(now time.Time, r limit.Route) (limit.Result, time.Duration, func()) {
-		if now.Before(until) {
-			return rate(now, r)
-		}
-		return flight(now, r)
-	})
-	until = s.now.Add(time.Minute)
-	s.workers(60, one)
-	s.run(time.Minute)
-	require.Equal(t, limit.Rate, s.view(all).State)
-	for n := 0; s.view(all).State == limit.Rate; n++ {
-		require.Less(t, n, 60_000)
-		s.run(ms)
-	}
-	require.Equal(t, limit.Flight, s.view(all).State)
-	require.Greater(t, s.view(all).InFlight, 10)
 }
 
 // TestInFlightThatBecomesARate: a bound of one that is refused all the same is none.
@@ -908,11 +883,10 @@ func TestABusyKeyThatIsClosed(t *testing.T) {
 // TestALostNetwork: an attempt without an answer took a token as far as is known. If each let
 // another one go, a network that is gone would be asked as fast as that can be found out.
 func TestALostNetwork(t *testing.T) {
-	srv := newBucket(50, 10).server(limit.Refused)
-	s := simulate(t, func(now time.Time, r limit.Route) (limit.Result, time.Duration, func()) { return srv(now, r) })
+	s := simulate(t, newBucket(50, 10).server(limit.Refused))
 	s.workers(500, one)
 	s.run(30 * time.Second)
-	srv = func(time.Time, limit.Route) (limit.Result, time.Duration, func()) { return limit.Result{}, ms, nil }
+	s.server = func(time.Time, limit.Route) (limit.Result, time.Duration, func()) { return limit.Result{}, ms, nil }
 	got := s.run(10 * time.Second)
 	require.Less(t, got.sent, 600)
 	require.Greater(t, got.sent, 400)
